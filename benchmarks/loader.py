@@ -1,0 +1,209 @@
+"""Reading training windows: the reference's way, a plain memcpy and ours, side by side.
+
+Run: OMP_NUM_THREADS=1 python -m benchmarks.loader [--seconds 60] [--tracks 6] [--n_fft 2048]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from lasaft.config import ModelConfig
+from lasaft.spectrogram import Spectrogram
+from pipeline.build import build_track
+from pipeline.config import DataConfig, RunConfig, TrainConfig
+from pipeline.loader import BatchLoader
+from pipeline.manifest import ShardSettings, write_manifest
+from pipeline.sampler import draw_plan
+from pipeline.shard_reader import ShardSet
+from pipeline.tracks import list_tracks
+
+BATCH = 8
+SOURCES = ("vocals", "drums", "bass", "other")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of reading: CPU milliseconds and wall milliseconds a window of four sources."""
+
+    name: str
+    cpu_ms: float
+    wall_ms: float
+
+
+def measure(name: str, window: Callable[[int], None], count: int, repeats: int = 3) -> Row:
+    """Time ``window(index)`` for each index; the best of some repeats, after one warm-up."""
+    for index in range(count):
+        window(index)
+    best = Row(name, float("inf"), float("inf"))
+    for _ in range(repeats):
+        cpu, wall = time.process_time(), time.perf_counter()
+        for index in range(count):
+            window(index)
+        row = Row(
+            name,
+            (time.process_time() - cpu) * 1000 / count,
+            (time.perf_counter() - wall) * 1000 / count,
+        )
+        best = min(best, row, key=lambda each: each.cpu_ms)
+    return best
+
+
+def measure_loader(name: str, shards: ShardSet, config: RunConfig, threads: int) -> Row:
+    """Time whole epochs through the loader's threads, as training sees them."""
+    best = Row(name, float("inf"), float("inf"))
+    for epoch in range(4):
+        plan = draw_plan(shards.manifest, config, epoch)
+        cpu, wall = time.process_time(), time.perf_counter()
+        with BatchLoader(shards, plan, threads=threads) as loader:
+            count = sum(len(batch.condition) for batch in loader)
+        row = Row(
+            name,
+            (time.process_time() - cpu) * 1000 / count,
+            (time.perf_counter() - wall) * 1000 / count,
+        )
+        best = min(best, row, key=lambda each: each.cpu_ms)
+    return best
+
+
+def write_noise(root: Path, tracks: int, seconds: float) -> None:
+    random = np.random.default_rng(0)
+    for number in range(tracks):
+        folder = root / "train" / str(number)
+        folder.mkdir(parents=True)
+        for stem in (*SOURCES, "mixture"):
+            audio = random.integers(-9000, 9000, (int(seconds * 44100), 2), dtype=np.int16)
+            soundfile.write(str(folder / f"{stem}.wav"), audio, 44100, subtype="PCM_16")
+
+
+def make_shards(config: RunConfig, folder: Path) -> tuple[ShardSet, float]:
+    """Build the shards in this process; return them and the speed in s of audio a CPU second."""
+    settings = ShardSettings.of(config)
+    assert config.data.musdb_root is not None
+    tracks = list_tracks(config.data.musdb_root, sources=SOURCES)
+    start = time.process_time()
+    entries = [build_track(track, settings, folder).entry for track in tracks]
+    cpu = time.process_time() - start
+    found = [entry for entry in entries if entry is not None]
+    manifest = write_manifest(folder, found, settings)
+    return ShardSet(folder, manifest), sum(e.samples for e in found) / 44100 / cpu
+
+
+def reference_window(songs: Path, shards: ShardSet, config: RunConfig) -> Callable[[int], None]:
+    """Four random reads by soundfile, their sum, and the STFT of mixture and target."""
+    spectrogram = Spectrogram(config.model.n_fft, config.model.hop_length)
+    plan = draw_plan(shards.manifest, config, 0)
+    samples = config.model.chunk_samples
+
+    def window(index: int) -> None:
+        audio = []
+        for place, source in enumerate(SOURCES):
+            track = plan.tracks[plan.track[index, place]]
+            start = int(plan.start[index, place]) * config.model.hop_length
+            start = min(start, track.samples - samples)
+            path = str(songs / "train" / track.name / f"{source}.wav")
+            data, _ = soundfile.read(path, samples, start, dtype="float32", always_2d=True)
+            audio.append(data.T)
+        target = audio[int(plan.condition[index])]
+        both = torch.from_numpy(np.stack([np.sum(audio, axis=0), target]))
+        spectrogram.stft(both)
+
+    return window
+
+
+def raw_window(
+    shards: ShardSet, config: RunConfig, *, channels_first: bool
+) -> Callable[[int], None]:
+    plan = draw_plan(shards.manifest, config, 0)
+    out = _windows(shards, config)
+    read = shards.read_window if channels_first else shards.read_rows
+    out = out if channels_first else out.transpose(1, 2).contiguous()
+
+    def window(index: int) -> None:
+        for place, source in enumerate(SOURCES):
+            track = plan.tracks[plan.track[index, place]]
+            read(track, source, int(plan.start[index, place]), out[place])
+
+    return window
+
+
+def memcpy_window(shards: ShardSet, config: RunConfig) -> Callable[[int], None]:
+    """Copy as many bytes, from as many places, without looking anything up."""
+    out = _windows(shards, config)
+    pool = torch.zeros(64, *out.shape, dtype=torch.float16)
+
+    def window(index: int) -> None:
+        for place in range(len(SOURCES)):
+            out[place].copy_(pool[(index * 7 + place) % 64, place])
+
+    return window
+
+
+def _windows(shards: ShardSet, config: RunConfig) -> Tensor:
+    rows, bins = shards.manifest.settings.row_shape
+    return torch.zeros(len(SOURCES), rows, config.model.num_frame, bins, dtype=torch.float16)
+
+
+def print_table(rows: list[Row], speed: float, n_fft: int) -> None:
+    reference = rows[0]
+    print(f"\nn_fft {n_fft}, windows of 4 independent sources, 128 frames; page cache warm\n")
+    print(f"{'way':44s} {'CPU ms':>8s} {'wall ms':>8s} {'windows/s':>10s} {'x reference':>12s}")
+    for row in rows:
+        times = reference.cpu_ms / row.cpu_ms
+        print(
+            f"{row.name:44s} {row.cpu_ms:8.2f} {row.wall_ms:8.2f} {1000 / row.wall_ms:10.0f} "
+            f"{times:11.1f}x"
+        )
+    print(f"\npreprocess, decode to written shard: {speed:.0f} s of audio a CPU second\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of a track")
+    parser.add_argument("--tracks", type=int, default=6, help="number of tracks")
+    parser.add_argument("--n_fft", type=int, default=2048, help="STFT size; the hop is half of it")
+    asked = parser.parse_args()
+    count = 160
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_noise(root / "songs", asked.tracks, asked.seconds)
+        config = RunConfig(
+            model=ModelConfig(n_fft=asked.n_fft, hop_length=asked.n_fft // 2),
+            data=DataConfig(musdb_root=root / "songs"),
+            train=TrainConfig(batch_size=BATCH, steps_per_epoch=count // BATCH),
+        )
+        shards, speed = make_shards(config, root / "shards")
+        rows = [
+            measure(
+                "reference: 4 soundfile reads + STFT",
+                reference_window(root / "songs", shards, config),
+                count,
+            ),
+            measure("memcpy of the same float16 bytes", memcpy_window(shards, config), count),
+            measure(
+                "ours, raw float16 [frame, channel, bin]",
+                raw_window(shards, config, channels_first=False),
+                count,
+            ),
+            measure(
+                "ours, raw float16 [channel, frame, bin]",
+                raw_window(shards, config, channels_first=True),
+                count,
+            ),
+            measure_loader("ours, float32 mixture + target, 1 thread", shards, config, 1),
+            measure_loader("ours, float32 mixture + target, 2 threads", shards, config, 2),
+        ]
+        print_table(rows, speed, asked.n_fft)
+
+
+if __name__ == "__main__":
+    main()

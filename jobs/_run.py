@@ -1,0 +1,89 @@
+"""What every job does around its stage: parse, work, show the result, end with an exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lasaft.errors import ConfigError, LasaftError
+from pipeline.cli.command import Command
+
+AnyCommand = TypeVar("AnyCommand", bound=Command)
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+# Faults of the machine that a person mends; their text names the file.
+_OUTSIDE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.EEXIST,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job ends with: ``text`` for people, ``data`` for programs (``--json``)."""
+
+    text: str
+    data: dict[str, Any]
+    exit_code: int = 0
+
+
+def run_job(
+    name: str,
+    argv: Sequence[str] | None,
+    parse: Callable[[Sequence[str]], AnyCommand],
+    work: Callable[[AnyCommand], Result],
+) -> int:
+    """Run one job and return its exit code: 0 all well, 1 something failed, 2 wrong usage.
+
+    Args:
+        name: the job's name, for messages.
+        argv: the words of the command line (None: this process's own).
+        parse: turns them into a command.
+        work: does what the command says.
+    """
+    again = "the same command"
+    try:
+        command = parse(sys.argv[1:] if argv is None else argv)
+        if command.help is not None:
+            _write(command.help)
+            return 0
+        again = command.again
+        result = work(command)
+        _write(json.dumps(result.data) + "\n" if command.json else result.text.rstrip() + "\n")
+        return result.exit_code
+    except KeyboardInterrupt:
+        _complain(f"interrupted; {again} goes on from here")
+        return EXIT_INTERRUPTED
+    except LasaftError as error:
+        _complain(_message(name, error))
+        return error.exit_code
+    except OSError as error:
+        if error.errno not in _OUTSIDE:
+            raise
+        _complain(f"{name}: error: {error.strerror}: {error.filename}")
+        return EXIT_FAILED
+
+
+def _message(name: str, error: LasaftError) -> str:
+    if not isinstance(error, ConfigError):
+        # An error that crossed from a Ray task carries the original as its cause.
+        cause = getattr(error, "cause", None)
+        return f"{name}: error: {cause if isinstance(cause, LasaftError) else error}"
+    if len(error.problems) == 1:
+        return f"{name}: error: {error.problems[0]}"
+    lines = "".join(f"\n  {problem}" for problem in error.problems)
+    return f"{name}: {len(error.problems)} errors:{lines}"
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,114 @@
+"""Results as people read them: what was made, where it is, what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs._run import Result
+from pipeline.config import RunConfig
+from pipeline.folders import RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.manifest import Manifest
+    from pipeline.steps import StepResult
+    from pipeline.summary import Summary
+    from pipeline.training.result import TrainResult
+
+
+def shards_result(config: RunConfig, manifest: Manifest) -> Result:
+    """Return what preprocessing made."""
+    folder = RunFolder.of(config).shards
+    frames = sum(track.frames for track in manifest.tracks)
+    seconds = frames * manifest.settings.hop_length / manifest.settings.sample_rate
+    splits = [track.split for track in manifest.tracks]
+    counts = {split: splits.count(split) for split in ("train", "valid", "test")}
+    text = (
+        f"shards    {folder}\n"
+        f"tracks    {', '.join(f'{count} {split}' for split, count in counts.items())}\n"
+        f"length    {seconds / 60:.1f} minutes in {frames} frames\n"
+        f"hash      {manifest.hash}"
+    )
+    data = {"shards_dir": str(folder), "tracks": counts, "frames": frames, "hash": manifest.hash}
+    return Result(text, data)
+
+
+def training_result(result: TrainResult) -> Result:
+    """Return what training ended with."""
+    sdr = "  ".join(f"{name} {decibel(value)}" for name, value in result.val_sdr.items())
+    lines = [
+        f"checkpoint  {result.checkpoint}",
+        f"best epoch  {result.best_epoch} of {result.epochs} ({result.reason})",
+        f"val_loss    {'none' if result.best_val_loss is None else f'{result.best_val_loss:.6g}'}",
+        f"val SDR     {sdr} dB",
+        f"steps       {result.steps} in {result.seconds:.0f} s, "
+        f"{100 * result.data_wait_share:.1f}% of it waiting for data",
+        *(f"note        {note}" for note in result.notes),
+    ]
+    return Result("\n".join(lines), result.to_json())
+
+
+def decibel(value: float | None) -> str:
+    """Return ``value`` with two digits, or a dash where there is none.
+
+    >>> decibel(5.236), decibel(None)
+    ('5.24', '-')
+    """
+    return "-" if value is None else f"{value:.2f}"
+
+
+def read_summaries(config: RunConfig) -> list[Summary]:
+    """Return the summaries of a run's scores, models first, then the baselines."""
+    from pipeline.summary import read_summary
+
+    paths = sorted(RunFolder.of(config).scores.glob("*/summary.json"))
+    order = ("model", "estimates")
+    return sorted(
+        (read_summary(path) for path in paths), key=lambda one: one.system.kind not in order
+    )
+
+
+def scores_result(config: RunConfig, report: Path | None = None) -> Result:
+    """Return the scores of a run: a table for each system, with the mixture beside it."""
+    from pipeline.aggregate import score_table
+
+    summaries = read_summaries(config)
+    mixture = next((one for one in summaries if one.system.kind == "mixture"), None)
+    tables = [score_table(one, mixture) for one in summaries if one is not mixture]
+    data: dict[str, Any] = {
+        "scores": {one.name: _medians(one) for one in summaries},
+        "output_dir": str(RunFolder.of(config).root),
+    }
+    lines = ["\n\n".join(table.rstrip() for table in tables)]
+    if report is not None:
+        data["report"] = str(report)
+        lines.append(f"\nreport: {report}")
+    return Result("\n".join(lines), data)
+
+
+def run_result(config: RunConfig, steps: Sequence[StepResult]) -> Result:
+    """Return the result of a whole run: its scores, where everything is, what to look at next."""
+    from pipeline.excerpts import EXCERPTS
+    from pipeline.tracking import ui_command
+
+    folder = RunFolder.of(config)
+    page = folder.report / "index.html"
+    scores = scores_result(config)
+    places = {"report": str(page), "audio": str(folder.estimates), "model": str(folder.checkpoint)}
+    if config.evaluate.save_estimates == "none":
+        places["audio"] = str(folder.estimates / EXCERPTS)
+    if config.tracking.log:
+        places["mlflow"] = ui_command(config)
+    lines = [scores.text, "", *(f"{name:<8}{place}" for name, place in places.items())]
+    if all(step.skipped for step in steps):
+        lines.append("\nnothing has changed since the last run: every step was skipped")
+    done = {step.name: "skipped" if step.skipped else round(step.seconds, 1) for step in steps}
+    return Result("\n".join(lines), {**scores.data, **places, "steps": done})
+
+
+def _medians(summary: Summary) -> dict[str, dict[str, float | None]]:
+    return {
+        source: {metric: figure.median for metric, figure in scores.items()}
+        for source, scores in {**summary.scores, "average": summary.average}.items()
+    }

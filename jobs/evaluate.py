@@ -1,0 +1,28 @@
+"""Separates and scores songs: ``python -m jobs.evaluate --musdb_root R --checkpoint C``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs._run import Result, run_job
+from pipeline.cli import Command, parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job("evaluate", argv, lambda words: parse(words, "evaluate"), _work)
+
+
+def _work(command: Command) -> Result:
+    from jobs._show import scores_result
+    from pipeline.cluster import connected
+    from pipeline.stages import score_songs
+
+    with connected(command.config.cluster):
+        score_songs(command.config)
+    return scores_result(command.config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The LaSAFT README's command line: ``python -m jobs.main --mode train|eval ...``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from jobs._run import Result, run_job
+from pipeline.cli.readme import ReadmeCommand, parse_readme
+from pipeline.config import RunConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job("main", argv, parse_readme, _work)
+
+
+def _work(command: ReadmeCommand) -> Result:
+    from pipeline.cluster import connected
+    from pipeline.folders import RunFolder
+    from pipeline.steps import locked
+
+    stage = _train if command.mode == "train" else _evaluate
+    with locked(RunFolder.of(command.config).root), connected(command.config.cluster):
+        return stage(command.config)
+
+
+def _train(config: RunConfig) -> Result:
+    from jobs._show import training_result
+    from pipeline.cluster import require_gpus
+    from pipeline.folders import RunFolder
+    from pipeline.stages import make_shards, train_network
+
+    require_gpus(config.train.gpus)
+
+    if not RunFolder.of(config).training.exists():
+        _store(config)
+    with _shards_as_long_as_wanted(config):
+        make_shards(config)
+        result = train_network(config)
+    # Only now: a training that was begun with other options refuses these, and keeps its own.
+    _store(config)
+    return training_result(result)
+
+
+def _store(config: RunConfig) -> None:
+    from lasaft.files import atomic_write_bytes
+    from pipeline.config import to_json
+    from pipeline.folders import RunFolder
+
+    atomic_write_bytes(RunFolder.of(config).config, to_json(config).encode())
+
+
+@contextmanager
+def _shards_as_long_as_wanted(config: RunConfig) -> Iterator[None]:
+    """Remove the shards at the end, however it comes, unless ``filed_mode`` keeps them."""
+    from pipeline.folders import RunFolder
+
+    try:
+        yield
+    finally:
+        if not config.data.filed_mode:
+            shutil.rmtree(RunFolder.of(config).shards, ignore_errors=True)
+
+
+def _evaluate(config: RunConfig) -> Result:
+    from jobs._show import scores_result
+    from pipeline.stages import make_report, score_songs
+
+    score_songs(config)
+    return scores_result(config, make_report(config).page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

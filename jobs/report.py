@@ -1,0 +1,25 @@
+"""Makes the report of a run from its scores: ``python -m jobs.report --output_dir O``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs._run import Result, run_job
+from pipeline.cli import Command, parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job("report", argv, lambda words: parse(words, "report"), _work)
+
+
+def _work(command: Command) -> Result:
+    from jobs._show import scores_result
+    from pipeline.stages import make_report
+
+    return scores_result(command.config, make_report(command.config).page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Everything from songs to leaderboard: ``python -m jobs.run --preset demo --output_dir O``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs._run import Result, run_job
+from pipeline.cli import Command, parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job("run", argv, lambda words: parse(words, "run"), _work)
+
+
+def _work(command: Command) -> Result:
+    from jobs._show import run_result
+    from pipeline.workflow import run_workflow
+
+    steps = run_workflow(command.config, _say)
+    return run_result(command.config, steps)
+
+
+def _say(line: str) -> None:
+    # Standard output is for the result alone.
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""Trains a network on shards: ``python -m jobs.train --shards_dir S --output_dir O``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs._run import Result, run_job
+from pipeline.cli import Command, parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job("train", argv, lambda words: parse(words, "train"), _work)
+
+
+def _work(command: Command) -> Result:
+    from jobs._show import training_result
+    from pipeline.cluster import connected
+    from pipeline.stages import train_network
+
+    with connected(command.config.cluster):
+        return training_result(train_network(command.config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Conditioned music source separation: the LaSAFT family of networks."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lasaft import metrics as metrics
+    from lasaft.checkpoint import load_model as load_model
+    from lasaft.config import ModelConfig as ModelConfig
+    from lasaft.model import LaSAFT as LaSAFT
+    from lasaft.separation import Separator as Separator
+
+# Loaded on first use: `import lasaft` alone must not wait for torch.
+_LAZY = {
+    "LaSAFT": "lasaft.model",
+    "ModelConfig": "lasaft.config",
+    "Separator": "lasaft.separation",
+    "load_model": "lasaft.checkpoint",
+}
+__all__ = ["LaSAFT", "ModelConfig", "Separator", "load_model", "metrics"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return importlib.import_module("lasaft.metrics")
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'lasaft' has no attribute {name!r}")

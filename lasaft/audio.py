@@ -1,0 +1,250 @@
+"""Audio files in and out, block by block: wav, flac, mp3 and ogg in; wav, flac and mp3 out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from lasaft.errors import AudioError, ConfigError
+
+Samples = NDArray[np.float32]
+
+BLOCK_SAMPLES = 1 << 16
+READABLE = "wav, flac, mp3, ogg"
+# format -> bits -> libsndfile's name; the first is the default.
+SUBTYPES = {
+    "wav": {"32f": "FLOAT", "24": "PCM_24", "16": "PCM_16"},
+    "flac": {"24": "PCM_24", "16": "PCM_16"},
+    "mp3": {"": "MPEG_LAYER_III"},
+}
+MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+# A RIFF header counts in 32 bits; the rest is room for the other chunks.
+_WAV_LIMIT_BYTES = 2**32 - 2**16
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How audio is written.
+
+    Args:
+        format: ``wav``, ``flac`` or ``mp3``.
+        bits: ``16``, ``24`` or (wav only) ``32f``; empty: the format's default.
+
+    Raises:
+        ConfigError: the format does not exist or does not have these bits.
+    """
+
+    format: str = "wav"
+    bits: str = ""
+
+    def __post_init__(self) -> None:
+        if self.format not in SUBTYPES:
+            raise ConfigError(f"format: got {self.format!r}, allowed: {', '.join(SUBTYPES)}")
+        if self.bits and self.bits not in SUBTYPES[self.format]:
+            allowed = ", ".join(SUBTYPES[self.format]) or "no such option"
+            raise ConfigError(f"bits: got {self.bits!r} with format {self.format}: {allowed}")
+
+    @property
+    def subtype(self) -> str:
+        """libsndfile's name of the sample format."""
+        subtypes = SUBTYPES[self.format]
+        return subtypes[self.bits or next(iter(subtypes))]
+
+    @property
+    def clips(self) -> bool:
+        """Values beyond ±1 are cut off."""
+        return self.subtype != "FLOAT"
+
+    def check(self, sample_rate: int, channels: int) -> None:
+        """Raise a ConfigError if the format cannot hold this sample rate or channel count."""
+        if self.format == "mp3" and sample_rate not in MP3_RATES_HZ:
+            rates = ", ".join(map(str, MP3_RATES_HZ))
+            raise ConfigError(f"format: mp3 has no sample rate of {sample_rate} Hz, only {rates}")
+        most = {"mp3": 2, "flac": 8}.get(self.format, 1024)
+        if channels > most:
+            raise ConfigError(f"format: {self.format} holds {most} channels, not {channels}")
+
+    def container(self, frames: int, channels: int) -> str:
+        """Return libsndfile's name of the file format: wav files beyond 4 GiB become RF64."""
+        width = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}.get(self.subtype, 0)
+        big = self.format == "wav" and frames * channels * width > _WAV_LIMIT_BYTES
+        return "RF64" if big else self.format.upper()
+
+
+class AudioReader:
+    """An audio file that is read block by block; use as a context manager.
+
+    Attributes:
+        sample_rate: in Hz.
+        channels: their number.
+        frames: samples per channel that the file's header promises.
+
+    Raises:
+        AudioError: the file is missing, not audio, or empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise AudioError(f"{path}: {what}, give an audio file ({READABLE})")
+        try:
+            self._file = soundfile.SoundFile(path)
+        except soundfile.SoundFileError as error:
+            reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+            raise AudioError(
+                f"{path}: is not an audio file that can be read ({READABLE}): {reason}"
+            ) from error
+        self.sample_rate, self.channels = self._file.samplerate, self._file.channels
+        self.frames = self._file.frames
+        if self.frames == 0:
+            self._file.close()
+            raise AudioError(f"{path}: holds no audio (0 samples)")
+
+    def blocks(self, size: int = BLOCK_SAMPLES) -> Iterator[Samples]:
+        """Yield the audio as float32 blocks [channel, sample] of at most ``size`` samples.
+
+        Raises:
+            AudioError: the file is damaged, or holds values that are not finite numbers.
+        """
+        position = 0
+        while True:
+            try:
+                block: Samples = self._file.read(size, "float32", always_2d=True)  # type: ignore[assignment]
+            except soundfile.SoundFileError as error:
+                seconds = position / self.sample_rate
+                raise AudioError(f"{self.path}: is damaged after {seconds:.1f} s") from error
+            if len(block) == 0:
+                break
+            check_finite(block.T, self.path, position, self.sample_rate)
+            position += len(block)
+            yield np.ascontiguousarray(block.T)
+        if position == 0:
+            raise AudioError(f"{self.path}: holds no audio (0 samples)")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AudioWriter:
+    """An audio file that is written block by block; use as a context manager.
+
+    Args:
+        path: where; its suffix does not matter.
+        sample_rate: in Hz.
+        channels: their number.
+        encoding: format and bits.
+        frames: how many samples per channel are to be expected (decides on RF64).
+
+    Attributes:
+        peak: the largest absolute value that was written.
+        clipped: how many values the format had to cut to ±1.
+    """
+
+    def __init__(
+        self, path: Path, sample_rate: int, channels: int, encoding: Encoding, frames: int = 0
+    ) -> None:
+        encoding.check(sample_rate, channels)
+        self.path, self.peak, self.clipped, self._encoding = path, 0.0, 0, encoding
+        try:
+            self._file = soundfile.SoundFile(
+                path, "w", samplerate=sample_rate, channels=channels, subtype=encoding.subtype,
+                format=encoding.container(frames, channels),
+            )  # fmt: skip
+        except soundfile.SoundFileError as error:
+            raise AudioError(f"{path}: cannot be written: {error}") from error
+
+    def write(self, block: Samples) -> None:
+        """Append ``block`` [channel, sample]."""
+        if block.size == 0:
+            return
+        magnitude = np.abs(block)
+        self.peak = max(self.peak, float(magnitude.max()))
+        if self._encoding.clips:
+            self.clipped += int(np.count_nonzero(magnitude > 1))
+        try:
+            self._file.write(np.ascontiguousarray(block.T))
+        except soundfile.SoundFileError as error:
+            raise AudioError(f"{self.path}: cannot be written: {error}") from error
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def check_finite(block: Samples, name: object, position: int, sample_rate: int) -> None:
+    """Raise an AudioError that names the first value of ``block`` that is no finite number."""
+    finite = np.isfinite(block).all(axis=0)
+    if not finite.all():
+        first = position + int(np.argmin(finite))
+        raise AudioError(
+            f"{name}: holds a value that is not a finite number (NaN or infinite) at sample "
+            f"{first} ({first / sample_rate:.3f} s)"
+        )
+
+
+def read_audio(path: Path) -> tuple[Samples, int]:
+    """Return a whole file as (float32 [channel, sample], sample rate in Hz).
+
+    Raises:
+        AudioError: the file is missing, not audio, empty, damaged or not finite.
+    """
+    with AudioReader(path) as reader:
+        return np.concatenate(list(reader.blocks()), axis=1), reader.sample_rate
+
+
+def write_audio(path: Path, audio: Samples, sample_rate: int, encoding: Encoding) -> AudioWriter:
+    """Write ``audio`` [channel, sample]; the closed writer returned knows peak and clipping."""
+    with AudioWriter(path, sample_rate, len(audio), encoding, audio.shape[1]) as writer:
+        writer.write(audio)
+    return writer
+
+
+def resample(blocks: Iterable[Samples], rate_in: int, rate_out: int) -> Iterator[Samples]:
+    """Yield ``blocks`` [channel, sample] at another sample rate, in step with the input.
+
+    The result does not depend on how the signal is cut into blocks.
+    """
+    if rate_in == rate_out:
+        yield from blocks
+        return
+    stream, channels = None, 0
+    for block in blocks:
+        if stream is None:
+            channels = len(block)
+            stream = soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32")
+        yield np.ascontiguousarray(stream.resample_chunk(np.ascontiguousarray(block.T)).T)
+    if stream is not None:
+        silence = np.zeros((0, channels), np.float32)
+        yield np.ascontiguousarray(stream.resample_chunk(silence, last=True).T)

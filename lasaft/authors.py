@@ -1,0 +1,221 @@
+"""Networks in the layout of the authors' own code: their key names and hyper-parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from lasaft.config import MUSDB18_SOURCES, VARIANTS, ModelConfig
+from lasaft.errors import CheckpointError
+from lasaft.model import LaSAFT
+
+_WINDOW = "stft.stft.window"
+# Their class attribute was renamed once.
+_PREFIXES = ("spec2spec.", "conditional_spec2spec.")
+# Our name of a part -> theirs, tried in order; dots in ours are literal.
+_RENAMES = (
+    (r"first\.conv", "first_conv.0"),
+    (r"first\.norm", "first_conv.1"),
+    (r"last", "last_conv.0"),
+    (r"downs\.(\d+)\.conv", r"downsamplings.\1.0"),
+    (r"downs\.(\d+)\.norm", r"downsamplings.\1.1"),
+    (r"ups\.(\d+)\.conv", r"upsamplings.\1.0"),
+    (r"ups\.(\d+)\.norm", r"upsamplings.\1.1"),
+    (r"conditioner\.embedding", "embedding"),
+    (r"conditioner\.(gamma|beta)\.linear", r"condition_generator.linear_\1.0"),
+    (r"conditioner\.(gamma|beta)\.norm", r"condition_generator.linear_\1.2"),
+)
+_BLOCK_RENAMES = (
+    (r"mixing\.layers\.(\d+)\.conv", r"{dense}H.\1.0"),
+    (r"mixing\.layers\.(\d+)\.norm", r"{dense}H.\1.1"),
+    (r"frequency\.tdf\.0\.linear", "{tdf}.tdf.0"),
+    (r"frequency\.tdf\.0\.norm", "{tdf}.tdf.1"),
+    (r"frequency\.tdf\.1\.linear", "{tdf}.tdf.3"),
+    (r"frequency\.tdf\.1\.norm", "{tdf}.tdf.4"),
+    (r"frequency\.squeeze\.linear", "LaSAFT_bn_layer.0"),
+    (r"frequency\.squeeze\.norm", "LaSAFT_bn_layer.1"),
+    (r"frequency\.expand\.linear", "LaSIFT.0"),
+    (r"frequency\.expand\.norm", "LaSIFT.1"),
+    (r"frequency\.attention\.query", "linear_query"),
+    (r"frequency\.attention(?=\.keys$)", ""),
+)
+
+
+def authors_name(key: str, config: ModelConfig) -> str:
+    """Return the authors' name of one of our network's parameters or buffers.
+
+    >>> authors_name("middle.mixing.layers.0.conv.weight", ModelConfig())
+    'mid_block.tfc.H.0.0.weight'
+    """
+    control = re.match(r"conditioner\.control\.(\d+)\.(linear|norm)", key)
+    if control:
+        # Linear, ReLU; then Linear, ReLU, Dropout, BatchNorm each.
+        layer = int(control[1])
+        place = 0 if layer == 0 else 4 * layer - 2 + (3 if control[2] == "norm" else 0)
+        return f"condition_generator.dense_control_block.linear.{place}{key[control.end() :]}"
+    block = re.match(r"(encoders\.\d+|middle|decoders\.\d+)\.", key)
+    if block is None:
+        return _rename(key, _RENAMES)
+    parts = {
+        "dense": "" if config.block == "tfc" else "tfc.",
+        "tdf": "tdfs" if config.block == "tfc_lasaft" else "tdf",
+    }
+    renames = tuple((ours, theirs.format(**parts)) for ours, theirs in _BLOCK_RENAMES)
+    rest = _rename(key[block.end() :], renames).lstrip(".")
+    return f"{block[1].replace('middle', 'mid_block')}.{rest}"
+
+
+def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:
+    for ours, theirs in renames:
+        renamed, count = re.subn(rf"^{ours}(?=\.|$)", theirs, key)
+        if count:
+            return renamed
+    return key
+
+
+def from_authors_state_dict(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Return the state dict of our network for one in the authors' layout.
+
+    Raises:
+        CheckpointError: keys are missing, left over or of another shape; lists them by name.
+    """
+    given = _without_prefix(state)
+    # Only the shapes are of interest; the random numbers are the caller's.
+    with torch.random.fork_rng(devices=[]):
+        wanted = LaSAFT(config).state_dict()
+    problems: list[str] = []
+    result: dict[str, Tensor] = {}
+    for key, like in wanted.items():
+        name = authors_name(key.removeprefix("network."), config)
+        value = given.pop(name, None)
+        if value is None:
+            problems.append(f"missing: {name}")
+        elif value.shape != like.shape:
+            problems.append(
+                f"wrong shape: {name} is {list(value.shape)}, the config asks for "
+                f"{list(like.shape)}"
+            )
+        else:
+            result[key] = value
+    problems += _constants(given, config)
+    problems += [f"unexpected: {name}" for name in sorted(given)]
+    if problems:
+        raise CheckpointError(
+            f"the weights do not fit the config ({len(problems)} keys):\n" + "\n".join(problems)
+        )
+    return result
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    result = {}
+    for key, value in state.items():
+        prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), "")
+        result[key.removeprefix(prefix)] = value
+    return result
+
+
+def _constants(given: dict[str, Tensor], config: ModelConfig) -> list[str]:
+    """Take out what we compute instead of storing, if it has the value we compute."""
+    problems = []
+    window = given.pop(_WINDOW, None)
+    if window is not None and window.shape != (config.n_fft,):
+        problems.append(
+            f"wrong shape: {_WINDOW} is {list(window.shape)}, n_fft asks for [{config.n_fft}]"
+        )
+    elif window is not None:
+        hann = torch.hann_window(config.n_fft)
+        if (window.float() - hann).abs().max() > 1e-6:
+            problems.append(f"unexpected: {_WINDOW} is not a Hann window")
+    if config.control_vector_type == "one_hot_mode" and "embedding.weight" in given:
+        embedding = given.pop("embedding.weight")
+        identity = torch.eye(len(config.sources))
+        if embedding.shape != identity.shape or not torch.equal(embedding.float(), identity):
+            problems.append("unexpected: embedding.weight is not the identity of one_hot_mode")
+    return problems
+
+
+def config_from_authors(
+    hyper_parameters: Mapping[str, Any],
+    state: Mapping[str, Tensor] | None = None,
+    variant: str | None = None,
+) -> ModelConfig:
+    """Return the config that the authors' hyper-parameters stand for.
+
+    Options that are not about the network are left out. Their code never read f_down_layers.
+
+    Args:
+        hyper_parameters: as in their checkpoint, flat.
+        state: their weights, which tell the variant if nothing else does.
+        variant: one of the README's names, if it is known.
+
+    Raises:
+        CheckpointError: the variant cannot be told, or a value is not allowed.
+    """
+    values = {
+        key: _value(value)
+        for key, value in hyper_parameters.items()
+        if key in ModelConfig.model_fields and key not in ("f_down_layers", "sources")
+    }
+    name = variant or str(hyper_parameters.get("model"))
+    if name in VARIANTS:
+        values |= {key: VARIANTS[name][key] for key in ("modulation", "block")}
+    elif state is not None:
+        values |= _variant_of(state)
+    else:
+        raise CheckpointError(
+            f"model: got {name!r} in the hyper-parameters, allowed: {', '.join(VARIANTS)}"
+        )
+    if values.get("t_down_layers") is not None:
+        values["t_down_layers"] = _levels(values["t_down_layers"])
+    count = values.get("control_input_dim") or len(MUSDB18_SOURCES)
+    if count != len(MUSDB18_SOURCES):
+        values["sources"] = tuple(f"source_{number + 1}" for number in range(count))
+    try:
+        return ModelConfig(**values)
+    except ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))} {problem['msg']} (got {problem['input']!r})"
+            if problem["loc"]
+            else problem["msg"]
+            for problem in error.errors()
+        )
+        raise CheckpointError(f"hyper-parameters: {found}") from error
+
+
+def _value(value: Any) -> Any:
+    return None if value in ("None", "none", "") else value
+
+
+def _levels(value: Any) -> tuple[int, ...]:
+    try:
+        numbers = re.findall(r"[^\s,\[\]()]+", value) if isinstance(value, str) else value
+        return tuple(int(number) for number in numbers)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"t_down_layers: got {value!r}, allowed: a list of levels such as [0, 1]"
+        ) from error
+
+
+def _variant_of(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tell block and modulation from key names and from how many gammas are generated."""
+    keys = _without_prefix(state)
+    if "mid_block.H.0.0.weight" in keys:
+        block, dense = "tfc", "mid_block.H.0.0.weight"
+    else:
+        dense = "mid_block.tfc.H.0.0.weight"
+        parts = {"tdfs": "tfc_lasaft", "LaSIFT": "tfc_lightsaft", "tdf": "tfc_tdf"}
+        found = (parts[part] for part in parts if any(f"mid_block.{part}." in key for key in keys))
+        block = next(found, "")
+    if not block or dense not in keys:
+        raise CheckpointError("the weights are of none of the authors' conditioned U-Nets")
+    gamma = keys.get("condition_generator.linear_gamma.0.weight")
+    beta = keys.get("condition_generator.linear_beta.0.weight")
+    if gamma is None or beta is None:
+        return {"block": block, "modulation": "none"}
+    # FiLM generates as many gammas as betas; PoCM a matrix of them for each vector of betas.
+    return {"block": block, "modulation": "film" if gamma.shape == beta.shape else "gpocm"}

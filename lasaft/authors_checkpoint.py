@@ -1,0 +1,262 @@
+"""Safe reading of the authors' PyTorch Lightning checkpoints: tensors and plain values only."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import SEEK_CUR, BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from lasaft.errors import CheckpointError
+from lasaft.pickle_reader import StandIn, read_pickle
+
+_DTYPES = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
+# What torch.save wrote first before it used zip files.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_MOST_DIMENSIONS = 16
+
+
+@dataclass(frozen=True)
+class AuthorsCheckpoint:
+    """What is of use in a Lightning checkpoint.
+
+    Args:
+        state_dict: the weights by the authors' names.
+        hyper_parameters: the plain ones (numbers, texts, lists of those).
+        other: the file's plain top-level values: epoch, global_step, version.
+        left_out: names of hyper-parameters that were objects.
+        sha256: of the file, in hex.
+    """
+
+    state_dict: dict[str, Tensor]
+    hyper_parameters: dict[str, Any]
+    other: dict[str, Any]
+    left_out: list[str]
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Storage:
+    dtype: torch.dtype
+    key: str
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """A tensor to be: which part of which storage."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def read_authors_checkpoint(path: str | Path) -> AuthorsCheckpoint:
+    """Read a checkpoint of any age without running anything of it.
+
+    Raises:
+        CheckpointError: it is missing, damaged, no Lightning checkpoint, or asks for code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path}: {what}, give a checkpoint file (.ckpt)")
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        stream.seek(0)
+        read = _read_zip if zipfile.is_zipfile(stream) else _read_legacy
+        stream.seek(0)
+        content, load = read(stream, str(path))
+        return _lightning(content, load, str(path), sha256)
+
+
+def _lightning(
+    content: Any, load: Callable[[_View], Tensor], name: str, sha256: str
+) -> AuthorsCheckpoint:
+    found = _items(content)
+    weights = _items(found.get("state_dict"))
+    if not weights:
+        keys = ", ".join(str(key) for key in found if isinstance(key, str)) or "nothing"
+        raise CheckpointError(f"{name}: has no state_dict, it is no Lightning checkpoint ({keys})")
+    wrong = [str(key) for key, value in weights.items() if not isinstance(value, _View)]
+    if wrong:
+        raise CheckpointError(f"{name}: these of state_dict are no tensors: {', '.join(wrong)}")
+    if not isinstance(found.get("hyper_parameters"), dict | StandIn):
+        raise CheckpointError(f"{name}: has no hyper_parameters, so its network is not known")
+    hyper = {key: _plain(value) for key, value in _items(found["hyper_parameters"]).items()}
+    return AuthorsCheckpoint(
+        state_dict={str(key): load(view) for key, view in weights.items()},
+        hyper_parameters={str(key): value for key, value in hyper.items() if value is not _OBJECT},
+        other={
+            str(key): value
+            for key, value in found.items()
+            if isinstance(value, str | int | float) and isinstance(key, str)
+        },
+        left_out=sorted(str(key) for key, value in hyper.items() if value is _OBJECT),
+        sha256=sha256,
+    )
+
+
+_OBJECT = object()
+
+
+def _plain(value: Any, depth: int = 4) -> Any:
+    """Return ``value`` if it is plain to the bottom, else ``_OBJECT``."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple) and depth and len(value) < 1000:
+        values = [_plain(item, depth - 1) for item in value]
+        return _OBJECT if any(item is _OBJECT for item in values) else values
+    return _OBJECT
+
+
+def _items(value: Any) -> dict[Any, Any]:
+    """Return what a dict, or the stand-in of a class like one (Namespace, AttributeDict), holds."""
+    if isinstance(value, StandIn):
+        return value.items or (value.state if isinstance(value.state, dict) else {})
+    return value if isinstance(value, dict) else {}
+
+
+def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
+    return dict(pairs)
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _View:
+    counts = (offset, *shape, *stride)
+    if not isinstance(storage, _Storage) or len(shape) != len(stride):
+        raise ValueError("a tensor without a storage")
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("a tensor of impossible shape")
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    if len(shape) > _MOST_DIMENSIONS or (0 not in shape and last >= storage.count):
+        raise ValueError("a tensor that reaches beyond its storage")
+    return _View(storage, offset, tuple(shape), tuple(stride))
+
+
+def _rebuild_parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _size(shape: Any = ()) -> tuple[Any, ...]:
+    return tuple(shape)
+
+
+_BUILDERS: Mapping[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch.Size": _size,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+}
+
+
+def _storage(identity: Any) -> _Storage:
+    """Make a storage of a persistent id: ("storage", type, key, device, count, ...)."""
+    kind, storage_type, key, _, count = identity[:5]
+    dtype = _DTYPES.get(storage_type.name.rpartition(".")[2])
+    if kind != "storage" or dtype is None or type(key) is not str or type(count) is not int:
+        raise ValueError(f"a storage of unknown kind: {getattr(storage_type, 'name', kind)}")
+    return _Storage(dtype, key, count)
+
+
+def _tensor(view: _View, data: bytes, name: str) -> Tensor:
+    storage = view.storage
+    if len(data) < storage.count * storage.dtype.itemsize:
+        raise CheckpointError(f"{name}: is damaged, tensor data {storage.key} is cut short")
+    if 0 in view.shape:
+        return torch.empty(view.shape, dtype=storage.dtype)
+    flat = torch.frombuffer(bytearray(data), dtype=storage.dtype, count=storage.count)
+    return flat.as_strided(view.shape, view.stride, view.offset).clone()
+
+
+def _read_zip(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Tensor]]:
+    """Read what torch.save has written since 1.6; a tensor is read when it is asked for."""
+    try:
+        archive = zipfile.ZipFile(stream)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{name}: is damaged, its zip file cannot be read: {error}"
+        ) from error
+    pickles = [entry for entry in archive.namelist() if entry.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise CheckpointError(f"{name}: is a zip file, but not one of torch.save")
+    root = pickles[0].removesuffix("data.pkl")
+
+    def member(entry: str) -> bytes:
+        try:
+            # torch never compresses; something that does may unfold to any size.
+            if archive.getinfo(entry).compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(f"{name}: refused: {entry} is compressed, torch never does")
+            return archive.read(entry)
+        except (KeyError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{name}: is damaged at {entry}: {error}") from error
+
+    if root + "byteorder" in archive.namelist() and member(root + "byteorder") != b"little":
+        raise CheckpointError(f"{name}: was written on a big-endian machine, which is not read")
+    content = read_pickle(BytesIO(member(pickles[0])), name, _BUILDERS, _storage)
+    return content, lambda view: _tensor(view, member(f"{root}data/{view.storage.key}"), name)
+
+
+def _read_legacy(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Tensor]]:
+    """Read what torch.save wrote before 1.6: five pickles, then the storages one by one."""
+    storages: dict[str, _Storage] = {}
+
+    def persistent(identity: Any) -> Any:
+        if identity[0] == "module":
+            return identity[1]  # a class of a network's part, beside its source code as text
+        found = _storage(identity)
+        if len(identity) > 5 and identity[5] is not None:
+            raise ValueError("a view of a storage, which torch has not written since 0.4")
+        return storages.setdefault(found.key, found)
+
+    def unpickle() -> Any:
+        return read_pickle(stream, name, _BUILDERS, persistent)
+
+    try:
+        magic = unpickle()
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: is no PyTorch checkpoint, or damaged: {error}") from error
+    if magic != _LEGACY_MAGIC or unpickle() != _LEGACY_PROTOCOL:
+        raise CheckpointError(f"{name}: is no PyTorch checkpoint")
+    system = unpickle()
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise CheckpointError(f"{name}: was written on a big-endian machine, which is not read")
+    content, keys = unpickle(), unpickle()
+    if not isinstance(keys, list) or any(key not in storages for key in keys):
+        raise CheckpointError(f"{name}: is damaged, it lists storages that it does not have")
+    places: dict[str, int] = {}
+    for key in keys:
+        head = stream.read(8)
+        if len(head) < 8 or struct.unpack("<q", head)[0] != storages[key].count:
+            raise CheckpointError(f"{name}: is damaged, tensor data {key} is missing")
+        places[key] = stream.tell()
+        stream.seek(storages[key].count * storages[key].dtype.itemsize, SEEK_CUR)
+
+    def load(view: _View) -> Tensor:
+        if view.storage.key not in places:
+            raise CheckpointError(f"{name}: is damaged, tensor data {view.storage.key} is missing")
+        stream.seek(places[view.storage.key])
+        size = view.storage.count * view.storage.dtype.itemsize
+        return _tensor(view, stream.read(size), name)
+
+    return content, load

@@ -1,0 +1,239 @@
+"""Checkpoints: weights as safetensors and everything else as JSON that a person can read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lasaft.config import ModelConfig
+from lasaft.errors import CheckpointError
+from lasaft.files import atomic_write_json, publish_folder, recover_folder
+from lasaft.model import LaSAFT
+
+FORMAT = 1
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.json"
+
+# How many names a message lists of each fault.
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds.
+
+    Args:
+        config: of the network.
+        state_dict: its weights, on the CPU.
+        provenance: where they come from; free, JSON.
+        hash: sha256 of the weights and the config: two checkpoints with one hash separate alike.
+    """
+
+    config: ModelConfig
+    state_dict: dict[str, Tensor]
+    provenance: dict[str, Any]
+    hash: str
+
+
+def save_checkpoint(
+    folder: str | Path,
+    state_dict: Mapping[str, Tensor],
+    config: ModelConfig,
+    provenance: Mapping[str, Any],
+) -> str:
+    """Write a checkpoint folder, whole or not at all; one that is there is replaced.
+
+    Args:
+        folder: made with its parents.
+        state_dict: of ``LaSAFT(config)``.
+        config: of the network.
+        provenance: where the weights come from; anything that JSON can hold.
+
+    Returns:
+        The checkpoint's hash.
+
+    Raises:
+        CheckpointError: the weights do not fit the config, or something else is in ``folder``.
+    """
+    folder = Path(folder)
+    check_fits(state_dict, config, f"{folder}: not written")
+    recover_folder(folder)
+    if folder.exists() and not (folder / CONFIG).is_file() and not _is_empty_folder(folder):
+        raise CheckpointError(f"{folder}: is there and holds no checkpoint, so it is left alone")
+    # safetensors refuses tensors that share memory or are not contiguous.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state_dict.items()
+    }
+    settings = config.model_dump(mode="json")
+    digest = checkpoint_hash(tensors, settings)
+    with publish_folder(folder) as fresh:
+        save_file(tensors, fresh / WEIGHTS)
+        atomic_write_json(
+            fresh / CONFIG,
+            {
+                "format": FORMAT,
+                "hash": digest,
+                "model": settings,
+                "provenance": dict(provenance),
+            },
+        )
+    return digest
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read a checkpoint folder; nothing of it is ever executed.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another format version, or its weights do not
+            fit its config; the message names the file and lists tensors by name.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        advice = "a checkpoint is a folder"
+        if folder.name in (WEIGHTS, CONFIG):
+            advice += f", give {folder.parent}"
+        elif folder.suffix in (".ckpt", ".pt", ".pth"):
+            advice += f"; to make one: lasaft import-checkpoint {folder} FOLDER"
+        raise CheckpointError(f"{folder}: is a file: {advice}")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: there is no such checkpoint folder")
+    found = _read_json(folder / CONFIG)
+    config = _read_config(folder / CONFIG, found)
+    state_dict = _read_weights(folder / WEIGHTS)
+    check_fits(state_dict, config, str(folder / WEIGHTS))
+    digest = checkpoint_hash(state_dict, found["model"])
+    if found.get("hash", digest) != digest:
+        raise CheckpointError(
+            f"{folder}: {WEIGHTS} or {CONFIG} was changed after it was written: the hash is "
+            f"{digest[:12]}, {CONFIG} says {str(found['hash'])[:12]} "
+            f"(if that is right, take the hash out of {CONFIG})"
+        )
+    return Checkpoint(config, state_dict, found.get("provenance", {}), digest)
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> LaSAFT:
+    """Return the network of a checkpoint folder with its weights, in eval mode.
+
+    Raises:
+        CheckpointError: see :func:`load_checkpoint`.
+    """
+    return build_model(load_checkpoint(folder), device)
+
+
+def build_model(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> LaSAFT:
+    """Return the network of a checkpoint that has been read, in eval mode."""
+    model = LaSAFT(checkpoint.config)
+    model.load_state_dict(checkpoint.state_dict)
+    return model.to(device).eval()
+
+
+def checkpoint_hash(state_dict: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """Return the sha256 of the weights (names, types, shapes, values) and the settings, in hex.
+
+    Args:
+        state_dict: the weights.
+        settings: the network's config as it stands in the file, so that a field that a later
+            version adds does not change the hash of what was written before.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps(settings, sort_keys=True, ensure_ascii=True).encode())
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_fits(state_dict: Mapping[str, Tensor], config: ModelConfig, where: str) -> None:
+    """Raise a CheckpointError that lists what is missing, unexpected or of the wrong shape.
+
+    Args:
+        state_dict: the weights.
+        config: of the network that they are for.
+        where: what the message begins with.
+    """
+    with torch.device("meta"):
+        wanted = LaSAFT(config).state_dict()
+    missing = [name for name in wanted if name not in state_dict]
+    unexpected = [name for name in state_dict if name not in wanted]
+    wrong = [
+        f"{name}: {_looks(state_dict[name])} instead of {_looks(wanted[name])}"
+        for name in wanted
+        if name in state_dict and _looks(state_dict[name]) != _looks(wanted[name])
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of the wrong shape or type": wrong}
+    if any(faults.values()):
+        lines = [f"{where}: the weights do not fit the network of the config"]
+        for fault, names in faults.items():
+            lines += [f"  {len(names)} {fault}:"] if names else []
+            lines += [f"    {name}" for name in names[:_LISTED]]
+            lines += [f"    and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
+        raise CheckpointError("\n".join(lines))
+
+
+def _looks(tensor: Tensor) -> str:
+    # Weights may be kept in another float type than the network's: copying converts them.
+    kind = "float" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+    return f"{kind} {list(tensor.shape)}"
+
+
+def _is_empty_folder(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is missing, so {path.parent} is no checkpoint folder")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is damaged, it is not JSON: {error}") from error
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{path}: format is {version!r}, this version of lasaft reads {FORMAT}"
+        )
+    unknown = sorted(set(found) - {"format", "hash", "model", "provenance"})
+    if unknown:
+        raise CheckpointError(f"{path}: has unknown keys: {', '.join(unknown)}")
+    for key in ("model", "provenance"):
+        if not isinstance(found.setdefault(key, {}), dict):
+            raise CheckpointError(f"{path}: {key} is {found[key]!r:.80}, allowed: an object")
+    return found
+
+
+def _read_config(path: Path, found: dict[str, Any]) -> ModelConfig:
+    try:
+        # Through JSON: a strict config takes a list for a tuple only there.
+        return ModelConfig.model_validate_json(json.dumps(found["model"]))
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {_problems(error)}") from error
+
+
+def _problems(error: ValidationError) -> str:
+    """Return pydantic's findings as one line each: option, what was got, what is wrong."""
+    lines = []
+    for found in error.errors(include_url=False):
+        option = ".".join(("model", *map(str, found["loc"])))
+        lines.append(f"{option}: got {found['input']!r:.80}: {found['msg']}")
+    return "\n  ".join(lines)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is missing")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is damaged, it is not safetensors: {error}") from error

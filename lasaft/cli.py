@@ -1,0 +1,286 @@
+"""The ``lasaft`` command: separate songs, import the authors' checkpoints, score estimates."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lasaft.errors import ConfigError, LasaftError, StageError
+
+if TYPE_CHECKING:
+    from lasaft.audio import Encoding
+    from lasaft.score_files import TrackScores
+    from lasaft.separation import Separator
+    from lasaft.stems import Stems
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 all well, 1 something failed, 2 wrong usage."""
+    try:
+        options = _parser().parse_args(arguments)
+        return options.run(options)
+    except LasaftError as error:
+        _complain(str(error))
+        return error.exit_code
+    except OSError as error:
+        _complain(_text(error))
+        return 1
+    except KeyboardInterrupt:
+        _complain("interrupted; what was finished is kept, nothing is half-written")
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lasaft", description="Conditioned music source separation.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_separate(commands)
+    _add_import(commands)
+    _add_score(commands)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _add_separate(commands: Any) -> None:
+    parser = _command(commands, "separate", _separate, "Separate songs into their sources.")
+    add = parser.add_argument
+    add("songs", nargs="+", type=Path, metavar="SONG", help="wav, flac, mp3 or ogg")
+    add("--checkpoint", required=True, type=Path, metavar="C", help="a checkpoint folder")
+    add("--output_dir", required=True, type=Path, metavar="D", help="where the stems go")
+    add("--targets", metavar="A,B", help="the sources wanted (default: all)")
+    add(
+        "--overlap_ratio", type=float, default=0.5, metavar="R",
+        help="share of a chunk that is separated twice, 0 to 0.5 (default: %(default)s)",
+    )  # fmt: skip
+    add("--batch_size", type=int, default=1, metavar="N", help="chunks at once (default: 1)")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add("--precision", choices=("32", "bf16"), default="32", help="default: %(default)s")
+    add("--format", choices=("wav", "flac", "mp3"), help="of the stems (default: wav)")
+    add("--bits", choices=("16", "24", "32f"), help="default: 32f for wav, 24 for flac")
+    add(
+        "--name", default=None, metavar="TEMPLATE",
+        help="of the files in output_dir, with {track} and {source} (default: {track}/{source})",
+    )  # fmt: skip
+
+
+def _add_import(commands: Any) -> None:
+    text = "Make a checkpoint folder of one of the authors' .ckpt files; nothing in it is run."
+    parser = _command(commands, "import-checkpoint", _import_checkpoint, text)
+    parser.add_argument("file", type=Path, metavar="FILE.ckpt")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the checkpoint folder to make")
+    parser.add_argument(
+        "--sources", metavar="A,B", help="names in the order of the condition numbers"
+    )
+
+
+def _add_score(commands: Any) -> None:
+    text = "Score estimates against references with BSS Eval v4 (museval's numbers and JSON)."
+    parser = _command(commands, "score", _score, text)
+    layout = "<source>.wav, or <track>/<source>.wav"
+    parser.add_argument("references", type=Path, metavar="REFERENCE_DIR", help=layout)
+    parser.add_argument("estimates", type=Path, metavar="ESTIMATE_DIR", help="the same names")
+    parser.add_argument(
+        "--output_dir", required=True, type=Path, metavar="D", help="gets <track>.json"
+    )
+
+
+def _separate(options: argparse.Namespace) -> int:
+    from lasaft.audio import Encoding
+    from lasaft.stems import DEFAULT_NAME, check_writable, file_format, plan_files
+
+    template = DEFAULT_NAME if options.name is None else options.name
+    suffix = file_format(template, options.format)
+    encoding = Encoding(suffix, options.bits or "")
+    songs = list(dict.fromkeys(options.songs))
+    separator, digest = _make_separator(options)
+    targets = separator.targets(_names(options.targets))
+    plan = plan_files(songs, targets, options.output_dir, template, suffix)
+    check_writable(options.output_dir)
+    done: list[Stems] = []
+    failed: dict[str, str] = {}
+    for song, files in zip(songs, plan, strict=True):
+        try:
+            done.append(_separate_song(separator, song, files, encoding))
+        except (LasaftError, OSError) as error:
+            failed[str(song)] = _text(error)
+            _complain(_text(error))
+            continue
+        for note in done[-1].notes:
+            _say(f"{song}: {note}")
+    if options.json:
+        results = [stems.as_json() for stems in done]
+        _print_json({"checkpoint": digest, "songs": results, "failed": failed})
+    else:
+        rows = [
+            (str(path), f"{stems.seconds:.1f}", f"{stems.peaks[target]:.3f}")
+            for stems in done
+            for target, path in stems.files.items()
+        ]
+        _print_table(("file", "seconds", "peak"), rows)
+    return _outcome(len(songs), len(failed), "songs were separated")
+
+
+def _make_separator(options: argparse.Namespace) -> tuple[Separator, str]:
+    from lasaft.checkpoint import build_model, load_checkpoint
+    from lasaft.separation import Separator
+
+    device = _device(options.device)
+    checkpoint = load_checkpoint(options.checkpoint)
+    separator = Separator(
+        build_model(checkpoint, device),
+        overlap_ratio=options.overlap_ratio,
+        batch_size=options.batch_size,
+        precision=options.precision,
+    )
+    return separator, checkpoint.hash
+
+
+def _separate_song(
+    separator: Separator, song: Path, files: dict[str, Path], encoding: Encoding
+) -> Stems:
+    import torch
+    from tqdm import tqdm
+
+    from lasaft.stems import separate_file
+
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    with ExitStack() as stack:
+
+        def begin(seconds: float) -> Callable[[float], object]:
+            # disable=None: a bar on a terminal only.
+            bar = tqdm(
+                total=seconds, desc=song.name, unit="s", bar_format=layout, file=sys.stderr,
+                disable=None, dynamic_ncols=True,
+            )  # fmt: skip
+            return stack.enter_context(bar).update
+
+        try:
+            return separate_file(separator, song, files, encoding, begin)
+        except torch.OutOfMemoryError as error:
+            raise StageError(f"{song}: the device ran out of memory, try batch_size 1") from error
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: got {name!r}, allowed: cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: got {name!r}, allowed: cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device: got {name!r}, but {count} CUDA devices can be used here")
+    return device
+
+
+def _import_checkpoint(options: argparse.Namespace) -> int:
+    from lasaft.config import variant_name
+    from lasaft.importing import import_checkpoint
+
+    digest, config, left_out = import_checkpoint(
+        options.file, options.folder, _names(options.sources)
+    )
+    variant = variant_name(config)
+    if left_out:
+        _say(f"{options.file}: left out, because they are objects: {', '.join(left_out)}")
+    if options.json:
+        folder = str(options.folder)
+        _print_json({"folder": folder, "hash": digest, "model": variant, "left_out": left_out})
+    else:
+        rows = [(str(options.folder), variant, ", ".join(config.sources), digest[:12])]
+        _print_table(("checkpoint", "model", "sources", "hash"), rows)
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from lasaft.score_files import medians, score_folders
+    from lasaft.stems import check_writable
+
+    check_writable(options.output_dir)
+    done: list[TrackScores] = []
+    failed: list[str] = []
+    for result in score_folders(options.references, options.estimates, options.output_dir):
+        if isinstance(result, LasaftError):
+            failed.append(str(result))
+            _complain(str(result))
+            continue
+        done.append(result)
+        for note in result.notes:
+            _say(note)
+    table = medians(done)
+    if options.json:
+        _print_json({"tracks": table, "failed": failed})
+    else:
+        header = ("track", "source", "SDR", "ISR", "SIR", "SAR")
+        rows = [
+            (
+                track,
+                source,
+                *("-" if value is None else f"{value:.2f}" for value in values.values()),
+            )
+            for track, sources in table.items()
+            for source, values in sources.items()
+        ]
+        _print_table(header, rows)
+        _say("dB, median over frames of 1 s")
+    return _outcome(len(done) + len(failed), len(failed), "tracks were scored")
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _outcome(total: int, failed: int, what: str) -> int:
+    if failed:
+        _complain(f"{total - failed} of {total} {what}, {failed} failed (named above)")
+    return 1 if failed else 0
+
+
+def _print_json(value: Any) -> None:
+    # JSON has no NaN: a median without frames is null.
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if not rows:
+        return
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _complain(text: str) -> None:
+    _say(f"lasaft: {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

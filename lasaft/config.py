@@ -1,0 +1,382 @@
+"""The settings of a network: one strict, frozen tree with the option names of the LaSAFT README."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Activation = Literal["leaky_relu", "relu", "sigmoid", "tanh", "softmax", "identity"]
+Positive = Annotated[int, Field(ge=1)]
+
+MUSDB18_SOURCES = ("vocals", "drums", "bass", "other")
+# Their files stand beside the sources' files.
+RESERVED_SOURCES = ("mixture", "linear_mixture", "accompaniment")
+
+
+class Settings(BaseModel):
+    """Base of every configuration class: strict types, no unknown keys, no changes afterwards."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(Settings):
+    """The network, its spectrogram, and what it separates."""
+
+    sources: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        default=MUSDB18_SOURCES, description="source names, in the order of their condition numbers"
+    )
+    sample_rate: int = Field(default=44100, ge=1000, le=384000, description="of the audio, in Hz")
+
+    n_fft: int = Field(default=2048, ge=16, le=65536, description="STFT size in samples, even")
+    hop_length: int = Field(
+        default=1024, ge=1, le=32768, description="STFT hop in samples, at most n_fft / 2"
+    )
+    num_frame: int = Field(
+        default=128, ge=1, le=16384, description="STFT frames of a training window"
+    )
+    spec_type: Literal["complex", "magnitude"] = Field(
+        default="complex", description="what the network sees of the spectrogram"
+    )
+    spec_est_mode: Literal["mapping", "masking"] = Field(
+        default="mapping",
+        description="the network's output is the estimate, or a mask for the mixture",
+    )
+    input_channels: int | None = Field(
+        default=None, ge=1, le=4, description="audio channels, times 2 if complex (None: stereo)"
+    )
+
+    block: Literal["tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc"] = Field(
+        default="tfc_lasaft", description="the intermediate block"
+    )
+    n_blocks: int = Field(default=7, ge=1, le=31, description="number of intermediate blocks, odd")
+    internal_channels: Positive = Field(default=24, description="channels inside the U-Net")
+    n_internal_layers: Positive = Field(default=5, description="convolutions in a block")
+    kernel_size_t: Positive = Field(default=3, description="kernel on the time axis in frames, odd")
+    kernel_size_f: Positive = Field(
+        default=3, description="kernel on the frequency axis in bins, odd"
+    )
+    t_down_layers: tuple[int, ...] | None = Field(
+        default=None,
+        description="levels (from 0) that halve the time resolution (None: all; in TDF and TDC "
+        "nets none)",
+    )
+    f_down_layers: tuple[int, ...] | None = Field(
+        default=None, description="levels (from 0) that halve the frequency resolution (None: all)"
+    )
+    first_conv_activation: Activation = Field(
+        default="relu", description="after the first convolution"
+    )
+    last_activation: Activation | None = Field(
+        default=None,
+        description="after the last convolution (None: identity for mapping; for masking sigmoid "
+        "on magnitude, tanh on complex)",
+    )
+    tfc_activation: Activation = Field(default="relu", description="in TFC blocks")
+    tfc_tdf_activation: Activation = Field(
+        default="relu", description="in TFC_TDF, LaSAFT, LightSAFT"
+    )
+    tdf_activation: Activation = Field(default="relu", description="in TDF nets")
+    tdc_activation: Activation = Field(default="relu", description="in TDC nets")
+
+    bn_factor: int | None = Field(
+        default=16,
+        ge=1,
+        description="frequency bottleneck: bins divided by it (None: a single layer)",
+    )
+    min_bn_units: Positive = Field(default=16, description="smallest bottleneck")
+    tfc_tdf_bias: bool = Field(
+        default=False, description="biases in TFC_TDF, LaSAFT, LightSAFT linears"
+    )
+    bias: bool = Field(default=False, description="biases in TDF nets' linears")
+    num_tdfs: Positive = Field(default=6, description="latent sources of LaSAFT and LightSAFT")
+    dk: Positive = Field(default=32, description="attention key size of LaSAFT and LightSAFT")
+
+    modulation: Literal["none", "film", "pocm", "gpocm"] = Field(
+        default="gpocm", description="how a condition modulates the blocks named by condition_to"
+    )
+    condition_to: Literal["encoder", "decoder", "full"] = Field(
+        default="decoder", description="which blocks are modulated (full: the middle block too)"
+    )
+    control_vector_type: Literal["embedding", "one_hot_mode"] = Field(
+        default="embedding", description="how a source number becomes a control vector"
+    )
+    control_input_dim: int | None = Field(
+        default=None, ge=1, description="number of sources (None: as many as in sources)"
+    )
+    embedding_dim: Positive = Field(default=32, description="size of the embedded condition")
+    control_type: Literal["dense"] = Field(default="dense", description="the control network")
+    control_n_layer: int = Field(
+        default=4, ge=1, le=8, description="control network layers (1: none)"
+    )
+    film_type: Literal["simple", "complex"] = Field(
+        default="complex", description="FiLM: one gamma and beta a block, or one a channel"
+    )
+    gamma_activation: Activation = Field(default="identity", description="on FiLM's gamma")
+    beta_activation: Activation = Field(default="identity", description="on FiLM's beta")
+    pocm_type: Literal["naive", "matmul"] = Field(
+        default="matmul", description="PoCM weights read as [out, in] (naive) or [in, out] (matmul)"
+    )
+    pocm_norm: Literal["batch_norm"] | None = Field(
+        default="batch_norm", description="normalisation of the generated PoCM weights"
+    )
+
+    @property
+    def resolved_input_channels(self) -> int:
+        """Channels of the network's input and output (stereo unless said otherwise)."""
+        if self.input_channels is not None:
+            return self.input_channels
+        return 4 if self.spec_type == "complex" else 2
+
+    @property
+    def net_channels(self) -> int:
+        """The same number as ``resolved_input_channels``, by the name the network uses."""
+        return self.resolved_input_channels
+
+    @property
+    def audio_channels(self) -> int:
+        """1 for mono, 2 for stereo."""
+        return self.net_channels // (2 if self.spec_type == "complex" else 1)
+
+    @property
+    def spec_channels(self) -> int:
+        """Channels of a complex-as-channels spectrogram: real parts, then imaginary parts."""
+        return 2 * self.audio_channels
+
+    @property
+    def bins(self) -> int:
+        """Frequency bins of the one-sided spectrogram."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def resolved_last_activation(self) -> Activation:
+        """``last_activation``, or the one that suits the framework."""
+        if self.last_activation is not None:
+            return self.last_activation
+        if self.spec_est_mode == "mapping":
+            return "identity"
+        return "sigmoid" if self.spec_type == "magnitude" else "tanh"
+
+    @property
+    def levels(self) -> int:
+        """Down-sampling steps of the U-Net, each undone by an up-sampling."""
+        return self.n_blocks // 2
+
+    @property
+    def time_levels(self) -> tuple[int, ...]:
+        """Levels that halve the time resolution; TDF and TDC nets work frame by frame."""
+        if self.t_down_layers is not None:
+            return self.t_down_layers
+        return () if self.block in ("tdf", "tdc") else tuple(range(self.levels))
+
+    @property
+    def frequency_levels(self) -> tuple[int, ...]:
+        """Levels that halve the frequency resolution."""
+        return tuple(range(self.levels)) if self.f_down_layers is None else self.f_down_layers
+
+    @property
+    def time_reduction(self) -> int:
+        """The frame count must be a multiple of this."""
+        return 2 ** len(self.time_levels)
+
+    @property
+    def trim_frames(self) -> int:
+        """Frames dropped on each side of a separation chunk: about 5000 samples of context."""
+        return -(-5000 // self.hop_length)
+
+    @property
+    def chunk_samples(self) -> int:
+        """Samples of a window of ``num_frame`` frames."""
+        return self.hop_length * (self.num_frame - 1)
+
+    @property
+    def condition_size(self) -> int:
+        """Size of the control vector that a source number becomes."""
+        if self.control_vector_type == "one_hot_mode":
+            return len(self.sources)
+        return self.embedding_dim
+
+    @property
+    def attentive(self) -> bool:
+        """Every block listens to the condition through latent source attention."""
+        return self.block in ("tfc_lasaft", "tfc_lightsaft")
+
+    @property
+    def modulated_blocks(self) -> tuple[bool, ...]:
+        """For each block (encoders, middle, decoders): is it modulated?"""
+        encoder = self.condition_to in ("encoder", "full")
+        decoder = self.condition_to in ("decoder", "full")
+        flags = (encoder,) * self.levels + (self.condition_to == "full",) + (decoder,) * self.levels
+        return flags if self.modulation != "none" else (False,) * self.n_blocks
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> Self:
+        problems = [*_shape_problems(self), *_level_problems(self), *_source_problems(self)]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def _shape_problems(config: ModelConfig) -> Iterator[str]:
+    if config.n_fft % 2:
+        yield f"n_fft: got {config.n_fft}, allowed: an even number"
+    if config.hop_length > config.n_fft // 2:
+        yield (
+            f"hop_length: got {config.hop_length}, allowed: at most half of n_fft "
+            f"({config.n_fft // 2}), or the STFT cannot be inverted well"
+        )
+    if config.n_blocks % 2 == 0:
+        yield f"n_blocks: got {config.n_blocks}, allowed: an odd number (encoder, middle, decoder)"
+    for option in ("kernel_size_t", "kernel_size_f"):
+        if getattr(config, option) % 2 == 0:
+            yield f"{option}: got {getattr(config, option)}, allowed: an odd number"
+    allowed = (2, 4) if config.spec_type == "complex" else (1, 2)
+    if config.net_channels not in allowed:
+        yield (
+            f"input_channels: got {config.input_channels}, allowed with spec_type "
+            f"{config.spec_type}: {allowed[0]} (mono) or {allowed[1]} (stereo)"
+        )
+
+
+def _level_problems(config: ModelConfig) -> Iterator[str]:
+    levels = config.levels
+    for option in ("t_down_layers", "f_down_layers"):
+        chosen = getattr(config, option) or ()
+        wrong = sorted({level for level in chosen if not 0 <= level < levels})
+        if wrong or len(set(chosen)) != len(chosen):
+            yield (
+                f"{option}: got {list(chosen)}, allowed: different levels "
+                f"from 0 to {levels - 1} (n_blocks {config.n_blocks})"
+            )
+    bins, steps = config.n_fft // 2, len(config.frequency_levels)
+    if config.n_fft % 2 == 0 and (bins >> steps) << steps != bins:
+        yield (
+            f"n_fft: got {config.n_fft}, allowed: a multiple of {2 ** (steps + 1)}, because "
+            f"{steps} of the U-Net's levels halve the {bins} bins"
+        )
+    if config.num_frame % config.time_reduction:
+        yield (
+            f"num_frame: got {config.num_frame}, allowed: a multiple of "
+            f"{config.time_reduction}, because {len(config.time_levels)} of the U-Net's levels "
+            "halve the frames"
+        )
+
+
+def _source_problems(config: ModelConfig) -> Iterator[str]:
+    for name in config.sources:
+        if not re.fullmatch(r"\w[\w .+&()-]{0,63}", name) or name.endswith((".", " ")):
+            yield (
+                f"sources: got {name!r}, allowed: a name that can be a file name "
+                "(letters, digits, _ - + & . and spaces)"
+            )
+        elif name.lower() in RESERVED_SOURCES:
+            yield f"sources: got {name!r}, which is reserved for what all sources add up to"
+    folded = [name.lower() for name in config.sources]
+    for name in sorted({name for name in folded if folded.count(name) > 1}):
+        yield f"sources: got {name!r} more than once, allowed: different names"
+    if config.control_input_dim not in (None, len(config.sources)):
+        yield (
+            f"control_input_dim: got {config.control_input_dim}, allowed: the number of sources, "
+            f"{len(config.sources)} ({', '.join(config.sources)})"
+        )
+
+
+def _variant(modulation: str, block: str, **others: Any) -> dict[str, Any]:
+    return {"modulation": modulation, "block": block, **others}
+
+
+# The README's names, each a row of config values.
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "CUNET_TFC_FiLM": _variant("film", "tfc"),
+    "CUNET_TFC_FiLM_TDF": _variant("film", "tfc_tdf"),
+    "CUNET_TFC_FiLM_LaSAFT": _variant("film", "tfc_lasaft"),
+    "CUNET_TFC_GPoCM": _variant("gpocm", "tfc"),
+    "CUNET_TFC_GPoCM_TDF": _variant("gpocm", "tfc_tdf"),
+    "CUNET_TFC_GPoCM_LaSAFT": _variant("gpocm", "tfc_lasaft"),
+    "CUNET_TFC_GPoCM_LightSAFT": _variant("gpocm", "tfc_lightsaft"),
+    "Dense_CUNet_TFC_FiLM": _variant("film", "tfc"),
+    "Dense_CUNet_TFC_GPoCM": _variant("gpocm", "tfc"),
+    "lasaft_net": _variant("gpocm", "tfc_lasaft"),
+    "lightsaft_net": _variant("gpocm", "tfc_lightsaft"),
+    "lasaft_net_large": _variant("gpocm", "tfc_lasaft", n_fft=4096, n_blocks=9, embedding_dim=64),
+}
+
+_BLOCK_NAMES = {
+    "tfc": ("TFC", ""),
+    "tfc_tdf": ("TFC", "_TDF"),
+    "tfc_lasaft": ("TFC", "_LaSAFT"),
+    "tfc_lightsaft": ("TFC", "_LightSAFT"),
+    "tdf": ("TDF", ""),
+    "tdc": ("TDC", ""),
+}
+_MODULATION_NAMES = {"none": "", "film": "_FiLM", "pocm": "_PoCM", "gpocm": "_GPoCM"}
+
+
+def variant_name(config: ModelConfig) -> str:
+    """Return the README's name of the network, or one made in the same way.
+
+    >>> variant_name(ModelConfig(block="tfc_tdf"))
+    'CUNET_TFC_GPoCM_TDF'
+    >>> variant_name(ModelConfig(block="tdc", modulation="none"))
+    'UNET_TDC'
+    """
+    first, last = _BLOCK_NAMES[config.block]
+    kind = "CUNET" if config.attentive or config.modulation != "none" else "UNET"
+    return f"{kind}_{first}{_MODULATION_NAMES[config.modulation]}{last}"
+
+
+_CONTROL_OPTIONS = ("condition_to", "control_type", "control_n_layer")
+_FILM_OPTIONS = ("film_type", "gamma_activation", "beta_activation")
+_POCM_OPTIONS = ("pocm_type", "pocm_norm")
+_VECTOR_OPTIONS = ("control_vector_type", "embedding_dim")
+_TFC_BLOCKS = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft")
+# For each option of a block, the blocks that use it.
+_BLOCK_OPTIONS = {
+    "n_internal_layers": (*_TFC_BLOCKS, "tdc"),
+    "kernel_size_t": _TFC_BLOCKS,
+    "kernel_size_f": (*_TFC_BLOCKS, "tdc"),
+    "tfc_activation": ("tfc",),
+    "tfc_tdf_activation": _TFC_BLOCKS[1:],
+    "tdf_activation": ("tdf",),
+    "tdc_activation": ("tdc",),
+    "bn_factor": (*_TFC_BLOCKS[1:], "tdf"),
+    "min_bn_units": (*_TFC_BLOCKS[1:], "tdf"),
+    "tfc_tdf_bias": _TFC_BLOCKS[1:],
+    "bias": ("tdf",),
+    "num_tdfs": ("tfc_lasaft", "tfc_lightsaft"),
+    "dk": ("tfc_lasaft", "tfc_lightsaft"),
+}
+
+
+def without_effect(config: ModelConfig) -> dict[str, str]:
+    """Return the options that do nothing with the others chosen, each with the reason.
+
+    >>> without_effect(ModelConfig(block="tfc"))["dk"]
+    'block tfc does not use it (tfc_lasaft, tfc_lightsaft do)'
+    """
+    reasons: dict[str, str] = {}
+    modulated = any(config.modulated_blocks)
+    if config.modulation == "none":
+        why_not = "modulation is none"
+    else:
+        why_not = f"with n_blocks {config.n_blocks} no block is in condition_to"
+    if not modulated:
+        reasons |= dict.fromkeys(_CONTROL_OPTIONS + _FILM_OPTIONS + _POCM_OPTIONS, why_not)
+        if config.modulation != "none":
+            reasons["modulation"] = reasons.pop("condition_to")
+    elif config.modulation == "film":
+        reasons |= dict.fromkeys(_POCM_OPTIONS, "modulation is film")
+    else:
+        reasons |= dict.fromkeys(_FILM_OPTIONS, f"modulation is {config.modulation}")
+    if not modulated and not config.attentive:
+        reasons |= dict.fromkeys(_VECTOR_OPTIONS, f"{why_not} and the block has no attention")
+    elif config.control_vector_type == "one_hot_mode":
+        reasons["embedding_dim"] = "in one_hot_mode it is the number of sources"
+    for option, users in _BLOCK_OPTIONS.items():
+        if config.block not in users:
+            reasons[option] = f"block {config.block} does not use it ({', '.join(users)} do)"
+    if config.bn_factor is None:
+        reasons.setdefault("min_bn_units", "bn_factor None has no bottleneck")
+    return reasons

@@ -1,0 +1,95 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _temporary(path: Path) -> Path:
+    # A name of 255 bytes leaves no room for a suffix, so a long one is cut and told apart by a sum.
+    return path.with_name(
+        f".{path.name[:48]}.{zlib.crc32(path.name.encode()):08x}.tmp-{os.getpid()}"
+    )
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it becomes ``path``, else it is removed.
+
+    The file is synced before the rename and its folder after it, so a crash leaves the old file
+    or the new one. The folder is made if it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON to ``path``, whole or not at all."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    atomic_write_bytes(path, text.encode())
+
+
+@contextmanager
+def publish_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder`` that replaces it on success, else is removed.
+
+    Between the two renames of a replacement ``folder`` is missing for an instant; the old one is
+    then ``.<name>.old-<pid>`` and :func:`recover_folder` puts it back.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = _temporary(folder)
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        yield fresh
+        for item in fresh.rglob("*"):
+            _sync(item)
+        old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+        if folder.exists():
+            folder.replace(old)
+        fresh.replace(folder)
+        _sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Put back the old ``folder`` if a crash hit between the two renames; drop any leftovers.
+
+    Only the folder's one writer may call it, before it publishes again.
+    """
+    leftovers = sorted(folder.parent.glob(f".{folder.name}.old-*"))
+    if leftovers and not folder.exists():
+        leftovers.pop().replace(folder)
+    unfinished = folder.parent.glob(f".{folder.name[:48]}.*.tmp-*")
+    for leftover in [*leftovers, *unfinished]:
+        shutil.rmtree(leftover)

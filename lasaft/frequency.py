@@ -1,0 +1,183 @@
+"""Transforms along the whole frequency axis: TDF, and LaSAFT and LightSAFT that attend."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lasaft.activations import activation
+from lasaft.conditioning import Condition
+from lasaft.config import ModelConfig
+
+
+class FrequencyLayer(nn.Module):
+    """A linear layer over the bins of every frame, BatchNorm over channels, an activation."""
+
+    def __init__(
+        self, channels: int, bins: tuple[int, int], act: str, *, bias: bool, affine: bool = True
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(*bins, bias=bias)
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+        self.activation = activation(act)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel frame bins"]
+    ) -> Float[Tensor, "batch channel frame units"]:
+        """Transform the last axis."""
+        return self.activation(self.norm(self.linear(x)))
+
+
+def bottleneck(config: ModelConfig, bins: int) -> int | None:
+    """Units between ``bins`` inputs and as many outputs; None for a single layer."""
+    if config.bn_factor is None:
+        return None
+    return max(bins // config.bn_factor, config.min_bn_units)
+
+
+class TDF(nn.Sequential):
+    """Time-distributed fully connected layers: squeeze the bins and expand them again.
+
+    Args:
+        bins: inputs and outputs.
+        units: size of the bottleneck; None for a single layer.
+
+    Source: Choi et al., ISMIR 2020, section 3 (TDF).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        bins: tuple[int, int],
+        units: int | None,
+        act: str,
+        *,
+        bias: bool,
+        affine: bool = True,
+    ) -> None:
+        sizes = [bins] if units is None else [(bins[0], units), (units, bins[1])]
+        super().__init__(
+            *(FrequencyLayer(channels, size, act, bias=bias, affine=affine) for size in sizes)
+        )
+
+
+class Attention(nn.Module):
+    """How much each latent source matters to a condition.
+
+    Source: arXiv 2010.11631, section 2.3.
+    """
+
+    def __init__(self, condition_size: int, latent_sources: int, key_size: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(condition_size, key_size)
+        self.keys = nn.Parameter(torch.randn(key_size, latent_sources))
+
+    def forward(self, vector: Float[Tensor, "batch size"]) -> Float[Tensor, "batch latent"]:
+        """Return weights that sum to 1."""
+        scores = self.query(vector) @ self.keys
+        return (scores / math.sqrt(len(self.keys))).softmax(dim=-1)
+
+
+class Unchanged(nn.Module):
+    """No frequency transform."""
+
+    def forward(
+        self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
+    ) -> Float[Tensor, "batch channel frame bin"]:
+        """Return ``x``."""
+        return x
+
+
+class ResidualTDF(nn.Module):
+    """x + TDF(x), the same for every condition."""
+
+    def __init__(self, config: ModelConfig, bins: int) -> None:
+        super().__init__()
+        self.tdf = TDF(
+            config.internal_channels,
+            (bins, bins),
+            bottleneck(config, bins),
+            config.tfc_tdf_activation,
+            bias=config.tfc_tdf_bias,
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
+    ) -> Float[Tensor, "batch channel frame bin"]:
+        """Add the transform of ``x`` to it."""
+        return x + self.tdf(x)
+
+
+class LaSAFT(nn.Module):
+    """x + the attended sum of one TDF for each latent source.
+
+    All latent sources share one bottleneck; output f * K + k is bin f of latent source k.
+
+    Source: arXiv 2010.11631, section 2.3.
+    """
+
+    def __init__(self, config: ModelConfig, bins: int) -> None:
+        super().__init__()
+        self.attention = Attention(config.condition_size, config.num_tdfs, config.dk)
+        self.tdf = TDF(
+            config.internal_channels,
+            (bins, bins * config.num_tdfs),
+            bottleneck(config, bins * config.num_tdfs),
+            config.tfc_tdf_activation,
+            bias=config.tfc_tdf_bias,
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
+    ) -> Float[Tensor, "batch channel frame bin"]:
+        """Add the attended transform of ``x`` to it."""
+        assert condition.vector is not None
+        weights = self.attention(condition.vector)
+        values = self.tdf(x).unflatten(-1, (-1, weights.shape[-1]))
+        return x + torch.matmul(values, weights[:, None, None, :, None]).squeeze(-1)
+
+
+class LightSAFT(nn.Module):
+    """x + an expansion of the attended sum of the latent sources' bottlenecks.
+
+    Unit k * u + j of the first layer is unit j of latent source k. With no bottleneck
+    (bn_factor None) a latent source's units are its bins, and nothing is left to expand.
+
+    Source: the authors' CUNET_TFC_GPoCM_LightSAFT.
+    """
+
+    def __init__(self, config: ModelConfig, bins: int) -> None:
+        super().__init__()
+        self.attention = Attention(config.condition_size, config.num_tdfs, config.dk)
+        units = bottleneck(config, bins)
+
+        def layer(inputs: int, outputs: int) -> FrequencyLayer:
+            return FrequencyLayer(
+                config.internal_channels,
+                (inputs, outputs),
+                config.tfc_tdf_activation,
+                bias=config.tfc_tdf_bias,
+            )
+
+        self.squeeze = layer(bins, config.num_tdfs * (units or bins))
+        self.expand = layer(units, bins) if units else nn.Identity()
+
+    def forward(
+        self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
+    ) -> Float[Tensor, "batch channel frame bin"]:
+        """Add the attended transform of ``x`` to it."""
+        assert condition.vector is not None
+        weights = self.attention(condition.vector)
+        values = self.squeeze(x).unflatten(-1, (weights.shape[-1], -1))
+        attended = torch.matmul(weights[:, None, None, None, :], values).squeeze(-2)
+        return x + self.expand(attended)
+
+
+def build_frequency(config: ModelConfig, bins: int) -> nn.Module:
+    """Return the frequency transform of a block with this many bins."""
+    builders = {"tfc_tdf": ResidualTDF, "tfc_lasaft": LaSAFT, "tfc_lightsaft": LightSAFT}
+    builder = builders.get(config.block)
+    return Unchanged() if builder is None else builder(config, bins)

@@ -1,0 +1,101 @@
+"""Metrics of a whole signal without filters, as papers beside museval quote them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lasaft.errors import AudioError
+from lasaft.metrics.frames import ratio_db
+from lasaft.metrics.signals import Array
+
+_MDX_DELTA = 1e-7  # of the MDX 2021 challenge; the other convention in use is 1e-8
+
+
+def usdr(references: Any, estimates: Any, *, delta: float = _MDX_DELTA) -> Array:
+    """Return the SDR of the MDX challenges (uSDR) in dB, one number for each whole source.
+
+    10 log10((sum s^2 + delta) / (sum (s - e)^2 + delta)), sums over channels and samples.
+    The same as MDX21's and Demucs' nSDR. A silent reference has a score too: 0 dB where the
+    estimate is silent as well.
+
+    Args:
+        references: [source, channel, sample], scaled to full scale = 1.
+        estimates: of the same shape.
+        delta: keeps the score finite; 1e-7 in MDX, Demucs and mdx-net, 1e-8 in some toolkits.
+
+    Returns:
+        [source] float64.
+
+    Raises:
+        AudioError: shapes that differ.
+
+    Source:
+        Mitsufuji et al., Music Demixing Challenge 2021.
+    """
+    true, ours = _same_shape(references, estimates)
+    power = np.array([_energy(s) for s in true])
+    error = np.array([_energy(s - e) for s, e in zip(true, ours, strict=True)])
+    return ratio_db(power + delta, error + delta)
+
+
+nsdr = usdr  # one quantity, two names: MDX says uSDR, Demucs nSDR
+
+
+def si_sdr(references: Any, estimates: Any, *, zero_mean: bool = False) -> Array:
+    """Return the scale-invariant SDR in dB, one number for each whole source.
+
+    10 log10(|a s|^2 / |a s - e|^2) with a = <e, s> / |s|^2, sums over channels and samples.
+    Infinite where e is a multiple of s, minus infinity where they are orthogonal, NaN where the
+    reference is silent.
+
+    Args:
+        references: [source, channel, sample].
+        estimates: of the same shape.
+        zero_mean: take the mean of each channel away first.
+
+    Returns:
+        [source] float64.
+
+    Raises:
+        AudioError: shapes that differ.
+
+    Source:
+        Le Roux, Wisdom, Erdogan, Hershey: SDR, half-baked or well done? 2019.
+    """
+    true, ours = _same_shape(references, estimates)
+    scores = []
+    for reference, estimate in zip(true, ours, strict=True):
+        s, e = reference, estimate
+        if zero_mean:
+            s, e = s - s.mean(axis=1, keepdims=True), e - e.mean(axis=1, keepdims=True)
+        power = _energy(s)
+        target = np.vdot(e, s) / power * s if power else np.full_like(s, np.nan)
+        scores.append(ratio_db(_energy(target), _energy(target - e)))
+    return np.array(scores)
+
+
+def _energy(signal: Array) -> Array:
+    return np.asarray(np.vdot(signal, signal))
+
+
+def _same_shape(references: Any, estimates: Any) -> tuple[list[Array], list[Array]]:
+    arrays: list[list[Array]] = []
+    for name, sources in (("references", references), ("estimates", estimates)):
+        arrays.append([])
+        for index, source in enumerate(sources):
+            array = np.asarray(source.detach().cpu() if hasattr(source, "detach") else source)
+            if array.ndim != 2 or array.dtype.kind not in "fiu":
+                raise AudioError(
+                    f"{name}[{index}]: shape {array.shape}, dtype {array.dtype}; "
+                    "each source must be real numbers [channel, sample]"
+                )
+            arrays[-1].append(array.astype(np.float64, copy=False))
+    true, ours = arrays
+    if [a.shape for a in true] != [a.shape for a in ours] or not true:
+        raise AudioError(
+            f"references {[a.shape for a in true]} and estimates {[a.shape for a in ours]} "
+            "differ in shape; the same sources of the same length are needed"
+        )
+    return true, ours

@@ -1,0 +1,262 @@
+"""A reader of pickles that runs nothing of what they ask for.
+
+A pickle is a program for a small stack machine. This one knows the instructions that build plain
+values; a class or function that the program names becomes an inert stand-in which remembers what
+was done to it. Names that no checkpoint needs, such as ``os.system``, end the reading.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, cast
+
+from lasaft.errors import CheckpointError
+
+# What may be named of the standard library: types that hold values. Other packages' names are
+# never looked up, so they may be anything.
+_HARMLESS = {
+    "argparse": {"Namespace"},
+    "builtins": {
+        "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list",
+        "object", "range", "set", "slice", "str", "tuple",
+    },
+    "_codecs": {"encode"},
+    "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
+    "copyreg": {"_reconstructor", "__newobj__"},
+    "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
+    "decimal": {"Decimal"},
+    "fractions": {"Fraction"},
+    "functools": {"partial"},
+    "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
+    "types": {"SimpleNamespace"},
+    "uuid": {"UUID"},
+}  # fmt: skip
+
+
+@dataclass(eq=False)
+class StandIn:
+    """What stands for a class, a function or an object made by one; it does nothing."""
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    items: dict[Any, Any] = field(default_factory=dict)
+    state: Any = None
+
+
+class Builder(StandIn):
+    """A stand-in whose call is allowed: ``make`` is ours and gets the arguments."""
+
+    def __init__(self, name: str, make: Callable[..., Any]) -> None:
+        super().__init__(name)
+        self.make = make
+
+
+_MARK = object()
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+# Their argument is the value.
+_LITERALS = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE",
+    "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
+_FROM_MARK = {"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}
+_SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def read_pickle(
+    stream: BinaryIO,
+    name: str,
+    builders: Mapping[str, Callable[..., Any]],
+    persistent: Callable[[Any], Any],
+) -> Any:
+    """Read one pickle from ``stream`` and leave the stream behind it.
+
+    Args:
+        stream: at the pickle's start.
+        name: of the file, for messages.
+        builders: by dotted name, what the calls that are allowed make of their arguments.
+        persistent: makes an object of a persistent id (torch: a storage).
+
+    Returns:
+        Plain values, what ``builders`` and ``persistent`` made, and stand-ins.
+
+    Raises:
+        CheckpointError: it is damaged, or names or does what no checkpoint needs.
+    """
+    machine = _Machine(name, builders, persistent)
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            machine.step(opcode.name, argument)
+        return machine.stack[-1]
+    except CheckpointError:
+        raise
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise CheckpointError(f"{name}: is damaged, its pickle cannot be read: {error}") from error
+
+
+class _Machine:
+    """The stack machine: one method an instruction or a family of them."""
+
+    def __init__(
+        self, name: str, builders: Mapping[str, Callable[..., Any]], persistent: Callable[..., Any]
+    ) -> None:
+        self.stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._name, self._builders, self._persistent = name, builders, persistent
+
+    def step(self, opcode: str, argument: Any) -> None:
+        """Do one instruction."""
+        stack = self.stack
+        if opcode in _LITERALS:
+            stack.append(argument)
+        elif opcode in _CONSTANTS:
+            stack.append(_CONSTANTS[opcode])
+        elif opcode in _EMPTY:
+            stack.append(_EMPTY[opcode]())
+        elif opcode in _FROM_MARK:
+            stack.append(_FROM_MARK[opcode](self._pop_mark()))
+        elif opcode in _SHORT_TUPLES:
+            count = _SHORT_TUPLES[opcode]
+            stack.append(tuple(self._pop() for _ in range(count))[::-1])
+        elif opcode in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = stack[-1]
+        elif opcode in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self._memo[argument])
+        elif opcode not in ("PROTO", "FRAME", "STOP"):
+            action = getattr(self, f"op_{opcode.lower()}", None)
+            if action is None:
+                raise CheckpointError(
+                    f"{self._name}: refused: its pickle has the instruction {opcode}, which no "
+                    "checkpoint needs"
+                )
+            action(argument)
+
+    def _pop(self) -> Any:
+        value = self.stack.pop()
+        if value is _MARK:
+            raise ValueError("a mark where a value should be")
+        return value
+
+    def _pop_mark(self) -> list[Any]:
+        values = []
+        while (value := self.stack.pop()) is not _MARK:
+            values.append(value)
+        return values[::-1]
+
+    def op_mark(self, _: object) -> None:
+        self.stack.append(_MARK)
+
+    def op_pop_mark(self, _: object) -> None:
+        self._pop_mark()
+
+    def op_pop(self, _: object) -> None:
+        self.stack.pop()
+
+    def op_dup(self, _: object) -> None:
+        self.stack.append(self.stack[-1])
+
+    def op_memoize(self, _: object) -> None:
+        self._memo[len(self._memo)] = self.stack[-1]
+
+    def op_dict(self, _: object) -> None:
+        values = self._pop_mark()
+        self.stack.append(dict(zip(values[::2], values[1::2], strict=True)))
+
+    def op_setitem(self, _: object) -> None:
+        value, key = self._pop(), self._pop()
+        self._put({key: value})
+
+    def op_setitems(self, _: object) -> None:
+        values = self._pop_mark()
+        self._put(dict(zip(values[::2], values[1::2], strict=True)))
+
+    def _put(self, items: dict[Any, Any]) -> None:
+        target = self.stack[-1]
+        (target.items if isinstance(target, StandIn) else cast(dict[Any, Any], target)).update(
+            items
+        )
+
+    def op_append(self, _: object) -> None:
+        self._extend([self._pop()])
+
+    def op_appends(self, _: object) -> None:
+        self._extend(self._pop_mark())
+
+    def _extend(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, StandIn):
+            target.arguments += tuple(values)
+        else:
+            target.extend(values)
+
+    def op_additems(self, _: object) -> None:
+        values, target = self._pop_mark(), self.stack[-1]
+        if isinstance(target, StandIn):
+            target.arguments += tuple(values)
+        else:
+            target.update(values)
+
+    def op_binpersid(self, _: object) -> None:
+        self.stack.append(self._persistent(self._pop()))
+
+    def op_global(self, argument: str) -> None:
+        module, name = argument.split(" ", 1)
+        # Up to protocol 2 a pickle uses Python 2's names.
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        self.stack.append(self._find(module, name))
+
+    def op_stack_global(self, _: object) -> None:
+        name, module = self._pop(), self._pop()
+        self.stack.append(self._find(module, name))
+
+    def _find(self, module: str, name: str) -> StandIn:
+        dotted = f"{module}.{name}"
+        if dotted in self._builders:
+            return Builder(dotted, self._builders[dotted])
+        root = module.partition(".")[0]
+        known = root in sys.stdlib_module_names or root in ("__builtin__", "__builtins__")
+        # Python itself writes __main__ for the classes of a script; nothing is looked up there.
+        if known and root != "__main__" and name not in _HARMLESS.get(module, ()):
+            raise CheckpointError(
+                f"{self._name}: refused: it asks for {dotted} when it is read, which no "
+                "checkpoint needs. Nothing of it was run; do not load it with anything else"
+            )
+        return StandIn(dotted)
+
+    def op_reduce(self, _: object) -> None:
+        arguments, function = self._pop(), self._pop()
+        self.stack.append(self._call(function, arguments))
+
+    def op_newobj(self, _: object) -> None:
+        self.op_reduce(None)
+
+    def op_newobj_ex(self, _: object) -> None:
+        keywords, arguments, function = self._pop(), self._pop(), self._pop()
+        self.stack.append(self._call(function, (*arguments, keywords)))
+
+    def _call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        if not isinstance(function, StandIn) or not isinstance(arguments, tuple):
+            raise ValueError("a call of something that is no class or function")
+        if isinstance(function, Builder):
+            return function.make(*arguments)
+        if function.name in ("copyreg._reconstructor", "copyreg.__newobj__"):
+            return StandIn(arguments[0].name)
+        return StandIn(function.name, arguments)
+
+    def op_build(self, _: object) -> None:
+        state, target = self._pop(), self.stack[-1]
+        # Only a stand-in may keep its state: on anything else it could change what is ours.
+        if isinstance(target, StandIn):
+            target.state = state

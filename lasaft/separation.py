@@ -1,0 +1,319 @@
+"""Separation of whole songs: any length, any sample rate, all sources at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lasaft.audio import BLOCK_SAMPLES, Samples, check_finite, resample
+from lasaft.chunks import Chunk, cut, frame_grid, overlap_add, wave_grid
+from lasaft.config import ModelConfig
+from lasaft.errors import AudioError, ConfigError
+from lasaft.model import LaSAFT
+from lasaft.specialise import specialise
+
+Precision = Literal["32", "bf16"]
+# Complex-as-channels mixture [batch, 2 * channel, frame, bin] -> an estimate for each condition
+# [batch, condition, 2 * channel, frame, bin].
+Estimator = Callable[[Tensor], Tensor]
+BuildEstimator = Callable[[LaSAFT, Tensor], Estimator]
+
+# More channels than this in an array means that its axes are the wrong way round.
+_MOST_CHANNELS = 64
+_RATES_HZ = (1000, 768000)
+
+
+def plain_estimator(model: LaSAFT, conditions: Tensor) -> Estimator:
+    """Return the network as it is, run for all ``conditions`` [condition] in one batch."""
+
+    def estimate(mixture: Tensor) -> Tensor:
+        batch, count = len(mixture), len(conditions)
+        repeated = mixture.repeat_interleave(count, dim=0)
+        result = model.estimate(repeated, conditions.repeat(batch))
+        return model.to_spectrogram(result, repeated).unflatten(0, (batch, count))
+
+    return estimate
+
+
+class Separator:
+    """Separates waveforms with a trained network.
+
+    Args:
+        model: the network; it is run where its weights are and set to eval mode.
+        overlap_ratio: share of a chunk that is separated twice and averaged, from 0 to 0.5.
+        batch_size: chunks that go through the network at once.
+        precision: ``32``, or ``bf16`` for bfloat16 inside the network (about 28 dB less exact).
+        build_estimator: makes the function that is run on each chunk, from the network and the
+            conditions wanted (see :data:`Estimator`); default: the network's fast form for them,
+            of :func:`lasaft.specialise.specialise`; :func:`plain_estimator`: as it was trained.
+            It is made when targets are first asked for: weights must not change afterwards.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+
+    >>> from lasaft.config import ModelConfig
+    >>> config = ModelConfig(n_fft=256, hop_length=128, n_blocks=3, internal_channels=4)
+    >>> stems = Separator(LaSAFT(config)).separate(np.zeros((2, 5000), np.float32), 44100)
+    >>> {name: tuple(stem.shape) for name, stem in stems.items()}["vocals"]
+    (2, 5000)
+    """
+
+    def __init__(
+        self,
+        model: LaSAFT,
+        overlap_ratio: float = 0.5,
+        batch_size: int = 1,
+        precision: Precision = "32",
+        build_estimator: BuildEstimator | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size: got {batch_size}, allowed: 1 or more")
+        if precision not in ("32", "bf16"):
+            raise ConfigError(f"precision: got {precision!r}, allowed: 32, bf16")
+        self.config: ModelConfig = model.config
+        self._grid = wave_grid(model.config, overlap_ratio)
+        self._model = model.eval()
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._batch_size, self._precision = batch_size, precision
+        self._build = build_estimator or partial(specialise, dtype=dtype)
+        self._built: tuple[tuple[str, ...], Estimator] | None = None
+
+    def separate(
+        self,
+        waveform: Tensor | np.ndarray,
+        sample_rate: int,
+        targets: Sequence[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return an estimate of each target, as long as the waveform and with its channels.
+
+        Args:
+            waveform: floats [channel, sample] (or [sample]: mono), full scale ±1, any length.
+            sample_rate: of the waveform, in Hz; the estimates have it too.
+            targets: names of sources (default: all).
+            progress: is called with the number of samples that have just been finished.
+
+        Returns:
+            for each target float32 [channel, sample] on the CPU; nothing is clipped.
+
+        Raises:
+            AudioError: the waveform is empty, not finite, or of no usable shape or type.
+            ConfigError: ``targets`` has a name that the network does not know.
+        """
+        names = self.targets(targets)
+        audio = _as_waveform(waveform)
+        blocks = np.split(audio, range(BLOCK_SAMPLES, audio.shape[1], BLOCK_SAMPLES), axis=1)
+        result = torch.empty((len(names), *audio.shape))
+        position = 0
+        for piece in self.stream(blocks, sample_rate, names):
+            count = piece.shape[-1]
+            result[..., position : position + count] = torch.from_numpy(piece)
+            position += count
+            if progress is not None:
+                progress(count)
+        return dict(zip(names, result, strict=True))
+
+    def stream(
+        self,
+        blocks: Iterable[Samples],
+        sample_rate: int,
+        targets: Sequence[str] | None = None,
+        name: object = "the waveform",
+    ) -> Iterator[Samples]:
+        """Separate a signal that arrives in blocks, in memory that does not grow with its length.
+
+        Args:
+            blocks: float32 [channel, sample] each, of any size.
+            sample_rate: in Hz.
+            targets: names of sources (default: all).
+            name: what messages call the signal.
+
+        Yields:
+            float32 [target, channel, sample]: together as long as the input, to the sample.
+
+        Raises:
+            AudioError: the signal is empty, not finite, or has the wrong number of channels.
+            ConfigError: ``targets`` has a name that the network does not know.
+        """
+        names = self.targets(targets)
+        if not _RATES_HZ[0] <= sample_rate <= _RATES_HZ[1]:
+            raise AudioError(
+                f"{name}: has a sample rate of {sample_rate} Hz, allowed: from {_RATES_HZ[0]} to "
+                f"{_RATES_HZ[1]}"
+            )
+        counted = _Counted(blocks, sample_rate, self.config.audio_channels, name)
+        ours = resample(counted, sample_rate, self.config.sample_rate)
+        separated = self._separate((torch.from_numpy(block) for block in ours), names)
+        flat = (piece.flatten(0, 1).numpy() for piece in separated)
+        position = 0
+        for block in resample(flat, self.config.sample_rate, sample_rate):
+            piece = block[:, : counted.samples - position]
+            position += piece.shape[1]
+            yield piece.reshape(len(names), counted.channels, -1)
+        # Resampling there and back can lose a sample or two of the end.
+        missing = counted.samples - position
+        if missing:
+            yield np.zeros((len(names), counted.channels, missing), np.float32)
+
+    def targets(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """Return ``names`` without repetitions, or all sources; ConfigError for an unknown one."""
+        if names is None:
+            return self.config.sources
+        if not names:
+            raise ConfigError("targets: is empty, name at least one source")
+        unknown = [name for name in names if name not in self.config.sources]
+        if unknown:
+            raise ConfigError(
+                f"targets: got {', '.join(unknown)}, allowed: {', '.join(self.config.sources)}"
+            )
+        return tuple(dict.fromkeys(names))
+
+    def _separate(self, blocks: Iterable[Tensor], names: tuple[str, ...]) -> Iterator[Tensor]:
+        """Yield [target, channel, sample] at the network's sample rate."""
+        estimator = self._estimator(names)
+
+        def pieces() -> Iterator[tuple[Chunk, Tensor]]:
+            chunks = cut(blocks, self._grid)
+            while group := tuple(islice(chunks, self._batch_size)):
+                windows = torch.stack([chunk.window for chunk in group])
+                yield from zip(group, self._windows(windows, estimator), strict=True)
+
+        return overlap_add(pieces(), self._grid)
+
+    def _windows(self, windows: Tensor, estimator: Estimator) -> Tensor:
+        """[batch, channel, window] -> [batch, target, channel, chunk], both on the CPU."""
+        model, grid = self._model, self._grid
+        batch, channels, _ = windows.shape
+        device = _device(model)
+        with torch.no_grad():
+            spec = model.spectrogram.stft(_to_network(windows.to(device), self.config))
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+                estimate = estimator(spec)
+            count = estimate.shape[1]
+            waves = model.spectrogram.istft(estimate.flatten(0, 1).float(), grid.window)
+            waves = waves[..., grid.trim : grid.trim + grid.length].unflatten(0, (-1, count))
+            return _from_network(waves, batch, channels).cpu()
+
+    def _estimator(self, names: tuple[str, ...]) -> Estimator:
+        if self._built is None or self._built[0] != names:
+            self._built = names, self._build(self._model, _conditions(self._model, names))
+        return self._built[1]
+
+
+def separate_spectrogram(
+    model: LaSAFT, spec: Tensor, targets: Sequence[str] | None = None
+) -> Tensor:
+    """Separate a whole track's spectrogram, window by window, for validation.
+
+    Args:
+        model: in whatever mode; it is run in eval mode.
+        spec: complex-as-channels [2 * channel, frame, bin]; outside it the network sees zeros.
+        targets: names of sources (default: all).
+
+    Returns:
+        [target, 2 * channel, frame, bin], where ``spec`` is.
+    """
+    names = model.config.sources if targets is None else tuple(targets)
+    grid = frame_grid(model.config)
+    device = _device(model)
+    pieces: list[tuple[Chunk, Tensor]] = []
+    with _evaluating(model), torch.no_grad():
+        estimator = plain_estimator(model, _conditions(model, names))
+        for chunk in cut([spec.transpose(-1, -2)], grid):
+            estimate = estimator(chunk.window.transpose(-1, -2)[None].to(device))[0]
+            inner = estimate[..., grid.trim : grid.trim + grid.length, :]
+            pieces.append((chunk, inner.transpose(-1, -2).to(spec.device)))
+    return torch.cat(list(overlap_add(pieces, grid)), dim=-1).transpose(-1, -2)
+
+
+class _Counted:
+    """The blocks of a signal, checked and counted on their way."""
+
+    def __init__(
+        self, blocks: Iterable[Samples], sample_rate: int, wanted: int, name: object
+    ) -> None:
+        self._blocks, self._rate, self._wanted, self._name = blocks, sample_rate, wanted, name
+        self.samples = self.channels = 0
+
+    def __iter__(self) -> Iterator[Samples]:
+        for block in self._blocks:
+            self._check(block)
+            self.samples += block.shape[1]
+            yield block
+        if self.samples == 0:
+            raise AudioError(f"{self._name}: holds no audio (0 samples)")
+
+    def _check(self, block: Samples) -> None:
+        channels = len(block)
+        if self.channels not in (0, channels):
+            raise AudioError(f"{self._name}: goes from {self.channels} to {channels} channels")
+        # A mono network separates any number of channels, each by itself.
+        if channels != 1 and self._wanted not in (1, channels):
+            raise AudioError(
+                f"{self._name}: has {channels} channels, allowed: 1 or {self._wanted}, because "
+                f"the network was made for {self._wanted}"
+            )
+        self.channels = channels
+        check_finite(block, self._name, self.samples, self._rate)
+
+
+def _as_waveform(waveform: Tensor | np.ndarray) -> Samples:
+    """Return ``waveform`` as float32 [channel, sample], or say what is wrong with it."""
+    array = waveform.detach().cpu() if isinstance(waveform, Tensor) else np.asarray(waveform)
+    if isinstance(array, Tensor):
+        array = (array.float() if array.is_floating_point() else array).numpy()
+    if array.dtype.kind != "f":
+        raise AudioError(
+            f"the waveform holds {array.dtype} values, allowed: floats with full scale ±1 "
+            "(divide int16 by 32768)"
+        )
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or len(array) > _MOST_CHANNELS:
+        raise AudioError(
+            f"the waveform has the shape {tuple(array.shape)}, allowed: [channel, sample]"
+        )
+    if array.size == 0:
+        raise AudioError("the waveform holds no audio (0 samples)")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
+        return array.astype(np.float32, copy=False)
+
+
+def _to_network(windows: Tensor, config: ModelConfig) -> Tensor:
+    """[batch, channel, sample] -> the network's channels; for a mono network a batch of them."""
+    if config.audio_channels == 1:
+        return windows.reshape(-1, 1, windows.shape[-1])
+    return windows.expand(-1, config.audio_channels, -1)
+
+
+def _from_network(waves: Tensor, batch: int, channels: int) -> Tensor:
+    """Undo :func:`_to_network`: [..., target, channel, sample] with the signal's ``channels``."""
+    if waves.shape[2] == 1:
+        return waves.unflatten(0, (batch, channels)).squeeze(3).transpose(1, 2)
+    return waves.mean(dim=2, keepdim=True) if channels == 1 else waves
+
+
+def _conditions(model: LaSAFT, names: Sequence[str]) -> Tensor:
+    indices = [model.config.sources.index(name) for name in names]
+    return torch.tensor(indices, dtype=torch.int64, device=_device(model))
+
+
+def _device(model: LaSAFT) -> torch.device:
+    return next(model.parameters()).device
+
+
+@contextmanager
+def _evaluating(model: LaSAFT) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

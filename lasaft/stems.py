@@ -1,0 +1,214 @@
+"""Songs in files to stems in files: what they are called, and how they get there whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from lasaft.audio import SUBTYPES, AudioReader, AudioWriter, Encoding
+from lasaft.errors import AudioError, ConfigError
+from lasaft.files import atomic_path
+from lasaft.separation import Separator
+
+DEFAULT_NAME = "{track}/{source}"
+_FIELDS = ("track", "source")
+# Not allowed in file names on one system or another, or with a meaning in paths.
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+_LONGEST_NAME_BYTES = 200
+
+
+@dataclass(frozen=True)
+class Stems:
+    """What was made of one song.
+
+    Args:
+        song: the file that was read.
+        files: by target, the files that were written.
+        sample_rate: in Hz, of both.
+        channels: their number, of both.
+        seconds: the song's length.
+        peaks: by target, the largest absolute value.
+        clipped: by target, how many values the format had to cut to ±1.
+        notes: what a user should know: conversions and clipping.
+    """
+
+    song: Path
+    files: Mapping[str, Path]
+    sample_rate: int
+    channels: int
+    seconds: float
+    peaks: Mapping[str, float]
+    clipped: Mapping[str, int]
+    notes: Sequence[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "song": str(self.song),
+            "files": {target: str(path) for target, path in self.files.items()},
+            "sample_rate": self.sample_rate,
+            "channels": self.channels,
+            "seconds": round(self.seconds, 3),
+            "peaks": dict(self.peaks),
+            "clipped": dict(self.clipped),
+            "notes": list(self.notes),
+        }
+
+
+def file_format(template: str, wanted: str | None) -> str:
+    """Return the format that the user asked for, by option or by the template's ending."""
+    ending = template.rpartition(".")[2].lower()
+    ending = ending if ending in SUBTYPES else ""
+    if wanted and ending and wanted != ending:
+        raise ConfigError(f"format: got {wanted}, but name ends in .{ending}")
+    return wanted or ending or "wav"
+
+
+def plan_files(
+    songs: Sequence[Path], targets: Sequence[str], folder: Path, template: str, suffix: str
+) -> list[dict[str, Path]]:
+    """Return for each song where each target goes, all below ``folder``.
+
+    Args:
+        songs: the files to read; a song's ``{track}`` is its file name without the ending.
+        targets: names of sources.
+        folder: where the files go.
+        template: of the path in ``folder``, with ``{track}`` and ``{source}``.
+        suffix: ending without the dot; added to what ``template`` gives if it is not there.
+
+    Raises:
+        ConfigError: the template has other fields or leaves the folder, two files would get one
+            path, or a song would be overwritten.
+    """
+    _check_template(template)
+    if not template.lower().endswith(f".{suffix}"):
+        template = f"{template}.{suffix}"
+    plan: list[dict[str, Path]] = []
+    owners: dict[str, str] = {_same(song): f"the song {song}" for song in songs}
+    for song in songs:
+        paths = {}
+        for target in targets:
+            names = {"track": safe_name(song.stem), "source": safe_name(target)}
+            path = folder / re.sub(r"\{(\w+)\}", lambda found, n=names: n[found[1]], template)
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise ConfigError(f"name: {template!r} leads out of {folder} for {song}")
+            owner = owners.setdefault(_same(path), f"{target} of {song}")
+            if owner != f"{target} of {song}" or target in paths:
+                raise ConfigError(
+                    f"name: {template!r} gives {target} of {song} the path {path}, which is that "
+                    f"of {owner}"
+                )
+            paths[target] = path
+        plan.append(paths)
+    return plan
+
+
+def safe_name(name: str) -> str:
+    """Return ``name`` as one part of a path that is good on every system.
+
+    >>> safe_name("../AC/DC: Back?")
+    '_AC_DC_ Back_'
+    """
+    name = _UNSAFE.sub("_", name.lstrip("."))
+    while len(name.encode()) > _LONGEST_NAME_BYTES:
+        name = name[:-1]
+    return name.rstrip(". ") or "_"
+
+
+def separate_file(
+    separator: Separator,
+    song: Path,
+    files: Mapping[str, Path],
+    encoding: Encoding,
+    begin: Callable[[float], Callable[[float], object]] | None = None,
+) -> Stems:
+    """Separate one song block by block; each file appears whole, none if the song fails.
+
+    Args:
+        separator: with the network.
+        song: an audio file.
+        files: by target, where the estimates go; folders are made.
+        encoding: format and bits.
+        begin: is called with the song's seconds and returns what is called with the seconds that
+            have just been finished.
+
+    Raises:
+        AudioError: the song cannot be read.
+        ConfigError: the format cannot hold the song's sample rate or channels.
+        OSError: a file cannot be written.
+    """
+    with ExitStack() as stack:
+        reader = stack.enter_context(AudioReader(song))
+        rate, channels = reader.sample_rate, reader.channels
+        encoding.check(rate, channels)
+        advance = begin(reader.frames / rate) if begin else None
+        writers = {
+            target: stack.enter_context(
+                AudioWriter(
+                    stack.enter_context(atomic_path(path)), rate, channels, encoding, reader.frames
+                )
+            )
+            for target, path in files.items()
+        }
+        samples = 0
+        for block in separator.stream(reader.blocks(), rate, list(writers), name=song):
+            samples += block.shape[-1]
+            for writer, estimate in zip(writers.values(), block, strict=True):
+                writer.write(estimate)
+            if advance is not None:
+                advance(block.shape[-1] / rate)
+    clipped = {target: writer.clipped for target, writer in writers.items()}
+    return Stems(
+        song, dict(files), rate, channels, samples / rate,
+        {target: writer.peak for target, writer in writers.items()}, clipped,
+        _notes(separator, rate, channels, clipped),
+    )  # fmt: skip
+
+
+def _notes(separator: Separator, rate: int, channels: int, clipped: Mapping[str, int]) -> list[str]:
+    ours = separator.config.sample_rate
+    wanted = separator.config.audio_channels
+    notes = []
+    if rate != ours:
+        notes.append(f"{rate} Hz: separated at {ours} Hz, the stems are at {rate} Hz again")
+    if channels == 1 < wanted:
+        notes.append("mono: separated as two equal channels, the stems are mono again")
+    elif channels > wanted == 1:
+        notes.append(f"{channels} channels: each was separated by itself by the mono network")
+    cut = [f"{target} {count}" for target, count in clipped.items() if count]
+    if cut:
+        notes.append(f"values above full scale were clipped: {', '.join(cut)} (wav 32f keeps them)")
+    return notes
+
+
+def check_writable(folder: Path) -> None:
+    """Make ``folder`` and raise an AudioError if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise AudioError(f"output_dir {folder}: cannot be written: {error.strerror}") from error
+
+
+def _same(path: Path) -> str:
+    # Some systems do not tell upper from lower case.
+    return str(path.resolve()).casefold()
+
+
+def _check_template(template: str) -> None:
+    rest = template
+    for name in _FIELDS:
+        rest = rest.replace("{" + name + "}", "")
+    if "{" in rest or "}" in rest or "\x00" in rest:
+        raise ConfigError(f"name: got {template!r}, allowed in braces: {{track}} and {{source}}")
+    parts = Path(template).parts
+    if not template.strip() or template.endswith("/") or Path(template).is_absolute():
+        raise ConfigError(f"name: got {template!r}, allowed: a file path inside output_dir")
+    if ".." in parts:
+        raise ConfigError(f"name: got {template!r}, which has .. in it and may leave output_dir")

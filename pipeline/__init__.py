@@ -1,0 +1,1 @@
+"""The stages from raw songs to a leaderboard, as Ray workflows."""

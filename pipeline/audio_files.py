@@ -1,0 +1,227 @@
+"""Headers and samples of wav and .stem.mp4 files, in blocks of bounded size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from lasaft.errors import AudioError, DataError
+
+# The audio streams of a MUSDB18 file, in the file's order.
+STEM_MP4_STREAMS = ("mixture", "drums", "bass", "other", "vocals")
+
+_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what a writer to a pipe leaves in a wav header
+_STEM_MP4_SLACK_SECONDS = 0.5  # AAC priming: a container's length differs from the decoded one
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about one stream; ``samples`` is the container's count."""
+
+    sample_rate: int
+    channels: int
+    samples: int
+
+
+def read_wav_header(path: Path) -> Header:
+    """Return the header of a wav file.
+
+    Raises:
+        AudioError: the file is no audio, or shorter than its header says.
+    """
+    try:
+        missing = _missing_wav_bytes(path)
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(f"cannot be read as audio ({_reason(error)})") from error
+    if missing:
+        raise AudioError(f"is truncated: {missing} bytes fewer than its header says")
+    return Header(info.samplerate, info.channels, info.frames)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rsplit(": ", maxsplit=1)[-1].strip().rstrip(".") or type(error).__name__
+
+
+def _missing_wav_bytes(path: Path) -> int:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return 0
+        file.seek(12)
+        while len(chunk := file.read(8)) == 8:
+            length = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                end = file.tell() + length
+                return 0 if length in _UNKNOWN_SIZES else max(0, end - size)
+            file.seek(length + length % 2, 1)
+    return 0
+
+
+def require_ffmpeg() -> None:
+    """Raise DataError, saying what to install, unless ffmpeg and ffprobe are on PATH."""
+    missing = [name for name in ("ffmpeg", "ffprobe") if shutil.which(name) is None]
+    if missing:
+        raise DataError(
+            f"reading .stem.mp4 needs {' and '.join(missing)} on PATH, which is missing; install "
+            "ffmpeg (apt-get install ffmpeg, brew install ffmpeg or conda install ffmpeg), or use "
+            "the wav layout of MUSDB18"
+        )
+
+
+def read_stem_mp4_headers(path: Path) -> list[Header]:
+    """Return the headers of the audio streams of a .stem.mp4, in the file's order.
+
+    Raises:
+        AudioError: the file cannot be read, or is shorter than its boxes say.
+        DataError: ffmpeg is missing.
+    """
+    require_ffmpeg()
+    try:
+        missing = _missing_mp4_bytes(path)
+    except OSError as error:
+        raise AudioError(f"cannot be read ({_reason(error)})") from error
+    if missing:
+        raise AudioError(f"is truncated: {missing} bytes fewer than its boxes say")
+    entries = "stream=sample_rate,channels,duration"
+    command = ["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", entries]
+    done = subprocess.run(
+        [*command, "-of", "json", f"file:{path}"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise AudioError(f"cannot be read by ffprobe ({_reason(AudioError(done.stderr))})")
+    headers = []
+    for stream in json.loads(done.stdout).get("streams", []):
+        rate = int(stream.get("sample_rate", 0))
+        samples = round(float(stream.get("duration", 0)) * rate)
+        headers.append(Header(rate, int(stream.get("channels", 0)), samples))
+    return headers
+
+
+def _missing_mp4_bytes(path: Path) -> int:
+    size = path.stat().st_size
+    position = 0
+    with path.open("rb") as file:
+        while position < size:
+            file.seek(position)
+            box = file.read(16)
+            length = int.from_bytes(box[:4], "big")
+            if length == 1:
+                length = int.from_bytes(box[8:16], "big")
+            if length == 0:  # the box reaches to the end of the file
+                return 0
+            if length < 8:
+                raise AudioError(f"is no mp4 file (a box of {length} bytes at byte {position})")
+            position += length
+    return position - size
+
+
+def wav_blocks(paths: list[Path], block_samples: int) -> Iterator[Tensor]:
+    """Read wav files of one shape side by side.
+
+    Args:
+        paths: one file a stream; all of the same length and channels.
+        block_samples: samples in a block; the last block may be shorter.
+
+    Yields:
+        float32 [stream, channel, sample], in [-1, 1) for PCM; 16-bit samples are n / 32768.
+
+    Raises:
+        AudioError: a file ends before the others, or cannot be read.
+    """
+    files: list[soundfile.SoundFile] = []
+    try:
+        files.extend(_open_wav(path) for path in paths)
+        lengths = [file.frames for file in files]
+        for start in range(0, max(lengths), block_samples):
+            count = min(block_samples, max(lengths) - start)
+            block = torch.empty(len(files), files[0].channels, count)
+            for stream, path, file in zip(block, paths, files, strict=True):
+                _read_wav_block(stream, path, file)
+            yield block
+    finally:
+        for file in files:
+            file.close()
+
+
+def _open_wav(path: Path) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(str(path))
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(f"{path.name} cannot be read as audio ({_reason(error)})") from error
+
+
+def _read_wav_block(stream: Tensor, path: Path, file: soundfile.SoundFile) -> None:
+    # libsndfile converts int16 to float six times slower than torch does, to the same bits.
+    is_int16 = file.subtype == "PCM_16"
+    at = file.tell()
+    samples = file.read(stream.shape[-1], dtype="int16" if is_int16 else "float32", always_2d=True)
+    if samples.shape != stream.shape[::-1]:
+        raise AudioError(
+            f"{path.name} ends at sample {at + len(samples)} with {samples.shape[1]} channels; "
+            f"allowed: {at + stream.shape[-1]} samples or more, of {stream.shape[0]} channels"
+        )
+    stream.copy_(torch.from_numpy(samples).T)
+    if is_int16:
+        stream.mul_(1 / 32768)
+
+
+def stem_mp4_blocks(path: Path, block_samples: int) -> Iterator[Tensor]:
+    """Decode the five stereo streams of a .stem.mp4 in one pass of ffmpeg.
+
+    ffmpeg converts to 16 bits, as musdb lets it do, so the samples are musdb's, bit for bit.
+
+    Args:
+        path: a file whose headers have been checked.
+        block_samples: samples in a block; the last block may be shorter.
+
+    Yields:
+        float32 [stream, channel, sample], the streams in the file's order.
+
+    Raises:
+        AudioError: ffmpeg fails, or decodes less than the container promises.
+    """
+    header = read_stem_mp4_headers(path)[0]
+    streams = len(STEM_MP4_STREAMS)
+    inputs = "".join(f"[0:a:{index}]" for index in range(streams))
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}"]
+    command += ["-filter_complex", f"{inputs}amerge=inputs={streams}", "-f", "s16le", "pipe:1"]
+    decoded = 0
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        assert process.stdout is not None
+        try:
+            for block in _pcm_blocks(process.stdout, streams, block_samples):
+                decoded += block.shape[-1]
+                yield block
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip().splitlines()
+    if code or decoded < header.samples - _STEM_MP4_SLACK_SECONDS * header.sample_rate:
+        raise AudioError(
+            f"decodes to {decoded} samples where its header says {header.samples}"
+            + (f" ({said[-1]})" if said else "")
+        )
+
+
+def _pcm_blocks(pipe: IO[bytes], streams: int, block_samples: int) -> Iterator[Tensor]:
+    frame_bytes = streams * 2 * 2
+    while data := pipe.read(block_samples * frame_bytes):
+        whole = len(data) // frame_bytes * frame_bytes
+        samples = np.frombuffer(bytearray(data[:whole]), dtype="<i2").reshape(-1, streams, 2)
+        yield torch.from_numpy(samples).permute(1, 2, 0) * (1 / 32768)

@@ -1,0 +1,97 @@
+"""The command line of a job becomes a command: a configuration that is checked as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lasaft.errors import ConfigError
+from pipeline.checks import without_effect
+from pipeline.cli.arguments import VARIANT, Arguments, Given, read_arguments
+from pipeline.cli.build import Builder
+from pipeline.cli.help import help_page
+from pipeline.cli.jobs import JOBS
+from pipeline.cli.presets import read_preset
+from pipeline.config import RunConfig
+from pipeline.options import options_of
+
+
+@dataclass(frozen=True)
+class Command:
+    """A job and its configuration.
+
+    Args:
+        job: the job's name.
+        config: every option, with absolute paths.
+        explicit: the options that the command line itself gives.
+        json: print the result as JSON.
+        help: a page to print instead of doing the work.
+        again: what goes on after an interruption, in words.
+    """
+
+    job: str
+    config: RunConfig
+    explicit: frozenset[str] = frozenset()
+    json: bool = False
+    help: str | None = None
+    again: str = "the same command"
+
+
+def parse(argv: Sequence[str], job: str) -> Command:
+    """Return what a command line asks for.
+
+    Presets come first, then the named network, then the other options from left to right.
+
+    Raises:
+        ConfigError: every problem with the command line.
+    """
+    options = options_of(RunConfig)
+    arguments = read_arguments(argv, options)
+    if arguments.help is not None or arguments.presets == ["list"]:
+        page = help_page(job, arguments.help if arguments.help is not None else "presets", options)
+        return Command(job, RunConfig(), help=page)
+    builder = Builder(options)
+    builder.note(arguments.problems)
+    add_presets(builder, arguments)
+    builder.add(arguments.given)
+    config = builder.build(RunConfig)
+    explicit = explicit_names(arguments.given)
+    if config is not None:
+        config = with_absolute_paths(config)
+        check_effects(builder, config, explicit, job)
+        builder.note(list(JOBS[job].needs(config)))
+    builder.raise_problems()
+    assert config is not None, "a configuration that has no problem was refused"
+    return Command(job, config, explicit, arguments.json)
+
+
+def add_presets(builder: Builder, arguments: Arguments) -> None:
+    """Put the presets of a command line, in their order, on top of ``builder``."""
+    for preset in arguments.presets:
+        try:
+            builder.add(read_preset(preset, builder.options))
+        except ConfigError as error:
+            builder.note(error.problems)
+
+
+def explicit_names(given: Sequence[Given]) -> frozenset[str]:
+    """Return the options that are given, without the named network."""
+    return frozenset(item.name for item in given) - {VARIANT}
+
+
+def check_effects(builder: Builder, config: RunConfig, explicit: frozenset[str], job: str) -> None:
+    """Note the options given on the command line that do nothing here."""
+    idle = without_effect(config) | JOBS[job].idle(config)
+    for name in sorted(explicit):
+        option = builder.options[name]
+        value = getattr(getattr(config, option.section), name) if option.section else None
+        switched_off = value is option.default and value in (None, False)
+        if not JOBS[job].reads(option):
+            builder.note([f"{name}: has no effect in jobs.{job}; leave it out"])
+        elif name in idle and not switched_off:
+            builder.note([f"{name}: has no effect, because {idle[name]}; leave it out"])
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return ``config`` with an absolute ``output_dir``: workers have other working folders."""
+    return config.model_copy(update={"output_dir": config.output_dir.expanduser().absolute()})

@@ -1,0 +1,151 @@
+"""Help pages that fit a screen: one for a job, one for each group, one for each option."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+
+from lasaft.config import VARIANTS
+from lasaft.errors import ConfigError
+from pipeline.cli.jobs import JOBS
+from pipeline.cli.presets import preset_names, preset_source
+from pipeline.options import Option, did_you_mean
+
+WIDTH = 100
+_NAME_WIDTH = 28
+_LONGEST_CHOICES = 44
+_GROUPS = {
+    "model": "network, spectrogram, sources (--model NAME: --help networks)",
+    "data": "songs, shards, how windows are drawn",
+    "train": "batches, losses, optimiser, stopping, what is kept",
+    "evaluate": "separation and scoring of whole songs",
+    "tracking": "names of the run, MLflow",
+    "cluster": "the Ray cluster",
+    "readme": "the words that only the README's command line has",
+}
+
+
+def help_page(job: str, topic: str, options: Mapping[str, Option]) -> str:
+    """Return the help on ``topic``: nothing (the job), a group, an option, presets or networks.
+
+    Raises:
+        ConfigError: there is no such topic.
+    """
+    name = topic.lstrip("-").replace("-", "_").rpartition(".")[2]
+    mine = {key: option for key, option in options.items() if JOBS[job].reads(option)}
+    groups = {option.section for option in mine.values()} - {""}
+    if not name:
+        lines = _job_page(job, mine)
+    elif name in ("presets", "preset"):
+        lines = _presets_page()
+    elif name in ("networks", "network"):
+        lines = _networks_page()
+    elif name in groups:
+        lines = _group_page(name, mine)
+    elif name in options:
+        lines = _option_page(options[name])
+    else:
+        topics = [*groups, "presets", "networks", *mine]
+        raise ConfigError(
+            f"help: got {topic!r}, allowed: {', '.join(sorted(groups))}, presets, networks, or an "
+            f"option{did_you_mean(name, topics)}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _job_page(job: str, mine: Mapping[str, Option]) -> Iterator[str]:
+    yield from textwrap.wrap(f"python -m jobs.{job}: {JOBS[job].summary}", WIDTH)
+    yield ""
+    yield f"usage: python -m jobs.{job} [--preset NAME|FILE] [--model NAME] [--OPTION VALUE]..."
+    yield "       (--n_fft 2048, --n-fft 2048, --model.n_fft 2048 and n_fft=2048 are the same)"
+    yield ""
+    yield "the usual options, with their defaults"
+    for name in JOBS[job].usual:
+        yield from _line(mine[name])
+    yield ""
+    yield "groups of options (--help GROUP lists all of one, --help OPTION explains one)"
+    for group, text in _GROUPS.items():
+        count = sum(option.section == group for option in mine.values())
+        if count:
+            yield from _row(group, f"{count} options: {text}")
+    yield ""
+    yield from _wrapped("presets (--help presets)", preset_names())
+    yield from _wrapped("networks (--help networks)", list(VARIANTS))
+    yield ""
+    yield f"  {'--json':<{_NAME_WIDTH}}prints the result as JSON"
+
+
+def _group_page(group: str, mine: Mapping[str, Option]) -> Iterator[str]:
+    yield f"{group}: {_GROUPS[group]}; with defaults"
+    for option in mine.values():
+        if option.section == group:
+            yield from _line(option)
+
+
+def _presets_page() -> Iterator[str]:
+    yield "--preset NAME takes one of these, --preset FILE.yaml a file of your own:"
+    for name in preset_names():
+        yield from _row(name, preset_source(name))
+
+
+def _networks_page() -> Iterator[str]:
+    yield "--model NAME sets these options; others that are given win over them:"
+    for name, row in VARIANTS.items():
+        settings = " ".join(f"{key}={value}" for key, value in row.items())
+        yield from _row(name, settings)
+
+
+def _option_page(option: Option) -> Iterator[str]:
+    yield f"--{option.name}    (also --{option.path}, or {option.name}: in a preset)"
+    yield from textwrap.wrap(f"meaning: {option.description}", WIDTH, subsequent_indent=" " * 9)
+    yield from textwrap.wrap(f"allowed: {option.allowed}", WIDTH, subsequent_indent=" " * 9)
+    yield f"default: {shown(option.default)}"
+
+
+def _line(option: Option) -> list[str]:
+    head = f"--{option.name} {shown(option.default)}"
+    return _row(head, f"{option.description} [{_short_allowed(option)}]")
+
+
+def _row(head: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        f"  {head:<{_NAME_WIDTH - 1}} {text}", WIDTH, subsequent_indent=" " * (_NAME_WIDTH + 2),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def shown(value: object) -> str:
+    """Return a default as a person writes it on the command line.
+
+    >>> shown(("vocals", "drums"))
+    'vocals,drums'
+    """
+    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+
+
+def _short_allowed(option: Option) -> str:
+    low, high = (None if end is None else f"{end:.12g}" for end in (option.low, option.high))
+    above = ">" if option.low_excluded else ">="
+    match option.kind:
+        case "bool":
+            return "True|False"
+        case "choice":
+            joined = "|".join(option.choices)
+            return joined if len(joined) <= _LONGEST_CHOICES else f"{len(option.choices)} choices"
+        case "int" | "float" if low is not None and high is not None and not option.low_excluded:
+            return f"{low}..{high}"
+        case "int" | "float":
+            return ", ".join(
+                part
+                for part in (f"{above}{low}" if low else "", f"<={high}" if high else "")
+                if part
+            )
+        case "ints" | "names":
+            return "A,B,..."
+        case _:
+            return "PATH" if option.kind == "path" else "TEXT"
+
+
+def _wrapped(title: str, words: list[str]) -> list[str]:
+    text = f"{title}: {', '.join(words)}"
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)

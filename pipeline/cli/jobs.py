@@ -1,0 +1,176 @@
+"""What each job is for, which options it reads, and what must exist before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.checks import SYNTHETIC_COUNTS, synthetic_songs
+from pipeline.config import RunConfig
+from pipeline.folders import RunFolder
+from pipeline.options import Option
+
+_SYNTHETIC = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
+_SONGS = ("musdb_root", "musdb_is_wav", "dev_mode", *_SYNTHETIC)
+_SPECTROGRAM = (
+    "sources", "sample_rate", "n_fft", "hop_length", "spec_type", "input_channels",
+)  # fmt: skip
+_DRAWING = (
+    "draw", "gain_probability", "gain_db", "polarity_probability", "channel_swap_probability",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job.
+
+    Args:
+        summary: one line for its help.
+        uses: names of the groups and options that it reads.
+        usual: the options that its first help page shows.
+        needs: what is missing before it can start.
+        idle: options that do nothing in this job with the others chosen, each with the reason.
+    """
+
+    summary: str
+    uses: tuple[str, ...]
+    usual: tuple[str, ...]
+    needs: Callable[[RunConfig], Iterator[str]]
+    idle: Callable[[RunConfig], dict[str, str]] = lambda run: {}
+
+    def reads(self, option: Option) -> bool:
+        """Whether the job does something with ``option``."""
+        return option.name in self.uses or option.section in self.uses
+
+
+def _needs_songs(run: RunConfig) -> Iterator[str]:
+    root = run.data.musdb_root
+    if root is None:
+        if not synthetic_songs(run):
+            yield (
+                "musdb_root: got None, allowed: the folder of MUSDB18 (with train and test in it), "
+                "or synthetic songs (synthetic_train, synthetic_valid, synthetic_test; or "
+                "--preset demo)"
+            )
+    elif not root.is_dir():
+        what = "is no folder" if root.exists() else "does not exist"
+        yield f"musdb_root: {root} {what}, allowed: the folder of MUSDB18 (with train and test)"
+
+
+def _needs_shards(run: RunConfig) -> Iterator[str]:
+    shards = RunFolder.of(run).shards
+    if not (shards / "manifest.json").is_file():
+        yield (
+            f"shards_dir: {shards} holds no shards (no manifest.json); make them with "
+            f"python -m jobs.preprocess --shards_dir {shards}"
+        )
+    yield from _needs_start(run)
+
+
+def _needs_start(run: RunConfig) -> Iterator[str]:
+    start = run.train.resume_from_checkpoint
+    if start is not None and not (start / "config.json").is_file():
+        yield (
+            f"resume_from_checkpoint: {start} is no checkpoint, allowed: a folder with "
+            "weights.safetensors and config.json"
+        )
+
+
+def needs_estimates(run: RunConfig) -> Iterator[str]:
+    """Yield what an evaluation misses: songs, and a checkpoint or finished estimates."""
+    yield from _needs_songs(run)
+    estimates = run.evaluate.estimates_dir
+    checkpoint = run.evaluate.checkpoint or RunFolder.of(run).checkpoint
+    if estimates is not None:
+        if not estimates.is_dir():
+            yield f"estimates_dir: {estimates} is no folder, allowed: <split>/<track>/<source>.wav"
+    elif not (checkpoint / "config.json").is_file():
+        yield (
+            f"checkpoint: {checkpoint} is no checkpoint, allowed: a folder with "
+            "weights.safetensors and config.json, as training makes it"
+        )
+
+
+def _needs_scores(run: RunConfig) -> Iterator[str]:
+    scores = RunFolder.of(run).scores
+    if not scores.is_dir():
+        yield (
+            f"output_dir: {scores.parent} holds no scores, allowed: the output_dir of a run that "
+            "was evaluated (python -m jobs.evaluate)"
+        )
+
+
+def needs_songs_and_start(run: RunConfig) -> Iterator[str]:
+    """Yield what a run from songs to a trained network misses."""
+    yield from _needs_songs(run)
+    yield from _needs_start(run)
+
+
+def _needs_nothing(run: RunConfig) -> Iterator[str]:
+    yield from ()
+
+
+_LISTENING = ("sources", "sample_rate", "spec_type", "input_channels")
+
+
+def _said_by_the_checkpoint(run: RunConfig) -> dict[str, str]:
+    if run.evaluate.estimates_dir is not None:
+        return {}
+    return dict.fromkeys(_LISTENING, "the checkpoint says it")
+
+
+_EVERYTHING = ("output_dir", "model", "data", "train", "evaluate", "tracking", "cluster")
+
+JOBS: Mapping[str, Job] = {
+    "run": Job(
+        "everything: songs, shards, training, scores, report; what is unchanged is skipped",
+        _EVERYTHING,
+        ("musdb_root", "output_dir", "batch_size", "max_epochs", "lr", "gpus", "precision", "seed"),
+        needs_songs_and_start,
+    ),
+    "preprocess": Job(
+        "turns songs into shards of spectrograms",
+        (
+            "output_dir", *_SONGS, *_SPECTROGRAM, "shards_dir", "max_frames_per_shard",
+            "filed_mode", "cluster",
+        ),
+        ("musdb_root", "shards_dir", "output_dir", "n_fft", "hop_length", "dev_mode", "num_cpus"),
+        _needs_songs,
+    ),
+    "train": Job(
+        "trains a network on shards; an interrupted training goes on",
+        ("output_dir", "model", "shards_dir", *_DRAWING, "train", "tracking", "cluster"),
+        ("shards_dir", "output_dir", "batch_size", "max_epochs", "lr", "gpus", "precision", "seed"),
+        _needs_shards,
+    ),
+    "evaluate": Job(
+        "separates whole songs with a trained network and scores them (BSS Eval v4)",
+        (
+            "output_dir", *_SONGS, *_LISTENING, "target_names", "evaluate", "tracking", "cluster",
+        ),
+        ("musdb_root", "checkpoint", "output_dir", "split", "overlap_ratio", "save_estimates"),
+        needs_estimates,
+        _said_by_the_checkpoint,
+    ),
+    "report": Job(
+        "makes tables, plots and players from scores",
+        ("output_dir", "split", "checkpoint", "report_audio", "tracking"),
+        ("output_dir", "split", "report_audio"),
+        _needs_scores,
+    ),
+    "doctor": Job(
+        "says whether everything that a run needs is there",
+        _EVERYTHING,
+        ("musdb_root", "output_dir", "shards_dir", "gpus", "address"),
+        _needs_nothing,
+    ),
+    "main": Job(
+        "the command line of the LaSAFT README: trains a network, or evaluates a trained one",
+        (*_EVERYTHING[1:], "readme"),
+        (
+            "mode", "run_id", "musdb_root", "musdb_is_wav", "filed_mode", "target_name",
+            "batch_size", "max_epochs", "lr", "gpus", "precision", "ckpt_root_path", "epoch",
+        ),
+        _needs_nothing,
+    ),
+}  # fmt: skip

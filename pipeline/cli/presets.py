@@ -1,0 +1,154 @@
+"""Presets: YAML files with options, read as plain text so that no tag or YAML type has a say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lasaft.errors import ConfigError
+from pipeline.cli.arguments import Given, known_name
+from pipeline.options import Option, did_you_mean, no_such_option
+
+FOLDER = Path(__file__).resolve().parents[1] / "presets"
+_LARGEST_BYTES = 1_000_000
+_NULLS = ("", "~", "null", "Null", "NULL")
+_PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
+
+
+class _PlainLoader(yaml.BaseLoader):
+    """Composes nodes only; anchors, which can make a small file huge, are refused."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.MarkedYAMLError(problem="anchors (&, *)", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the program."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def preset_source(name: str) -> str:
+    """Return the first line of a preset: what it is and where it comes from."""
+    first = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ").strip()
+
+
+def read_preset(preset: str, options: Mapping[str, Option]) -> list[Given]:
+    """Return the options in a preset, by name or file; groups and bare names are the same.
+
+    Raises:
+        ConfigError: every problem with the file, its keys and its form.
+    """
+    path = _find(preset)
+    try:
+        text = path.read_bytes()[: _LARGEST_BYTES + 1].decode()
+        if len(text) > _LARGEST_BYTES:
+            raise ConfigError(f"preset: {path} is larger than {_LARGEST_BYTES} bytes")
+        root = yaml.compose(text, Loader=_PlainLoader)
+    except OSError as error:
+        raise ConfigError(f"preset: {path} cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"preset: {path} is no plain YAML ({_one_line(error)})") from error
+    if root is None:
+        return []
+    reader = _Reader(path.name, options)
+    given = list(reader.options(root, ""))
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return given
+
+
+def _find(preset: str) -> Path:
+    names = preset_names()
+    if preset in names:
+        return FOLDER / f"{preset}.yaml"
+    path = Path(preset).expanduser()
+    if path.is_file():
+        return path
+    if path.exists():
+        raise ConfigError(f"preset: {preset} is a folder, allowed: a YAML file or a preset's name")
+    raise ConfigError(
+        f"preset: got {preset!r}, allowed: a YAML file, or {', '.join(names)}"
+        f"{did_you_mean(preset, names)}"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if isinstance(error, yaml.MarkedYAMLError) and mark is not None:
+        return f"line {mark.line + 1}: {error.problem}"
+    return (
+        "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+    )
+
+
+class _Reader:
+    """Turns composed YAML into options, collecting every problem."""
+
+    def __init__(self, origin: str, options: Mapping[str, Option]) -> None:
+        self.origin, self.known = origin, options
+        self.sections = {option.section for option in options.values()} - {""}
+        self.problems: list[str] = []
+        self._seen: set[str] = set()
+
+    def options(self, node: yaml.Node, section: str) -> Iterator[Given]:
+        """Yield the options of a mapping; a problem is noted, not raised."""
+        if not isinstance(node, yaml.MappingNode) or node.tag not in _PLAIN_TAGS:
+            self._note(node, f"{section or 'the file'}: must be a mapping of options")
+            return
+        for key_node, value in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+            if key_node.tag not in _PLAIN_TAGS:
+                self._note(key_node, f"the tag {key_node.tag} is refused")
+            elif key in self.sections and isinstance(value, yaml.MappingNode) and not section:
+                self._once(key_node, f"{key}:")
+                yield from self.options(value, key)
+            else:
+                yield from self._option(key_node, key, section, value)
+
+    def _option(
+        self, key_node: yaml.Node, key: str, section: str, value: yaml.Node
+    ) -> Iterator[Given]:
+        typed = f"{section}.{key}" if section else key
+        name = known_name(typed, self.known)
+        if name is None:
+            self._note(key_node, no_such_option(typed, self.known))
+            return
+        self._once(key_node, name)
+        if self._is_plain(value, name):
+            yield Given(name, _raw(value), self.origin)
+
+    def _once(self, node: yaml.Node, name: str) -> None:
+        if name in self._seen:
+            self._note(node, f"{name.rstrip(':')}: is given twice")
+        self._seen.add(name)
+
+    def _is_plain(self, node: yaml.Node, name: str) -> bool:
+        items = node.value if isinstance(node, yaml.SequenceNode) else []
+        for part in (node, *items):
+            if part.tag not in _PLAIN_TAGS:
+                self._note(part, f"{name}: the tag {part.tag} is refused")
+                return False
+        if isinstance(node, yaml.MappingNode) or not all(
+            isinstance(item, yaml.ScalarNode) for item in items
+        ):
+            wanted = self.known[name].allowed if name in self.known else "the name of a network"
+            self._note(node, f"{name}: got a nested value, allowed: {wanted}")
+            return False
+        return True
+
+    def _note(self, node: yaml.Node, problem: str) -> None:
+        self.problems.append(f"{self.origin}, line {node.start_mark.line + 1}: {problem}")
+
+
+def _raw(node: yaml.Node) -> str | list[str] | None:
+    if isinstance(node, yaml.SequenceNode):
+        return [item.value for item in node.value]
+    is_null = getattr(node, "style", None) is None and node.value in _NULLS
+    return None if is_null else node.value

@@ -1,0 +1,274 @@
+"""The command line of the LaSAFT README: its own words beside the options of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lasaft.config import Settings, variant_name
+from lasaft.errors import ConfigError
+from pipeline.cli.arguments import VARIANT, Arguments, Given, read_arguments
+from pipeline.cli.build import Builder
+from pipeline.cli.command import Command, add_presets, check_effects, explicit_names
+from pipeline.cli.help import help_page
+from pipeline.cli.jobs import needs_estimates, needs_songs_and_start
+from pipeline.cli.trained import find_run, kept_epoch
+from pipeline.config import RunConfig, from_json
+from pipeline.folders import RunFolder
+from pipeline.options import options_of, value_of
+
+_MLFLOW = "MLflow is what records here (True), and its page shows every run: mlflow ui"
+_REFUSED_LOGS = ("wandb", "tensorboard")
+# Options of the reference's code that are not ours, each with what to do instead.
+_REFUSED = {
+    "auto_lr_find": "not offered here, allowed: a learning rate (lr)",
+    "unfreeze_stft_from": "did nothing in the reference either; leave it out",
+    "estimates_dir": "is for jobs.evaluate, which scores them",
+    "output_dir": "is made of ckpt_root_path, model and run_id here; give those",
+    "checkpoint": "is found by ckpt_root_path, model, run_id and epoch here; give those",
+}
+
+
+class ReadmeOptions(Settings):
+    """The words that only the README's command line has."""
+
+    problem_name: Literal["conditioned_separation"] = Field(
+        default="conditioned_separation", description="the only problem there is"
+    )
+    mode: Literal["train", "eval"] = Field(
+        default="train", description="train a network, or score a trained one"
+    )
+    ckpt_root_path: Path = Field(
+        default=Path("etc/checkpoints"), description="runs lie in <ckpt_root_path>/<model>/<run_id>"
+    )
+    epoch: str | None = Field(
+        default=None, description="eval: a kept epoch, such as 7 (None: the best)"
+    )
+    target_name: str | None = Field(
+        default=None, description="one source to train on: vocals, drum, bass, other"
+    )
+    one_hot_mode: bool = Field(default=False, description="control_vector_type one_hot_mode")
+
+
+class ReadmeTree(RunConfig):
+    """The options of a run and the README's own words."""
+
+    readme: ReadmeOptions = ReadmeOptions()
+
+
+@dataclass(frozen=True)
+class ReadmeCommand(Command):
+    """What the README's command line asks for: a mode, and a configuration with an output_dir."""
+
+    mode: Literal["train", "eval"] = "train"
+
+
+def parse_readme(argv: Sequence[str], now: datetime | None = None) -> ReadmeCommand:
+    """Return what the README's command line asks for.
+
+    Args:
+        argv: the words after ``main.py``.
+        now: the time that names a run without a ``run_id``.
+
+    Raises:
+        ConfigError: every problem with the command line.
+    """
+    options = options_of(ReadmeTree)
+    arguments = read_arguments(argv, options, undashed=True, refused=_REFUSED)
+    if arguments.help is not None or arguments.presets == ["list"]:
+        page = help_page(
+            "main", arguments.help or ("presets" if arguments.presets else ""), options
+        )
+        return ReadmeCommand("main", RunConfig(), help=page)
+    arguments = replace(arguments, given=list(_translated(arguments)))
+    if _word(arguments, "mode") == "eval":
+        return _evaluation(arguments)
+    return _training(arguments, now or datetime.now())
+
+
+def _word(arguments: Arguments, name: str) -> Any:
+    """Return the last value given for ``name``, unvalidated; else its default."""
+    option = options_of(ReadmeTree).get(name)
+    raw = next((item.raw for item in reversed(arguments.given) if item.name == name), None)
+    if option is None:
+        return raw
+    return option.default if raw is None else value_of(option, raw)
+
+
+def _translated(arguments: Arguments) -> Iterator[Given]:
+    """Yield the options with the README's other words for them in place."""
+    by_name = {item.name: item for item in arguments.given}
+    for item in arguments.given:
+        raw = item.raw if isinstance(item.raw, str) else ""
+        if item.name == "log" and raw.lower() in _REFUSED_LOGS:
+            arguments.problems.append(f"log: got {raw!r}, allowed: True or False; {_MLFLOW}")
+        elif item.name == "distributed_backend" and raw == "dp":
+            arguments.problems.append(
+                "distributed_backend: got 'dp', allowed: ddp (which the README recommends)"
+            )
+        elif item.name == "target_name":
+            yield Given("target_names", "drums" if raw == "drum" else raw)
+            if "target_names" in by_name:
+                arguments.problems.append("target_name: allowed only without target_names")
+        elif item.name == "one_hot_mode" and raw in ("True", "true", "1"):
+            yield item
+            yield Given("control_vector_type", "one_hot_mode")
+            other = by_name.get("control_vector_type")
+            if other is not None and other.raw != "one_hot_mode":
+                arguments.problems.append(
+                    f"one_hot_mode: got True, but control_vector_type is {other.raw}; give one"
+                )
+        else:
+            yield item
+
+
+def _training(arguments: Arguments, now: datetime) -> ReadmeCommand:
+    builder = _builder(arguments)
+    tree = builder.build(ReadmeTree)
+    explicit = explicit_names(arguments.given)
+    config = RunConfig()
+    if tree is not None:
+        config = _training_config(tree, _word(arguments, VARIANT), now)
+        check_effects(builder, config, explicit - _readme_names(), "main")
+        builder.note(list(_idle_in_training(builder, explicit)))
+        if not config.data.filed_mode and config.data.shards_dir is not None:
+            builder.note(["shards_dir: allowed only with filed_mode True, which keeps the shards"])
+        builder.note(list(needs_songs_and_start(config)))
+    builder.raise_problems()
+    again = "the same command"
+    if tree is not None and tree.tracking.run_id is None:
+        again += f" with --run_id {config.tracking.run_id}"
+    return ReadmeCommand("main", config, explicit, arguments.json, again=again, mode="train")
+
+
+def _builder(arguments: Arguments, stored: RunConfig | None = None) -> Builder:
+    builder = Builder(options_of(ReadmeTree))
+    builder.note(arguments.problems)
+    if stored is not None:
+        builder.add_values(_leaves(stored))
+    add_presets(builder, arguments)
+    builder.add(arguments.given)
+    return builder
+
+
+def _readme_names() -> set[str]:
+    return set(ReadmeOptions.model_fields)
+
+
+def _idle_in_training(builder: Builder, explicit: frozenset[str]) -> Iterator[str]:
+    for name in sorted(explicit):
+        if builder.options[name].section == "evaluate" or name == "epoch":
+            yield f"{name}: has no effect with mode train; leave it out"
+
+
+def _training_config(tree: ReadmeTree, variant: Any, now: datetime) -> RunConfig:
+    """Return the run's configuration: folder by model and run_id, shards shared by its equals."""
+    run_id = tree.tracking.run_id or now.strftime("%Y%m%d_%H%M%S")
+    root = tree.readme.ckpt_root_path.absolute()
+    model = variant if isinstance(variant, str) else variant_name(tree.model)
+    output_dir = root / model / run_id
+    shards = tree.data.shards_dir
+    if shards is None and tree.data.filed_mode:
+        shards = root / "shards" / _shards_name(tree)
+    start = tree.train.resume_from_checkpoint
+    if start is not None and not start.exists():
+        start = output_dir / "checkpoints" / start.name
+    return RunConfig(
+        output_dir=output_dir,
+        model=tree.model,
+        data=tree.data.model_copy(update={"shards_dir": shards}),
+        train=tree.train.model_copy(update={"resume_from_checkpoint": start}),
+        evaluate=tree.evaluate,
+        tracking=tree.tracking.model_copy(update={"run_id": run_id}),
+        cluster=tree.cluster,
+    )
+
+
+def _shards_name(tree: ReadmeTree) -> str:
+    """Return a folder name that is the same for runs on the same songs and spectrograms."""
+    model, data = tree.model, tree.data
+    names = {name for name in type(data).model_fields if name.startswith("synthetic_")}
+    if data.musdb_root is not None:
+        names = {"musdb_root"}
+    songs = data.model_dump_json(
+        include=names | {"musdb_is_wav", "dev_mode", "max_frames_per_shard"}
+    )
+    spectrogram = (model.sources, model.sample_rate, model.audio_channels)
+    short = hashlib.sha256(f"{songs}{spectrogram}".encode()).hexdigest()[:8]
+    root = "songs" if data.musdb_root is None else data.musdb_root.name
+    return f"{root}-{model.n_fft}-{model.hop_length}-{short}"
+
+
+def _evaluation(arguments: Arguments) -> ReadmeCommand:
+    try:
+        folder = _run_folder(arguments)
+    except ConfigError as error:
+        # Without the run there is nothing to compare with, but other problems can be told.
+        builder = _builder(arguments)
+        builder.build(ReadmeTree)
+        builder.note(error.problems)
+        raise ConfigError(builder.problems) from error
+    path = RunFolder.of(RunConfig(output_dir=folder)).config
+    stored = from_json(path.read_bytes(), origin=str(path))
+    builder = _builder(arguments, stored)
+    tree = builder.build(ReadmeTree)
+    config = stored if tree is None else _evaluation_config(builder, tree, stored, folder)
+    if tree is not None:
+        builder.note(list(_contradictions(tree, stored)))
+        builder.note(list(needs_estimates(config)))
+    builder.raise_problems()
+    explicit = explicit_names(arguments.given)
+    return ReadmeCommand("main", config, explicit, arguments.json, mode="eval")
+
+
+def _run_folder(arguments: Arguments) -> Path:
+    words = Builder(options_of(ReadmeTree))
+    words.add([item for item in arguments.given if item.name in {*_readme_names(), "run_id"}])
+    tree = words.build(ReadmeTree)
+    words.raise_problems()
+    assert tree is not None, "words that have no problem were refused"
+    root = tree.readme.ckpt_root_path.absolute()
+    return find_run(root, tree.tracking.run_id, _word(arguments, VARIANT))
+
+
+def _evaluation_config(
+    builder: Builder, tree: ReadmeTree, stored: RunConfig, folder: Path
+) -> RunConfig:
+    checkpoint = None
+    if tree.readme.epoch is not None:
+        checkpoints = RunFolder.of(RunConfig(output_dir=folder)).checkpoints
+        try:
+            checkpoint = kept_epoch(checkpoints, tree.readme.epoch)
+        except ConfigError as error:
+            builder.note(error.problems)
+    return RunConfig(
+        output_dir=folder,
+        model=stored.model,
+        data=tree.data,
+        train=stored.train,
+        evaluate=tree.evaluate.model_copy(update={"checkpoint": checkpoint}),
+        tracking=tree.tracking,
+        cluster=tree.cluster,
+    )
+
+
+def _contradictions(tree: ReadmeTree, stored: RunConfig) -> Iterator[str]:
+    for section in ("model", "train"):
+        asked, trained = getattr(tree, section), getattr(stored, section)
+        for name in type(trained).model_fields:
+            ours, theirs = getattr(asked, name), getattr(trained, name)
+            if ours != theirs:
+                yield f"{name}: got {ours}, but the run was trained with {theirs}; leave it out"
+
+
+def _leaves(config: RunConfig) -> dict[str, Any]:
+    return {
+        name: getattr(getattr(config, option.section) if option.section else config, name)
+        for name, option in options_of(RunConfig).items()
+    }

@@ -1,0 +1,133 @@
+"""Where estimates come from: a checkpoint, the mixture, ideal masks, or another system's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import torch
+
+from lasaft.checkpoint import build_model, load_checkpoint
+from lasaft.errors import AudioError, StageError
+from lasaft.files import publish_folder
+from lasaft.separation import Separator
+from pipeline.tracks import TrackAudio
+
+Waves = dict[str, np.ndarray]  # source -> float32 [channel, sample]
+_MASK_N_FFT, _MASK_HOP = 4096, 1024
+_KEPT = {"wav": "FLOAT", "flac": "PCM_24", "mp3": "MPEG_LAYER_III"}
+
+
+def mixture_estimates(audio: TrackAudio, sources: Sequence[str]) -> Waves:
+    """Return the mixture as the estimate of every source: what doing nothing scores."""
+    mixture = audio.mixture.numpy()
+    return dict.fromkeys(sources, mixture)
+
+
+def oracle_estimates(
+    audio: TrackAudio, sources: Sequence[str], kind: Literal["irm", "ibm"]
+) -> Waves:
+    """Return the mixture under ideal masks, which know the sources: a bound for mask systems.
+
+    ``irm``: a source's share of the summed powers of all sources; ``ibm``: 1 where a source has
+    more power than all others together, else 0; per channel, on an STFT of 4096 samples.
+
+    Source: sigsep-mus-oracle, IRM2 and IBM2 of SiSEC 2018, with a longer window.
+    """
+    window = torch.hann_window(_MASK_N_FFT)
+    samples = audio.mixture.shape[-1]
+
+    def stft(wave: torch.Tensor) -> torch.Tensor:
+        return torch.stft(
+            wave, _MASK_N_FFT, _MASK_HOP, window=window, return_complex=True, pad_mode="constant"
+        )
+
+    mixture = stft(audio.mixture)
+    powers = [stft(wave).abs().square() for wave in audio.sources]
+    total = torch.stack(powers).sum(dim=0)
+    waves = {}
+    for source, power in zip(sources, powers, strict=True):
+        share = power / total.clamp_min(torch.finfo(torch.float32).tiny)
+        mask = share if kind == "irm" else (share > 0.5).float()
+        wave = torch.istft(mixture * mask, _MASK_N_FFT, _MASK_HOP, window=window, length=samples)
+        waves[source] = wave.numpy()
+    return waves
+
+
+def model_estimates(
+    audio: TrackAudio,
+    sources: Sequence[str],
+    checkpoint: Path,
+    *,
+    wanted_hash: str,
+    overlap_ratio: float,
+    device: str,
+) -> Waves:
+    """Return what the network of ``checkpoint`` separates from the mixture, all sources at once.
+
+    Raises:
+        StageError: the checkpoint is no longer the one that the run began with.
+    """
+    separator = _separator(checkpoint, wanted_hash, overlap_ratio, device)
+    stems = separator.separate(audio.mixture, audio.sample_rate, tuple(sources))
+    return {source: stem.numpy() for source, stem in stems.items()}
+
+
+@lru_cache(maxsize=1)  # a worker process separates many tracks with one network
+def _separator(path: Path, wanted_hash: str, overlap_ratio: float, device: str) -> Separator:
+    checkpoint = load_checkpoint(path)
+    if checkpoint.hash != wanted_hash:
+        raise StageError(f"{path}: the checkpoint changed during the evaluation; evaluate again")
+    return Separator(build_model(checkpoint, device), overlap_ratio=overlap_ratio)
+
+
+def read_estimates(folder: Path, sources: Sequence[str], audio: TrackAudio) -> Waves:
+    """Read another system's estimates of one track: ``folder/<source>.wav`` (or flac, mp3).
+
+    Lengths may differ from the track's: scoring pads with silence or cuts, as museval does.
+
+    Raises:
+        AudioError: a source is missing, unreadable, not finite, or of another rate or channels.
+    """
+    waves: Waves = {}
+    channels = audio.mixture.shape[0]
+    for source in sources:
+        found = [folder / f"{source}.{kind}" for kind in _KEPT]
+        path = next((file for file in found if file.is_file()), None)
+        if path is None:
+            raise AudioError(f"{folder}: no estimate of {source}; allowed: {source}.wav")
+        try:
+            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise AudioError(f"{path}: cannot read this estimate ({error})") from error
+        if rate != audio.sample_rate:
+            raise AudioError(f"{path}: {rate} Hz; allowed: the track's {audio.sample_rate} Hz")
+        if wave.shape[1] != channels:
+            raise AudioError(f"{path}: {wave.shape[1]} channels; allowed: the track's {channels}")
+        if not np.isfinite(wave).all():
+            raise AudioError(f"{path}: holds NaN or infinite samples; allowed: numbers")
+        waves[source] = np.ascontiguousarray(wave.T)
+    return waves
+
+
+def keep_estimates(folder: Path, waves: Mapping[str, np.ndarray], rate: int, kind: str) -> None:
+    """Write the estimates of one track to ``folder/<source>.<kind>``, all or none.
+
+    wav keeps the float32 samples that were scored; flac has 24 bits and clips; mp3 is lossy.
+
+    Raises:
+        AudioError: the format cannot hold this sample rate.
+    """
+    with publish_folder(folder) as fresh:
+        for source, wave in waves.items():
+            samples = wave.T if kind == "wav" else np.clip(wave.T, -1, 1)
+            path = fresh / f"{source}.{kind}"
+            try:
+                soundfile.write(path, samples, rate, subtype=_KEPT[kind])
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"{folder / path.name}: cannot write at {rate} Hz: {error}"
+                                 ) from error  # fmt: skip

@@ -1,0 +1,70 @@
+"""Hashes that name files: by content where they are small, by size and time where they are not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a JSON value, in hexadecimal."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def source_hash(paths: Iterable[Path]) -> str:
+    """Return the hash of the source, templates and tables in ``paths`` (files or folders)."""
+    kinds = {".py", ".j2", ".yaml"}
+    files = [file for path in paths for file in _files(path) if file.suffix in kinds]
+    return digest([[file.name, _file_hash(file)] for file in files])
+
+
+def content_hash(*paths: Path) -> str | None:
+    """Return the hash of all files in ``paths`` (files or folders), or None if a path is missing.
+
+    Hidden files do not count: they are other programs' (``.DS_Store``) or not finished yet.
+    """
+    return _tree_hash(paths, _file_hash)
+
+
+def listing_hash(*paths: Path, times: bool = False) -> str | None:
+    """Return the hash of the names and sizes of all files in ``paths``, or None if one is missing.
+
+    Args:
+        times: the times of the last change count too; for files that are not ours.
+    """
+
+    def look(file: Path) -> list[int]:
+        status = file.stat()
+        return [status.st_size, status.st_mtime_ns] if times else [status.st_size]
+
+    return _tree_hash(paths, look)
+
+
+def _tree_hash(paths: Iterable[Path], look: Any) -> str | None:
+    entries: list[Mapping[str, Any]] = []
+    for path in paths:
+        if not path.exists():
+            return None
+        base = path if path.is_dir() else path.parent
+        entries.append({str(file.relative_to(base)): look(file) for file in _files(path)})
+    return digest(entries)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file())
+    return [
+        file
+        for file in found
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

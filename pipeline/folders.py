@@ -1,0 +1,75 @@
+"""Where everything of a run lies: the one place that knows the names of its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import RunConfig
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths below one ``output_dir``; making this object touches no file."""
+
+    root: Path
+    shards: Path
+    songs: Path
+
+    @classmethod
+    def of(cls, config: RunConfig) -> RunFolder:
+        """Return the absolute paths for ``config``."""
+        root = config.output_dir.absolute()
+        shards = (config.data.shards_dir or root / "shards").absolute()
+        songs = (config.data.musdb_root or root / "songs").absolute()
+        return cls(root, shards, songs)
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, as JSON."""
+        return self.root / "config.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The best model: weights.safetensors and config.json."""
+        return self.root / "checkpoint"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The best ``save_top_k`` models, a folder each: epoch=0007."""
+        return self.root / "checkpoints"
+
+    @property
+    def training(self) -> Path:
+        """The training state, Ray Train's own files and the journal of metrics."""
+        return self.root / "training"
+
+    @property
+    def metrics(self) -> Path:
+        """The journal of training: one JSON line a record, the truth about the run."""
+        return self.training / "metrics.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """<model>/<split>/<track>.json in museval's schema, and <model>/summary.json."""
+        return self.root / "scores"
+
+    @property
+    def estimates(self) -> Path:
+        """<model>/<split>/<track>/<source>.wav, where estimates are kept."""
+        return self.root / "estimates"
+
+    @property
+    def report(self) -> Path:
+        """index.html, leaderboard.csv, leaderboard.json and audio/."""
+        return self.root / "report"
+
+    @property
+    def steps(self) -> Path:
+        """The stamps of finished workflow steps."""
+        return self.root / "steps"
+
+    @property
+    def tracking(self) -> Path:
+        """The journal that feeds MLflow."""
+        return self.root / "tracking"

@@ -1,0 +1,247 @@
+"""The table of options that a configuration class defines: names, ranges, texts, problems."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+Kind = Literal["bool", "int", "float", "text", "path", "choice", "ints", "names"]
+Raw = str | list[str] | None
+
+_PLAIN_KINDS: dict[Any, Kind] = {
+    bool: "bool", int: "int", float: "float", str: "text", Path: "path",
+}  # fmt: skip
+_BOOLEANS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
+_NONE_WORDS = ("None", "none", "null")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_LIST_BRACKETS = {"[": "]", "(": ")"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One leaf of the configuration tree; ``section`` is empty for a leaf of its root."""
+
+    section: str
+    name: str
+    kind: Kind
+    default: Any
+    description: str
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    low_excluded: bool = False
+
+    @property
+    def path(self) -> str:
+        """The dotted name: ``model.n_fft``."""
+        return f"{self.section}.{self.name}" if self.section else self.name
+
+    @property
+    def allowed(self) -> str:
+        """What the option takes, in words."""
+        return self._allowed_values() + (", or None" if self.optional else "")
+
+    def _allowed_values(self) -> str:
+        match self.kind:
+            case "bool":
+                return "True or False"
+            case "choice":
+                return ", ".join(self.choices)
+            case "int" | "float":
+                noun = "a whole number" if self.kind == "int" else "a number"
+                return f"{noun}{self._range_in_words()}"
+            case "ints":
+                return "whole numbers with commas between, such as 0,1"
+            case "names":
+                return "names with commas between, such as vocals,drums"
+            case _:
+                return "a path" if self.kind == "path" else "a text"
+
+    def _range_in_words(self) -> str:
+        if self.low is None:
+            return "" if self.high is None else f" up to {self.high:g}"
+        if self.low_excluded:
+            return f" above {self.low:g}" + ("" if self.high is None else f", up to {self.high:g}")
+        if self.high is None:
+            return f" of at least {self.low:g}"
+        return f" from {_plain(self.low)} to {_plain(self.high)}"
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
+
+
+def options_of(tree: type[BaseModel]) -> dict[str, Option]:
+    """Return every option of ``tree`` by its leaf name.
+
+    Raises:
+        AssertionError: two leaves have the same name, or one has the name of a section.
+    """
+    options: dict[str, Option] = {}
+    sections = sections_of(tree)
+    for section, cls in {"": tree, **sections}.items():
+        for name, field in cls.model_fields.items():
+            if not section and name in sections:
+                continue
+            assert name not in options, f"two options are called {name}"
+            assert name not in sections, f"an option has the name of the group {name}"
+            options[name] = _option(section, name, field)
+    return options
+
+
+def sections_of(tree: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the groups of ``tree``: its fields that are configuration classes themselves."""
+    return {
+        name: field.annotation
+        for name, field in tree.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+
+
+def _option(section: str, name: str, field: FieldInfo) -> Option:
+    option = Option(section, name, "text", field.default, field.description or "")
+    option = _limited(option, field.metadata)
+    return _typed(option, field.annotation)
+
+
+def _limited(option: Option, metadata: Iterable[Any]) -> Option:
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            option = _limited(option, item.metadata)
+        if (low := getattr(item, "ge", None)) is not None:
+            option = replace(option, low=low)
+        if (low := getattr(item, "gt", None)) is not None:
+            option = replace(option, low=low, low_excluded=True)
+        if (high := getattr(item, "le", None)) is not None:
+            option = replace(option, high=high)
+    return option
+
+
+def _typed(option: Option, annotation: Any) -> Option:
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _typed(_limited(option, parts[1:]), parts[0])
+    if origin in (typing.Union, types.UnionType):
+        inner = [part for part in parts if part is not type(None)]
+        assert len(inner) == 1, f"{option.name}: a union that has no text form"
+        return _typed(replace(option, optional=len(inner) < len(parts)), inner[0])
+    if origin is Literal:
+        return replace(option, kind="choice", choices=tuple(str(part) for part in parts))
+    if origin is tuple:
+        return replace(option, kind="ints" if parts[0] is int else "names")
+    return replace(option, kind=_PLAIN_KINDS[annotation])
+
+
+def value_of(option: Option, raw: Raw) -> Any:
+    """Return the typed value of what a person wrote; what has no such value comes back as it is.
+
+    Text that does not fit is left for the strict validation to refuse, so that all problems are
+    reported in one place.
+    """
+    listed = option.kind in ("ints", "names")
+    if isinstance(raw, list):
+        return _items(option, raw) if listed else raw
+    if raw is None or (option.optional and raw in _NONE_WORDS):
+        return None
+    if listed:
+        return _items(option, _list_items(raw.strip()))
+    return _scalar(option.kind, raw.strip(), raw)
+
+
+def _scalar(kind: Kind, text: str, raw: str) -> Any:
+    value: Any = raw
+    if kind == "bool":
+        value = _BOOLEANS.get(text, raw)
+    elif kind == "int" and _INTEGER.fullmatch(text):
+        value = int(text)
+    elif kind == "float" and _NUMBER.fullmatch(text):
+        value = float(text)
+    elif not text:
+        value = 0  # an empty path would mean the current folder, which nobody means: refused
+    elif kind == "path":
+        value = Path(text).expanduser().absolute()
+    elif kind in ("text", "choice"):
+        value = text
+    return value
+
+
+def _list_items(text: str) -> list[str]:
+    if text and _LIST_BRACKETS.get(text[0]) == text[-1]:
+        text = text[1:-1].strip()
+        if not text:
+            return []
+    items = [item.strip() for item in text.split(",")]
+    return [item[1:-1] if re.fullmatch(r"'.*'|\".*\"", item) else item for item in items]
+
+
+def _items(option: Option, items: list[str]) -> Any:
+    if option.kind == "ints":
+        return tuple(int(item) if _INTEGER.fullmatch(item) else item for item in items)
+    return tuple(item or 0 for item in items)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean X?`` for the known words close to ``word``, or nothing."""
+    by_folded = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_folded, n=2, cutoff=0.6)
+    if not close:
+        return ""
+    return f"; did you mean {' or '.join(by_folded[name] for name in close)}?"
+
+
+def no_such_option(typed: str, options: Mapping[str, Option]) -> str:
+    """Return the problem line for a name that no option has, with the nearest that there is."""
+    leaf = typed.rpartition(".")[2]
+    if leaf in options:
+        return f"{typed}: no such option; did you mean {options[leaf].path}?"
+    return f"{typed}: no such option{did_you_mean(leaf, options)}"
+
+
+def problems_of(
+    error: ValidationError,
+    options: Mapping[str, Option],
+    written: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Return one line for each problem in ``error``: option, value got, what is allowed.
+
+    Args:
+        error: what pydantic found.
+        options: the table of options by leaf name.
+        written: by leaf name, the text that a person wrote for it and where.
+    """
+    lines: list[str] = []
+    for detail in error.errors():
+        lines.extend(_lines_of(detail, options, written or {}))
+    return list(dict.fromkeys(lines))
+
+
+def _lines_of(
+    detail: Mapping[str, Any], options: Mapping[str, Option], written: Mapping[str, str]
+) -> Iterator[str]:
+    names = [str(part) for part in detail["loc"] if isinstance(part, str)]
+    name = names[-1] if names else ""
+    dotted = ".".join(names)
+    option = options.get(name)
+    if detail["type"] == "value_error":
+        yield from str(detail["ctx"]["error"]).splitlines()
+    elif detail["type"] == "extra_forbidden":
+        yield no_such_option(dotted, options)
+    elif option is None:
+        yield f"{dotted or 'config'}: {detail['msg'].lower()}"
+    else:
+        got = written.get(name, repr(detail["input"]))
+        hint = ""
+        if option.choices and isinstance(detail["input"], str):
+            hint = did_you_mean(detail["input"], option.choices)
+        yield f"{name}: got {got}, allowed: {option.allowed}{hint}"

@@ -1,0 +1,5 @@
+"""The report of a run: one page, and the leaderboard as CSV, JSON, Markdown and LaTeX."""
+
+from pipeline.report.build import ReportResult, build_report, write_report
+
+__all__ = ["ReportResult", "build_report", "write_report"]

@@ -1,0 +1,207 @@
+"""The leaderboard itself: measured and published systems, intervals, tests, in one structure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline.report.statistics import METHOD, Comparison, bootstrap, compare
+from pipeline.score_files import METRICS
+from pipeline.summary import AGGREGATION, DEFINITIONS, METRIC, Summary
+
+AVERAGE = "average"
+ORACLES = ("irm", "ibm")
+AGGREGATIONS = ("median", "mean")
+_PUBLISHED = Path(__file__).with_name("published.yaml")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure in dB with its confidence interval, where there is one."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system: ``cells[source, metric, aggregation]``; ``origin`` says where they are from."""
+
+    name: str
+    kind: str
+    origin: str
+    cells: dict[tuple[str, str, str], Cell]
+    summary: Summary | None = None
+    data: str = ""
+    note: str = ""
+
+    def facts(self, source: str) -> dict[str, Any]:
+        """Return what stands beside each figure of ``source`` in a table for programs."""
+        s = self.summary
+        if s is None:
+            names = ("tracks", "frames", "nan_frames", "data_hash", "split", "checkpoint")
+            return {**dict.fromkeys(names, ""), "data": self.data, "origin": self.origin}
+        nan = sum(s.nan_frames.values()) if source == AVERAGE else s.nan_frames[source]
+        return {
+            "tracks": len(s.tracks), "frames": s.frames, "nan_frames": nan, "data": s.data.name,
+            "data_hash": s.data.hash, "split": s.data.split,
+            "checkpoint": s.system.checkpoint or "", "origin": self.origin,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Figures of one publication with one convention."""
+
+    key: str
+    title: str
+    source: str
+    url: str
+    convention: str
+    metric: str
+    aggregation: str
+    data: str
+    rows: list[dict[str, Any]]
+
+    @property
+    def columns(self) -> list[str]:
+        """The sources, and the average, for which any row has a figure."""
+        return list(dict.fromkeys(name for row in self.rows for name in row if name != "system"))
+
+    @property
+    def comparable(self) -> bool:
+        """Whether its convention is ours, on the whole MUSDB18 test set."""
+        return self.convention == "museval-median"
+
+
+@dataclass(frozen=True)
+class Board:
+    """All that the report and its tables show about scores."""
+
+    lead: Summary
+    sources: list[str]
+    measured: list[Row]
+    published: list[Row]
+    tables: list[PublishedTable]
+    tests: list[Comparison]
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether published MUSDB18 figures may stand in one table with ours."""
+        return self.lead.data.comparable
+
+    @property
+    def title(self) -> str:
+        """The songs that the figures are about."""
+        data, count = self.lead.data, len(self.lead.tracks)
+        return f"{data.name}, {data.split}, {count} track{'' if count == 1 else 's'}"
+
+    @property
+    def caption(self) -> str:
+        """Metric and aggregation of the short tables."""
+        return f"{METRIC}, {AGGREGATION}. Average: {DEFINITIONS['average'].lower()}"
+
+    @property
+    def baseline(self) -> Summary | None:
+        """The mixture as the estimate of every source, where it was scored."""
+        found = (r.summary for r in self.measured if r.kind == "mixture" and r.summary)
+        return next(found, None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "format": 1,
+            "title": self.title,
+            "metric": METRIC,
+            "definitions": {**DEFINITIONS, "statistics": METHOD},
+            "data": self.lead.data.model_dump(),
+            "systems": [_row_json(row) for row in self.measured],
+            "published": {
+                "comparable": self.comparable,
+                "tables": [{**asdict(t), "comparable": t.comparable} for t in self.tables],
+            },
+            "tests": [asdict(test) for test in self.tests],
+            "left_out": self.left_out,
+        }
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    assert row.summary is not None
+    figures = [
+        {"source": s, "metric": m, "aggregation": a, **asdict(cell)}
+        for (s, m, a), cell in row.cells.items()
+    ]
+    kept = row.summary.model_dump(include={"system", "frames", "nan_frames", "verified", "tracks"})
+    return {"name": row.name, "kind": row.kind, "figures": figures, **kept}
+
+
+def build_board(summaries: Sequence[Summary], lead: Summary) -> Board:
+    """Return the board of all ``summaries`` that are about the same songs as ``lead``."""
+    same = [s for s in summaries if s.data == lead.data and s.sources == lead.sources]
+    left_out = [
+        f"{s.name}: scored on other songs or sources ({s.data.name}, {s.data.split}, "
+        f"{', '.join(s.sources)})"
+        for s in summaries
+        if s not in same
+    ]
+    tables = read_published()
+    rows = [_published_row(t, row, lead.sources) for t in tables if t.comparable for row in t.rows]
+    return Board(
+        lead=lead,
+        sources=list(lead.sources),
+        measured=sorted((_measured_row(s) for s in same), key=by_average),
+        published=sorted(rows, key=by_average),
+        tables=tables,
+        tests=compare(
+            sorted(
+                (s for s in same if s.system.kind not in ORACLES),
+                key=lambda s: (s != lead, s.system.kind == "mixture"),
+            )
+        ),
+        left_out=left_out,
+    )
+
+
+def by_average(row: Row) -> tuple[bool, float, str]:
+    """Return the key that sorts rows by their average SDR, the best first, missing ones last."""
+    cell = row.cells.get((AVERAGE, "SDR", "median"), Cell(None))
+    return cell.value is None, -(cell.value or 0.0), row.name
+
+
+def _measured_row(summary: Summary) -> Row:
+    cells: dict[tuple[str, str, str], Cell] = {}
+    for metric in METRICS:
+        for source in summary.sources:
+            values = list(summary.column(source, metric).values())
+            figure = summary.scores[source][metric]
+            for how, value in (("median", figure.median), ("mean", figure.mean)):
+                interval = bootstrap(values, np.median if how == "median" else np.mean)
+                ends = (interval.low, interval.high) if interval else (None, None)
+                cells[source, metric, how] = Cell(value, *ends)
+        average = summary.average[metric]
+        cells[AVERAGE, metric, "median"] = Cell(average.median)
+        cells[AVERAGE, metric, "mean"] = Cell(average.mean)
+    return Row(summary.name, summary.system.kind, "measured by this code", cells, summary)
+
+
+def _published_row(table: PublishedTable, row: dict[str, Any], sources: Sequence[str]) -> Row:
+    cells = {
+        (source, "SDR", "median"): Cell(float(row[source]))
+        for source in (*sources, AVERAGE)
+        if source in row
+    }
+    origin = f"{table.source} ({table.url})"
+    return Row(row["system"], "published", origin, cells, data=table.data, note=table.title)
+
+
+def read_published() -> list[PublishedTable]:
+    """Read the figures of others from the data file beside this module."""
+    content = yaml.safe_load(_PUBLISHED.read_text(encoding="utf-8"))
+    return [PublishedTable(**table) for table in content["tables"]]

@@ -1,0 +1,160 @@
+"""From a run's folder to its report."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from lasaft.errors import DataError
+from lasaft.files import atomic_write_bytes
+from pipeline.config import RunConfig
+from pipeline.excerpts import EXCERPTS
+from pipeline.folders import RunFolder
+from pipeline.report.board import Board, build_board
+from pipeline.report.media import read_songs
+from pipeline.report.page import PageInputs, render_page
+from pipeline.report.tables import csv_text, json_text, latex_text, markdown_text
+from pipeline.report.training_curves import read_curves
+from pipeline.summary import Summary, read_summary
+
+_USER_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The page, and all files of the report: what a tracking server should keep."""
+
+    page: Path
+    files: list[Path]
+
+
+def build_report(config: RunConfig) -> Path:
+    """Write the report of the run in ``config.output_dir`` and return the path of its page.
+
+    Raises:
+        DataError: nothing is scored yet, or a file that the report needs is damaged.
+    """
+    return write_report(config).page
+
+
+def write_report(config: RunConfig) -> ReportResult:
+    """Write the report and return its files; the same inputs give the same bytes.
+
+    Raises:
+        DataError: nothing is scored yet, or a file that the report needs is damaged.
+    """
+    folder = RunFolder.of(config)
+    files = sorted(folder.scores.glob("*/summary.json"))
+    summaries = {file.parent.name: read_summary(file) for file in files}
+    if not summaries:
+        raise DataError(
+            f"{folder.scores}: no summary.json of a scored system in it; run jobs.evaluate first"
+        )
+    lead = _lead(list(summaries.values()), config)
+    board = build_board(list(summaries.values()), lead)
+    shown = {r.name for r in board.measured}
+    labels = {
+        name: s.name
+        for name, s in summaries.items()
+        if s.name in shown and s.system.kind in ("model", "estimates")
+    }
+    songs = read_songs(
+        folder.estimates / EXCERPTS / lead.data.split, labels, config.evaluate.report_audio
+    )
+    page = render_page(
+        PageInputs(
+            board=board,
+            songs=songs,
+            training=read_curves(folder.metrics),
+            provenance=list(_provenance(board)),
+            command=_command(config),
+            config=_without_secrets(config.model_dump(mode="json")),
+        )
+    )
+    texts = {
+        "index.html": page,
+        "leaderboard.csv": csv_text(board),
+        "leaderboard.json": json_text(board),
+        "leaderboard.md": markdown_text(board),
+        "leaderboard.tex": latex_text(board),
+    }
+    for name, text in texts.items():
+        atomic_write_bytes(folder.report / name, text.encode())
+    paths = [folder.report / name for name in texts]
+    return ReportResult(paths[0], paths)
+
+
+def _lead(summaries: list[Summary], config: RunConfig) -> Summary:
+    """Return the summary of the run's own system, or else of the first that is no bound."""
+    split = [s for s in summaries if s.data.split == config.evaluate.split] or summaries
+    systems = [s for s in split if s.system.kind in ("model", "estimates")] or split
+    named = [s for s in systems if s.name == config.tracking.run_id]
+    own = _checkpoint_hash(config)
+    trained = [s for s in systems if own is not None and s.system.checkpoint == own]
+    return (named or trained or systems)[0]
+
+
+def _checkpoint_hash(config: RunConfig) -> str | None:
+    """Return the hash of the run's checkpoint, without reading its weights."""
+    folder = config.evaluate.checkpoint or RunFolder.of(config).checkpoint
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # evaluated elsewhere: the report needs no checkpoint
+
+
+def _provenance(board: Board) -> Iterator[tuple[str, str]]:
+    lead, data = board.lead, board.lead.data
+    yield "data", f"{data.name}, {data.split} split, {len(lead.tracks)} tracks"
+    yield "data hash", data.hash
+    if lead.system.variant:
+        yield "network", lead.system.variant
+    if lead.system.checkpoint:
+        yield "checkpoint hash", lead.system.checkpoint
+    for name, value in (*lead.system.provenance.items(), *lead.system.settings.items()):
+        if isinstance(value, str | int | float | bool):
+            yield name.replace("_", " "), _without_secrets(str(value))
+    for record in lead.verified:
+        yield (
+            "checked with museval itself",
+            f"{record['track']}: largest difference {record['largest_db']:.1e} dB",
+        )
+
+
+def _command(config: RunConfig) -> str:
+    """Return the command line that gives this run: every option that is not its default."""
+    words = [
+        f"--{name} {shlex.quote(_word(value))}"
+        for name, value, default in _leaves(config)
+        if value != default and value is not None and name not in ("tracking_uri", "address")
+    ]
+    return " \\\n    ".join(["python -m jobs.run", *words])
+
+
+def _leaves(section: BaseModel) -> Iterator[tuple[str, Any, Any]]:
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value)
+        else:
+            yield name, value, info.get_default(call_default_factory=True)
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _without_secrets(value: Any) -> Any:
+    """Return JSON ``value`` without the user and password of any address in it."""
+    if isinstance(value, str):
+        return _USER_IN_ADDRESS.sub("", value)
+    if isinstance(value, Mapping):
+        return {name: _without_secrets(item) for name, item in value.items()}
+    return [_without_secrets(item) for item in value] if isinstance(value, list) else value

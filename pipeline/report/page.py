@@ -1,0 +1,182 @@
+"""The report as one HTML page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.aggregate import difference
+from pipeline.report.board import AGGREGATIONS, AVERAGE, ORACLES, Board, Row, by_average
+from pipeline.report.media import RANGE_DB, Song
+from pipeline.report.plots import SERIES, box_plot
+from pipeline.report.statistics import CONFIDENCE, FEWEST_TRACKS, METHOD
+from pipeline.report.training_curves import Curves
+from pipeline.score_files import METRICS
+from pipeline.summary import AGGREGATION, DEFINITIONS, LARGEST_DB, METRIC
+
+_METRIC_WORDS = {
+    "SDR": "signal to distortion",
+    "ISR": "source image to spatial distortion",
+    "SIR": "source to interference",
+    "SAR": "source to artifacts",
+}
+_KIND_WORDS = {
+    "model": "",
+    "estimates": "estimates",
+    "mixture": "does nothing",
+    "irm": "ideal ratio mask, oracle",
+    "ibm": "ideal binary mask, oracle",
+    "published": "as published",
+}
+BOUNDS = ("mixture", *ORACLES)
+
+
+@dataclass(frozen=True)
+class PageInputs:
+    """Everything on the page: each part comes from files, none from the clock or this machine."""
+
+    board: Board
+    songs: Sequence[Song]
+    training: Sequence[Curves]
+    provenance: Sequence[tuple[str, str]]
+    command: str
+    config: Mapping[str, Any]
+
+
+def render_page(inputs: PageInputs) -> str:
+    """Return the page; the same inputs give the same bytes."""
+    # Everything is escaped but the plots and our own style and script: names come from users.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shared = {"metrics": METRICS, "aggregations": AGGREGATIONS, "series": SERIES}
+    style = environment.get_template("page.css.j2").render(shared)
+    script = environment.get_template("page.js.j2").render()
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    board, lead = inputs.board, inputs.board.lead
+    plotted = _plotted(board)
+    return environment.get_template("page.html.j2").render(
+        **shared,
+        style=_trusted(style),
+        script=_trusted(script),
+        script_hash=script_hash,
+        board=board,
+        rows=sorted(
+            [*board.measured, *(board.published if board.comparable else ())], key=by_average
+        ),
+        columns=[*board.sources, AVERAGE],
+        cards=_cards(board),
+        tracks=_tracks(board),
+        boxes={metric: _boxes(board, plotted, metric) for metric in METRICS},
+        plotted=plotted,
+        nan_frames=lead.nan_frames if any(lead.nan_frames.values()) else {},
+        has_oracle=any(row.kind in ORACLES for row in board.measured),
+        songs=inputs.songs,
+        training=inputs.training,
+        provenance=inputs.provenance,
+        command=inputs.command,
+        config_text=json.dumps(inputs.config, indent=2, ensure_ascii=False),
+        metric=METRIC,
+        aggregation=AGGREGATION,
+        definitions=DEFINITIONS,
+        method=METHOD,
+        confidence=f"{CONFIDENCE:.0%}",
+        fewest=FEWEST_TRACKS,
+        range_db=f"{RANGE_DB:.0f}",
+        largest=LARGEST_DB,
+        metric_words=_METRIC_WORDS,
+        kind_words=_KIND_WORDS,
+        bounds=BOUNDS,
+    )
+
+
+def _trusted(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)  # noqa: S704 - rendered from this package's own files alone
+
+
+def _cards(board: Board) -> list[dict[str, Any]]:
+    row = next(row for row in board.measured if row.name == board.lead.name)
+    base = board.baseline
+    cards = []
+    for source in board.sources:
+        cell = row.cells[source, "SDR", "median"]
+        other = base.scores[source]["SDR"].median if base and base is not board.lead else None
+        gain = difference(cell.value, other)
+        cards.append(
+            {"source": source, "value": cell.value, "low": cell.low, "high": cell.high,
+             "gain": gain}
+        )  # fmt: skip
+    return cards
+
+
+def _tracks(board: Board) -> list[dict[str, Any]]:
+    """Return the songs of the leading system, the best average SDR first."""
+    lead, base = board.lead, board.baseline
+    others = {t.name: t.medians for t in base.tracks} if base and base is not lead else {}
+    songs = []
+    for track in lead.tracks:
+        cells = {}
+        for metric in METRICS:
+            pairs = [
+                _with_gain(track.medians[s][metric], others.get(track.name), s, metric)
+                for s in lead.sources
+            ]
+            cells |= {(s, metric): pair for s, pair in zip(lead.sources, pairs, strict=True)}
+            cells[AVERAGE, metric] = (_mean([v for v, _ in pairs]), _mean([g for _, g in pairs]))
+        nan = max(track.nan_frames.values())
+        songs.append(
+            {"name": track.name, "cells": cells, "frames": track.frames, "nan": nan, "mark": ""}
+        )
+    songs.sort(key=lambda song: (-(song["cells"][AVERAGE, "SDR"][0] or -1e9), song["name"]))
+    scored = [song for song in songs if song["cells"][AVERAGE, "SDR"][0] is not None]
+    if len(scored) > 1:
+        scored[0]["mark"], scored[-1]["mark"] = "best", "worst"
+    return songs
+
+
+def _with_gain(
+    value: float | None, other: Mapping[str, Any] | None, source: str, metric: str
+) -> tuple[float | None, float | None]:
+    base = other[source][metric] if other is not None else None
+    return value, difference(value, base)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers and len(numbers) == len(values) else None
+
+
+def _plotted(board: Board) -> list[tuple[int, Row]]:
+    """Return the systems of the box plots with the numbers of their colours, the bounds last."""
+    base = [row for row in board.measured if row.kind == "mixture"][:1]
+    lead = [row for row in board.measured if row.name == board.lead.name and row not in base]
+    others = [row for row in board.measured if row not in (*lead, *base)]
+    others = sorted(others, key=lambda row: row.kind in BOUNDS)[: SERIES - 2]
+    numbered = [*((0, row) for row in lead), *enumerate(others, 2), *((1, row) for row in base)]
+    return list(numbered)
+
+
+def _boxes(board: Board, plotted: Sequence[tuple[int, Row]], metric: str) -> str:
+    columns = []
+    for colour, row in plotted:
+        assert row.summary is not None
+        scores = {s: _plottable(row.summary.column(s, metric)) for s in board.sources}
+        columns.append((colour, scores))
+    return box_plot(columns, metric, f"box-{metric}")
+
+
+def _plottable(column: Mapping[str, float | None]) -> list[float]:
+    return [value for value in column.values() if value is not None and value <= LARGEST_DB]

@@ -1,0 +1,63 @@
+"""The curves of a training, read from its journal."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from lasaft.errors import DataError
+from pipeline.report.plots import SERIES, curves
+
+_Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One plot: its title, the names of its lines in the order of their colours, and the SVG."""
+
+    title: str
+    names: list[str]
+    svg: str
+
+
+def read_curves(journal: Path) -> list[Curves]:
+    """Return the plots of a training's journal; none if there is no journal.
+
+    Values are grouped by the last word of their name: ``train/loss`` and ``valid/loss`` share a
+    plot, ``valid/vocals/SDR`` and ``valid/drums/SDR`` the next; groups without a loss or a score
+    (learning rate, times) are not drawn.
+
+    Raises:
+        DataError: a line in the middle of the journal is damaged.
+    """
+    series = _read(journal)
+    losses = {name: points for name, points in series.items() if "loss" in name.lower()}
+    scores = {name: points for name, points in series.items() if "sdr" in name.lower()}
+    plots = []
+    for title, found, log in (("Loss", losses, True), ("SDR in validation", scores, False)):
+        group = dict(list(found.items())[:SERIES])
+        if group:
+            label = "loss" if log else "SDR in dB"
+            svg = curves(group, label, title.split()[0].lower(), logarithmic=log)
+            plots.append(Curves(title, list(group), svg))
+    return plots
+
+
+def _read(journal: Path) -> dict[str, _Points]:
+    if not journal.is_file():
+        return {}
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    series: dict[str, dict[float, float]] = defaultdict(dict)
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            for name, value in record["values"].items():
+                # A resumed run writes some steps again: the last record of a step counts.
+                series[name][float(record["step"])] = float(value)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if number == len(lines):
+                break  # cut off while it was written: the run was killed here
+            raise DataError(f"{journal}, line {number}: not a record of training") from error
+    return {name: sorted(points.items()) for name, points in sorted(series.items())}

@@ -1,0 +1,251 @@
+"""The evaluation stage: every track separated and scored on Ray, then summarised."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lasaft.checkpoint import Checkpoint, load_checkpoint
+from lasaft.errors import ConfigError, DataError, StageError
+from lasaft.files import atomic_write_json
+from pipeline.aggregate import score_table, summarise, summarise_track
+from pipeline.config import RunConfig
+from pipeline.dataset import data_identity
+from pipeline.excerpts import EXCERPTS, spread
+from pipeline.fanout import Needs, run_tasks
+from pipeline.folders import RunFolder
+from pipeline.progress import Progress
+from pipeline.score_files import METRICS, file_names, read_scores
+from pipeline.score_track import SystemJob, TrackJob, TrackOutcome, score_track
+from pipeline.summary import DataIdentity, Summary, System
+from pipeline.systems import for_track, identity_of, systems_of
+from pipeline.tracks import Track, check_tracks, list_tracks
+from pipeline.verify import TOLERANCE_DB, verify_track
+
+_TASKS_A_GPU = 4  # separation waits while a track is scored on the CPU
+# museval holds this much (measured with four stereo sources: 1.2 GB at 30 s, 5.3 GB at 240 s).
+_VERIFY_BYTES, _VERIFY_BYTES_A_SECOND = 0.9e9, 19e6
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found: a summary for each system, and what a tracker should record.
+
+    Args:
+        summaries: by name; the system of interest first, then the bounds.
+        files: the summary and score files.
+        scored: how many pairs of track and system were scored now; the others were current.
+    """
+
+    summaries: dict[str, Summary]
+    files: list[Path]
+    scored: int
+
+    @property
+    def lead(self) -> Summary:
+        """The summary of the system of interest."""
+        return next(iter(self.summaries.values()))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures for a tracker: ``test/vocals/SDR``, ``test/average/SDR``, in dB.
+
+        Those of the bounds have their name in front: ``mixture/test/vocals/SDR``.
+        """
+        found: dict[str, float] = {}
+        for name, summary in self.summaries.items():
+            front = "" if summary is self.lead else f"{name}/"
+            for source, figures in (*summary.scores.items(), ("average", summary.average)):
+                for metric in METRICS:
+                    value = figures[metric].median
+                    if value is not None:
+                        found[f"{front}{summary.data.split}/{source}/{metric}"] = value
+        return found
+
+    @property
+    def table(self) -> str:
+        """The table for a terminal: the system of interest beside the mixture."""
+        return score_table(self.lead, self.summaries.get("mixture"))
+
+
+def evaluate(config: RunConfig) -> EvaluationResult:
+    """Separate and score every track of the split; call while connected to Ray.
+
+    Scores that are current (same checkpoint, track content and settings) are kept. A summary is
+    written only if every track of it is scored.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: wrong input, found before anything is scored.
+        StageError: tracks failed (each is named), or museval disagrees.
+    """
+    folder, checkpoint = RunFolder.of(config), _checkpoint(config)
+    systems = systems_of(config, checkpoint)
+    tracks, seconds = _tracks(config, folder, checkpoint)
+    jobs = _jobs(config, folder, tracks, systems, _scored_sources(config, tracks))
+    for system in systems:  # until all is done there is no whole summary
+        (folder.scores / system.file / "summary.json").unlink(missing_ok=True)
+    outcomes = _run(config, jobs)
+    data = data_identity(
+        config, folder.songs, tracks, [o.track_hash for o in outcomes], sum(seconds)
+    )
+    verified = _verify(config, jobs, seconds)
+    done = list(zip(jobs, outcomes, strict=True))
+    summaries = {
+        system.name: _summarise(system, identity_of(system, checkpoint), data, done, verified)
+        for system in systems
+    }
+    files = []
+    for system in systems:
+        path = folder.scores / system.file / "summary.json"
+        atomic_write_json(path, summaries[system.name].model_dump(mode="json"))
+        files += [path, *(job.score_file(system) for job in jobs)]
+    _drop_old_excerpts(folder, jobs)
+    return EvaluationResult(summaries, files, sum(outcome.scored for outcome in outcomes))
+
+
+def _checkpoint(config: RunConfig) -> Checkpoint | None:
+    if config.evaluate.estimates_dir is not None:
+        return None
+    return load_checkpoint(config.evaluate.checkpoint or RunFolder.of(config).checkpoint)
+
+
+def _tracks(
+    config: RunConfig, folder: RunFolder, checkpoint: Checkpoint | None
+) -> tuple[list[Track], list[float]]:
+    """Return the checked tracks of the split and their lengths in seconds."""
+    model = checkpoint.config if checkpoint is not None else config.model
+    listed = list_tracks(
+        folder.songs,
+        sources=model.sources,
+        is_wav=config.data.musdb_is_wav,
+        dev_mode=config.data.dev_mode,
+    )
+    split = config.evaluate.split
+    tracks = [track for track in listed if track.split == split]
+    if not tracks:
+        found = ", ".join(sorted({track.split for track in listed}))
+        raise DataError(f"split: no {split} track in {folder.songs}; it has tracks of: {found}")
+    rate = model.sample_rate
+    samples = check_tracks(tracks, sample_rate=rate, channels=model.audio_channels)
+    return tracks, [count / rate for count in samples]
+
+
+def _scored_sources(config: RunConfig, tracks: Sequence[Track]) -> tuple[str, ...]:
+    """Return the sources to score: those that were trained, in the order of the network's."""
+    wanted = config.train.target_names or tracks[0].sources
+    sources = tuple(source for source in tracks[0].sources if source in wanted)
+    if len(sources) < 2:
+        raise ConfigError(
+            f"target_names: got {', '.join(wanted)}; scoring needs at least two sources, because "
+            "interference is measured between them"
+        )
+    return sources
+
+
+def _jobs(
+    config: RunConfig,
+    folder: RunFolder,
+    tracks: Sequence[Track],
+    systems: Sequence[SystemJob],
+    sources: tuple[str, ...],
+) -> list[TrackJob]:
+    files = file_names([track.name for track in tracks])
+    played = set(spread(list(files), config.evaluate.report_audio))
+    return [
+        TrackJob(
+            track=track,
+            file=files[track.name],
+            sources=sources,
+            systems=tuple(for_track(system, track) for system in systems),
+            scores=folder.scores,
+            estimates=folder.estimates,
+            save=config.evaluate.save_estimates,
+            excerpt=track.name in played,
+        )
+        for track in tracks
+    ]
+
+
+def _run(config: RunConfig, jobs: list[TrackJob]) -> list[TrackOutcome]:
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if gpus:
+        jobs = [replace(job, device="cuda") for job in jobs]
+    with Progress("evaluate", len(jobs), "tracks") as progress:
+        return run_tasks(
+            score_track,
+            [(job,) for job in jobs],
+            names=[str(job.track) for job in jobs],
+            needs=Needs(
+                int(config.cluster.task_memory * 1e9), gpus=1 / _TASKS_A_GPU if gpus else 0
+            ),
+            on_done=lambda name, _: progress.advance(1, name),
+        )
+
+
+def _verify(
+    config: RunConfig, jobs: Sequence[TrackJob], seconds: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Score some tracks with museval too; the choice depends on the names of all tracks only."""
+    count = min(config.evaluate.verify, len(jobs))
+    if not count:
+        return []
+    chosen = sorted(random.Random(len(jobs)).sample(range(len(jobs)), count))
+    longest = max(seconds[index] for index in chosen)
+    needs = Needs(
+        int(max(config.cluster.task_memory * 1e9, _VERIFY_BYTES + _VERIFY_BYTES_A_SECOND * longest))
+    )
+    with Progress("museval", count, "tracks") as progress:
+        records = run_tasks(
+            verify_track,
+            [(jobs[index], jobs[index].systems[0]) for index in chosen],
+            names=[str(jobs[index].track) for index in chosen],
+            needs=needs,
+            on_done=lambda name, _: progress.advance(1, name),
+        )
+    wrong = [record for record in records if not record["agrees"]]
+    if wrong:
+        lines = [f"{r['track']}: {_differences(r['difference_db'])}" for r in wrong]
+        raise StageError(
+            f"{len(wrong)} of {count} tracks differ from museval by more than {TOLERANCE_DB:g} dB; "
+            "no summary was written:\n" + "\n".join(lines)
+        )
+    return records
+
+
+def _differences(difference: Mapping[str, float]) -> str:
+    return ", ".join(f"{metric} {value:.1e} dB" for metric, value in difference.items())
+
+
+def _summarise(
+    system: SystemJob,
+    identity: System,
+    data: DataIdentity,
+    done: Sequence[tuple[TrackJob, TrackOutcome]],
+    verified: Sequence[Mapping[str, Any]],
+) -> Summary:
+    records = [
+        summarise_track(
+            job.track.name,
+            f"{data.split}/{job.file}.json",
+            outcome.score_hashes[system.file],
+            read_scores(job.score_file(system)),
+        )
+        for job, outcome in done
+    ]
+    own = [record for record in verified if record["system"] == system.name]
+    return summarise(system.name, identity, data, records, verified=own)
+
+
+def _drop_old_excerpts(folder: RunFolder, jobs: Sequence[TrackJob]) -> None:
+    """Remove excerpts of songs that are no longer played, so that no report shows them."""
+    wanted = {job.file for job in jobs if job.excerpt}
+    place = folder.estimates / EXCERPTS / jobs[0].track.split
+    for old in place.iterdir() if place.is_dir() else ():
+        if old.name not in wanted:
+            shutil.rmtree(old)

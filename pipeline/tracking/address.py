@@ -1,0 +1,35 @@
+"""Where MLflow's records of a run go, and how a person opens them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from urllib.parse import urlsplit, urlunsplit
+
+from pipeline.config import RunConfig
+from pipeline.folders import RunFolder
+
+
+def tracking_address(config: RunConfig) -> str:
+    """Return where MLflow's records go: an address, or a database in the run's folder."""
+    given = config.tracking.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return given or f"sqlite:///{RunFolder.of(config).root / 'mlflow.db'}"
+
+
+def ui_command(config: RunConfig) -> str:
+    """Return the one command that opens MLflow for this run, for a shell."""
+    address = tracking_address(config)
+    if address.startswith(("http://", "https://")):
+        page = shlex.quote(without_password(address) + "/?workflowType=machine_learning")
+        return f"{shlex.quote(sys.executable)} -m webbrowser {page}"
+    words = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"]
+    return shlex.join([*words, "--backend-store-uri", address])
+
+
+def without_password(address: str) -> str:
+    """Return ``address`` without the name and password that it may hold."""
+    parts = urlsplit(address)
+    if "@" not in parts.netloc:
+        return address
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,266 @@
+"""The thread that tells a run's journal to MLflow: the only file that imports mlflow."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lasaft.config import variant_name
+from lasaft.files import atomic_write_json
+from pipeline.config import RunConfig
+from pipeline.folders import RunFolder
+from pipeline.tracking.address import tracking_address, without_password
+from pipeline.tracking.outbox import Follower, Outbox
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_POLL_SECONDS = 1.0
+_RETRY_SECONDS = 5.0
+# How long the end of a stage may wait for a server that does answer.
+_LAST_SECONDS = 20.0
+_METRICS_A_CALL = 500
+_PARAMS_A_CALL = 100
+# The server has read the entry and will never take it; anything else is worth another try.
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+class Feeder(threading.Thread):
+    """Tells an outbox to MLflow; whatever goes wrong here stays here until the end."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, outbox: Outbox) -> None:
+        super().__init__(name="mlflow", daemon=True)
+        self._config, self._folder, self._outbox = config, folder, outbox
+        self._closing = threading.Event()
+        self._trouble = ""
+        self._refused: list[str] = []
+        self._done = False
+        self._sent = outbox.sent()
+        self._followers: dict[str, Follower] = {}
+        self._client: MlflowClient | None = None
+
+    def finish(self) -> str:
+        """Tell the rest, for a limited time; return what a person should know, or ``""``."""
+        self._closing.set()
+        self.join(_LAST_SECONDS)
+        address = without_password(tracking_address(self._config))
+        if not self._done:
+            reason = self._trouble or "it is slow"
+            return (
+                f"MLflow at {address} has not got all records ({reason}); they are kept in "
+                f"{self._outbox.folder} and the next command on this folder sends them"
+            )
+        if self._refused:
+            return f"MLflow at {address} refused {len(self._refused)} records: {self._refused[0]}"
+        return ""
+
+    def run(self) -> None:
+        """Deliver until told to finish, alone among all processes of this folder."""
+        with (self._outbox.folder / "lock").open("w") as lock:
+            while not self._locked(lock):
+                # Another command on this folder feeds: it reads the same journal.
+                if self._closing.wait(_POLL_SECONDS):
+                    self._done = True
+                    return
+            self._sent = self._outbox.sent()
+            while True:
+                last = self._closing.is_set()
+                self._attempt()
+                if last:
+                    self._done = not self._trouble
+                    return
+                self._closing.wait(_RETRY_SECONDS if self._trouble else _POLL_SECONDS)
+
+    @staticmethod
+    def _locked(lock: Any) -> bool:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _attempt(self) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            self._deliver()
+            self._trouble = ""
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            self._trouble = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+
+    def _deliver(self) -> None:
+        """Send what is new; an exception leaves the rest for the next attempt."""
+        entries = self._outbox.entries()
+        for entry in entries:
+            if entry["kind"] == "follow" and entry["path"] not in self._followers:
+                steps = self._sent["steps"].get(entry["path"], {})
+                self._followers[entry["path"]] = Follower(Path(entry["path"]), steps)
+        fresh = entries[self._sent["entries"] :]
+        for entry in fresh:
+            # The end is told last, after the metrics that were followed up to there.
+            if entry["kind"] == "status":
+                self._send_followed()
+            self._send(entry)
+            self._sent["entries"] += 1
+            self._outbox.mark(self._sent)
+        self._send_followed()
+
+    def _send_followed(self) -> None:
+        for path, follower in list(self._followers.items()):
+            done = self._sent["steps"].setdefault(path, {})
+            records = list(follower.fresh())
+            try:
+                for start in range(0, len(records), _PARAMS_A_CALL):
+                    self._send_records(records[start : start + _PARAMS_A_CALL])
+                    for record in records[start : start + _PARAMS_A_CALL]:
+                        done[record["kind"]] = record["step"]
+                    self._outbox.mark(self._sent)
+            except BaseException:
+                # What it has read and not told has to be read again.
+                self._followers[path] = Follower(Path(path), done)
+                raise
+
+    def _send_records(self, records: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        run = self._run()
+        start = self._sent["run"]["milliseconds"]
+        metrics = [
+            Metric(name, value, start + int(1000 * record["seconds"]), record["step"])
+            for record in records
+            for name, value in record["values"].items()
+            if value is not None
+        ]
+        for first in range(0, len(metrics), _METRICS_A_CALL):
+            batch = metrics[first : first + _METRICS_A_CALL]
+            self._connected().log_batch(run, metrics=batch)
+
+    def _send(self, entry: dict[str, Any]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        run = self._run()
+        try:
+            getattr(self, f"_send_{entry['kind']}")(run, entry)
+        except MlflowException as error:
+            if error.error_code not in _REFUSALS:
+                raise
+            self._refused.append(f"{entry['kind']}: {str(error).splitlines()[0][:200]}")
+
+    def _send_follow(self, run: str, entry: dict[str, Any]) -> None:
+        """Nothing to tell: the file's records are."""
+
+    def _send_params(self, run: str, entry: dict[str, Any]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        client = self._connected()
+        known = client.get_run(run).data.params
+        new = [Param(k, v) for k, v in entry["values"].items() if k not in known]
+        for first in range(0, len(new), _PARAMS_A_CALL):
+            client.log_batch(run, params=new[first : first + _PARAMS_A_CALL])
+        # MLflow never changes a parameter: a run that went on with another value says so in tags.
+        changed = [
+            RunTag(f"changed.{name}", value)
+            for name, value in entry["values"].items()
+            if known.get(name, value) != value
+        ]
+        client.log_batch(run, tags=changed)
+
+    def _send_metrics(self, run: str, entry: dict[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        when = entry["milliseconds"]
+        metrics = [Metric(k, v, when, entry["step"]) for k, v in entry["values"].items()]
+        self._connected().log_batch(run, metrics=metrics)
+
+    def _send_tags(self, run: str, entry: dict[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        self._connected().log_batch(run, tags=[RunTag(k, v) for k, v in entry["values"].items()])
+
+    def _send_artifact(self, run: str, entry: dict[str, Any]) -> None:
+        path = Path(entry["path"])
+        if path.is_dir():
+            self._connected().log_artifacts(run, str(path), entry["folder"] or None)
+        elif path.is_file():
+            self._connected().log_artifact(run, str(path), entry["folder"] or None)
+        else:
+            self._refused.append(f"{path} is no longer there")
+
+    def _send_table(self, run: str, entry: dict[str, Any]) -> None:
+        # Not client.log_table: it adds to the table that is there, so a replay would double it.
+        client, file = self._connected(), f"{entry['name']}.json"
+        client.log_dict(run, {"columns": entry["columns"], "data": entry["rows"]}, file)
+        tags = client.get_run(run).data.tags
+        logged = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
+        if {"path": file, "type": "table"} not in logged:
+            logged.append({"path": file, "type": "table"})
+            client.set_tag(run, "mlflow.loggedArtifacts", json.dumps(logged))
+
+    def _send_status(self, run: str, entry: dict[str, Any]) -> None:
+        if entry["status"] == "RUNNING":
+            self._connected().update_run(run, status="RUNNING")
+        else:
+            self._connected().set_terminated(run, entry["status"], entry["milliseconds"])
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            self._client = MlflowClient(tracking_address(self._config))
+        return self._client
+
+    def _run(self) -> str:
+        """Return the id of this folder's MLflow run, which is made at the first call."""
+        if self._sent["run"] is None:
+            self._sent["run"] = self._find_or_create()
+            self._outbox.mark(self._sent)
+            atomic_write_json(self._outbox.folder / "run.json", self._sent["run"])
+        return self._sent["run"]["run_id"]
+
+    def _find_or_create(self) -> dict[str, Any]:
+        client, experiment = self._connected(), self._experiment()
+        folder_id = self._folder_id()
+        found = client.search_runs([experiment], f"tags.`lasaft.folder` = '{folder_id}'")
+        name = self._config.tracking.run_id or time.strftime("%Y-%m-%d %H:%M:%S")
+        tags = {"lasaft.folder": folder_id, "lasaft.model": variant_name(self._config.model)}
+        run = found[0] if found else client.create_run(experiment, tags=tags, run_name=name)
+        return {
+            "run_id": run.info.run_id,
+            "experiment_id": experiment,
+            "milliseconds": run.info.start_time,
+        }
+
+    def _folder_id(self) -> str:
+        """Return a name for this folder that no other has; it outlives a kill at any moment."""
+        file = self._outbox.folder / "id"
+        if not file.exists():
+            atomic_write_json(file, uuid.uuid4().hex)
+        return json.loads(file.read_bytes())
+
+    def _experiment(self) -> str:
+        client, name = self._connected(), self._config.tracking.experiment_name
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            return experiment.experiment_id
+        address = tracking_address(self._config)
+        own = address == f"sqlite:///{self._folder.root / 'mlflow.db'}"
+        location = (self._folder.root / "mlartifacts").as_uri() if own else None
+        return client.create_experiment(name, artifact_location=location)

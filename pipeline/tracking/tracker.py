@@ -1,0 +1,103 @@
+"""What a stage says about its run: settings, numbers, files and tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.folders import RunFolder
+from pipeline.tracking.address import tracking_address
+from pipeline.tracking.feeder import Feeder
+from pipeline.tracking.outbox import Outbox
+
+# MLflow takes longer values, but shows no table of them.
+_LONGEST_PARAM = 500
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as ``model.n_fft: '2048'``; the tracking address is left out."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif name != "tracking_uri":
+            text = value if isinstance(value, str) else json.dumps(value)
+            flat[prefix + name] = text[:_LONGEST_PARAM]
+    return flat
+
+
+class Tracker:
+    """Records one run in MLflow; use as a context manager around a stage.
+
+    There is one MLflow run for each output folder, however many stages and attempts write to it.
+    With ``tracking.log`` False nothing is written and MLflow is not imported.
+
+    Args:
+        config: the run's settings.
+        folder: its folder.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+        self._config, self._folder = config, folder
+        self._outbox: Outbox | None = None
+        self._feeder: Feeder | None = None
+
+    def __enter__(self) -> Tracker:
+        if self._config.tracking.log:
+            self._outbox = Outbox(self._folder.tracking, tracking_address(self._config))
+            self._outbox.add("status", status="RUNNING")
+            self._feeder = Feeder(self._config, self._folder, self._outbox)
+            self._feeder.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._outbox is None or self._feeder is None:
+            return
+        self._outbox.add("status", status="FINISHED" if error is None else "FAILED")
+        complaint = self._feeder.finish()
+        if complaint:
+            sys.stderr.write(f"{complaint}\n")
+
+    def log_params(self) -> None:
+        """Record the whole configuration, as ``model.n_fft`` and so on."""
+        if self._outbox is not None:
+            self._outbox.add("params", values=flatten(self._config.model_dump(mode="json")))
+
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Record numbers; what is not finite is left out."""
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        if self._outbox is not None and finite:
+            self._outbox.add("metrics", values=finite, step=step)
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Record a file, or all files of a folder, under ``folder`` of the run's artifacts."""
+        if self._outbox is not None:
+            self._outbox.add("artifact", path=str(path.absolute()), folder=folder)
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Record a table as the artifact ``<name>.json``, which MLflow shows as one."""
+        if self._outbox is not None:
+            self._outbox.add(
+                "table", name=name, columns=list(columns), rows=[list(row) for row in rows]
+            )
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Record short texts about the run."""
+        if self._outbox is not None:
+            self._outbox.add("tags", values=dict(tags))
+
+    def follow(self, journal: Path) -> None:
+        """Record every metric of a training's journal, also what is written there later."""
+        if self._outbox is not None:
+            self._outbox.add("follow", path=str(journal.absolute()))

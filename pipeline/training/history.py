@@ -1,0 +1,59 @@
+"""The journal of a training: one JSON line a record, cut back to a saved position on resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+# Kinds whose values depend on the clock; every other record is a function of config and data.
+CLOCK_KINDS = frozenset({"speed"})
+
+
+def make_record(
+    kind: str, *, step: int, epoch: int, seconds: float, values: dict[str, float]
+) -> dict[str, Any]:
+    """Return a record in the journal's form; numbers that JSON lacks become None."""
+    clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {
+        "kind": kind, "step": step, "epoch": epoch, "seconds": round(seconds, 3), "values": clean,
+    }  # fmt: skip
+
+
+class History:
+    """Append records to a journal file.
+
+    Args:
+        path: the JSONL file.
+        position: bytes to keep of what the file holds; the rest came after the saved state.
+    """
+
+    def __init__(self, path: Path, position: int = 0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = path.open("ab")
+        self._file.truncate(min(position, path.stat().st_size))
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one record; readers see it at once."""
+        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def position(self) -> int:
+        """Return the file's length in bytes after it has reached the disk."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """End the journal; nothing more is added."""
+        self._file.close()
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a journal; a last line that is not whole yet is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines]

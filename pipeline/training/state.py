@@ -1,0 +1,141 @@
+"""The full state of a training in one file without pickle, published whole or not at all.
+
+The file is safetensors: the tensors of the network and of the optimiser, and in its header the
+rest as JSON. One file and one rename: there is no instant without a whole state on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from lasaft.errors import CheckpointError
+from lasaft.files import atomic_path
+from pipeline.folders import RunFolder
+from pipeline.training.ranks import Ranks
+
+FORMAT = 1
+# A network file system may show another node an old file for so long.
+_SHARED_FOLDER_SECONDS = 60
+
+
+def state_file(folder: RunFolder) -> Path:
+    """Return where a run's training state lies."""
+    return folder.training / "state.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What was saved: ``progress`` is JSON-like, ``tensors`` are on the CPU."""
+
+    progress: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict]:
+    """Return the optimiser's tensors by ``<parameter number>/<name>``, and its plain numbers."""
+    tensors, numbers = {}, {}
+    for index, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}/{name}"] = _plain(value)
+            elif value is not None:
+                numbers[f"{index}/{name}"] = value
+    return tensors, numbers
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]
+) -> None:
+    """Put back what :func:`flatten_optimizer` returned; rates and such stay as they are."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *numbers.items()]:
+        index, name = key.split("/", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def save_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+) -> None:
+    """Write the whole state to ``path``.
+
+    Args:
+        path: the file; an older one there is replaced in one step.
+        model: its parameters and buffers are saved.
+        optimizer: its state without the learning rate, which is a function of the step.
+        progress: everything else, JSON-like.
+    """
+    tensors = {f"model/{name}": _plain(value) for name, value in model.state_dict().items()}
+    moments, numbers = flatten_optimizer(optimizer)
+    tensors |= {f"optimizer/{name}": value for name, value in moments.items()}
+    header = {"format": FORMAT, "optimizer": numbers, "progress": progress}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, {"state": json.dumps(header)})
+
+
+def load_state(path: Path) -> TrainingState | None:
+    """Return the state in ``path``, None if there is none.
+
+    Raises:
+        CheckpointError: the file is damaged or of another format.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("state", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: the training state cannot be read ({error}); remove the file to start again"
+        ) from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: training state of format {header.get('format')}, allowed: {FORMAT}"
+        )
+    return TrainingState(header["progress"] | {"optimizer": header["optimizer"]}, tensors)
+
+
+def load_common_state(path: Path, ranks: Ranks) -> TrainingState | None:
+    """Return the state in ``path`` once every process sees the same one, None if there is none.
+
+    Raises:
+        CheckpointError: as :func:`load_state`, or the processes do not see the same file.
+    """
+    end = time.monotonic() + _SHARED_FOLDER_SECONDS
+    while True:
+        state = load_state(path)
+        steps = ranks.gather(state.progress["step"] if state else None)
+        if len(set(steps)) == 1:
+            return state
+        if ranks.agree(time.monotonic() > end):
+            break
+        time.sleep(1)
+    raise CheckpointError(
+        f"{path}: the processes see states of different steps {steps}; output_dir must be a folder "
+        "that all nodes share"
+    )
+
+
+def restore_state(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the tensors of ``state`` into ``model`` and ``optimizer``."""
+    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}}
+    for key, value in state.tensors.items():
+        part, name = key.split("/", 1)
+        parts[part][name] = value
+    model.load_state_dict(parts["model"])
+    restore_optimizer(optimizer, parts["optimizer"], state.progress["optimizer"])

@@ -1,0 +1,87 @@
+"""BatchNorm over the batches of all processes, on any backend (torch's own needs GPUs)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+
+class _SyncedNormalise(torch.autograd.Function):
+    """Normalise [batch, channel, ...] by the mean and variance over all processes.
+
+    Sums are kept in float64, so that E[x^2] - E[x]^2 loses nothing that float32 could see.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        wide = x.double()
+        count = torch.full((1,), x.numel() / x.shape[1], dtype=torch.float64, device=x.device)
+        sums = torch.cat([wide.sum(axes), (wide * wide).sum(axes), count])
+        distributed.all_reduce(sums)
+        channels = x.shape[1]
+        mean = sums[:channels] / sums[-1]
+        variance = (sums[channels:-1] / sums[-1] - mean * mean).clamp_min(0)
+        shape = [1, channels] + [1] * (x.dim() - 2)
+        scale = (variance + eps).rsqrt()
+        normal = ((wide - mean.view(shape)) * scale.view(shape)).to(x.dtype)
+        ctx.save_for_backward(normal, scale.to(x.dtype), sums[-1:])
+        ctx.axes, ctx.shape = axes, shape
+        ctx.mark_non_differentiable(mean, variance, sums)
+        return normal, mean, variance, sums
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        normal, scale, count = ctx.saved_tensors
+        grad = gradients[0]
+        wide = grad.double()
+        sums = torch.stack([wide.sum(ctx.axes), (wide * normal.double()).sum(ctx.axes)])
+        distributed.all_reduce(sums)
+        mean_grad, mean_product = (sums / count).to(grad.dtype).view(2, *ctx.shape)
+        return scale.view(ctx.shape) * (grad - mean_grad - normal * mean_product), None
+
+
+class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """A BatchNorm whose training statistics are those of all processes' batches together."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"BatchNorm needs [batch, channel, ...], got {list(input.shape)}")
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalise ``input`` [batch, channel, ...]; alone or in eval mode as torch does."""
+        together = distributed.is_initialized() and distributed.get_world_size() > 1
+        if not (self.training and together):
+            return super().forward(input)
+        normal, mean, variance, sums = _SyncedNormalise.apply(input, self.eps)  # type: ignore[misc]
+        if self.track_running_stats:
+            self._update(mean, variance, sums[-1])
+        if not self.affine:
+            return normal
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        return normal * self.weight.view(shape) + self.bias.view(shape)
+
+    @torch.no_grad()
+    def _update(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1.0 / float(self.num_batches_tracked)
+        unbiased = variance * (count / (count - 1).clamp_min(1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+
+
+def synchronise_batchnorm(module: nn.Module) -> None:
+    """Turn every BatchNorm inside ``module`` into a :class:`SyncedBatchNorm`, in place.
+
+    Parameters, buffers and their names stay what they are, so checkpoints are not affected.
+    """
+    for child in module.modules():
+        if type(child) in {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d}:
+            child.__class__ = SyncedBatchNorm

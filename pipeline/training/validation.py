@@ -1,0 +1,102 @@
+"""Validation: whole tracks, in a fixed order, with the configured loss and the exact frame SDR."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lasaft.metrics import frame_sdr
+from lasaft.model import LaSAFT
+from lasaft.separation import separate_spectrogram
+from pipeline.loader import ValidationTrack
+from pipeline.training.ranks import Ranks
+from pipeline.training.step import LossFunction
+
+# Several targets at once share the windows; this bounds what their spectrograms take.
+_MOST_BYTES = 2**29
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The result over all tracks: the mean loss, and each source's SDR in dB.
+
+    The loss is that of the stitched spectrogram of a whole track, a mean over tracks and
+    targets. The SDR is museval's of 1 s frames: the median over frames, then over tracks.
+    """
+
+    loss: float
+    sdr: dict[str, float]
+    tracks: int
+
+
+def validate(
+    model: LaSAFT,
+    loss: LossFunction,
+    tracks: Iterator[tuple[int, ValidationTrack]],
+    targets: Sequence[str],
+    ranks: Ranks,
+) -> Validation:
+    """Separate ``tracks`` and compare; every process returns the same, whatever their number.
+
+    Args:
+        model: the network; it is put into eval mode and back.
+        loss: the validation loss.
+        tracks: this process's share: (place in the list of all tracks, track).
+        targets: names of the sources to separate.
+        ranks: the processes that share the tracks.
+    """
+    ranks.share_buffers(model)
+    model.eval()
+    with torch.inference_mode():
+        mine = {place: _score(model, loss, track, targets, ranks) for place, track in tracks}
+    model.train()
+    scored = {place: row for part in ranks.gather(mine) for place, row in part.items()}
+    # In the order of the tracks: a sum in another order would differ in the last bit.
+    rows = np.array([scored[place] for place in sorted(scored)], dtype=np.float64)
+    if not len(rows):
+        return Validation(math.nan, {}, 0)
+    sdr = {name: _median(rows[:, 1, column]) for column, name in enumerate(targets)}
+    return Validation(float(rows[:, 0].mean()), sdr, len(rows))
+
+
+def _score(
+    model: LaSAFT,
+    loss: LossFunction,
+    track: ValidationTrack,
+    targets: Sequence[str],
+    ranks: Ranks,
+) -> list[list[float]]:
+    """Return [loss of each target, SDR of each target]."""
+    mixture = track.mixture.to(ranks.device)
+    together = max(1, _MOST_BYTES // (mixture.numel() * mixture.element_size()))
+    losses, scores = [], []
+    for first in range(0, len(targets), together):
+        group = targets[first : first + together]
+        for target, spec in zip(group, separate_spectrogram(model, mixture, group), strict=True):
+            truth = track.sources[model.config.sources.index(target)].to(ranks.device)[None]
+            estimate = spec[None]
+            losses.append(float(loss(model.network_input(estimate), truth, mixture[None])))
+            waves = [model.spectrogram.istft(each, track.samples)[0] for each in (truth, estimate)]
+            scores.append(_frame_median(waves[0], waves[1], model.config.sample_rate))
+    return [losses, scores]
+
+
+def _frame_median(reference: torch.Tensor, estimate: torch.Tensor, rate: int) -> float:
+    """Return the median over 1 s frames of the SDR of one source [channel, sample], in dB.
+
+    Frames where the source or its estimate is silent have none; silence throughout gives NaN.
+    """
+    if not (reference.any() and estimate.any()):
+        return math.nan
+    frames = frame_sdr(reference[None], estimate[None], sample_rate=rate)
+    return _median(np.asarray(frames, dtype=np.float64))
+
+
+def _median(values: np.ndarray) -> float:
+    """Return the median of what is not NaN, NaN if nothing is left."""
+    values = values[~np.isnan(values)]
+    return float(np.median(values)) if values.size else math.nan

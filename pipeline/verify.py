@@ -1,0 +1,139 @@
+"""Score files checked with museval itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from pipeline.score_files import METRICS, FrameScores, read_key, read_scores, write_key
+from pipeline.score_track import SystemJob, TrackJob, make_estimates, stacked
+from pipeline.tracks import read_track
+
+# Largest difference from museval in dB that counts as agreement: our files round to 5 decimals
+# (5e-6); museval's own ISR, SIR and SAR move by up to 4e-5 when sources or channels are permuted.
+TOLERANCE_DB = 1e-4
+
+
+def verify_track(job: TrackJob, system: SystemJob) -> dict[str, Any]:
+    """Score one track with museval and compare with the score file; call it in a task.
+
+    A score file that agreed before is not scored again: its record is kept beside its key.
+
+    Returns:
+        The track, the largest difference of each metric in dB, the largest of all, and whether
+        all are within ``TOLERANCE_DB`` with NaN in the same places.
+    """
+    known = read_key(job.key_file(system))
+    if known["facts"].get("verified"):
+        return known["facts"]["verified"]
+    audio = read_track(job.track)
+    waves = make_estimates(job, system, audio)
+    references = [audio.sources[job.track.sources.index(s)].numpy() for s in job.sources]
+    theirs = museval_scores(job.sources, references, stacked(waves), audio.sample_rate)
+    ours = read_scores(job.score_file(system))
+    difference = {metric: _difference(ours, theirs, metric) for metric in METRICS}
+    largest = max(difference.values())
+    record = {
+        "track": job.track.name,
+        "system": system.name,
+        "difference_db": difference,
+        "largest_db": largest,
+        "tolerance_db": TOLERANCE_DB,
+        "agrees": bool(largest <= TOLERANCE_DB),
+    }
+    if record["agrees"]:
+        write_key(job.key_file(system), known["key"], {**known["facts"], "verified": record})
+    return record
+
+
+def museval_scores(
+    sources: tuple[str, ...],
+    references: list[np.ndarray],
+    estimates: list[np.ndarray],
+    sample_rate: int,
+) -> FrameScores:
+    """Return museval's own scores, frames of 1 s; infinite ones as NaN, as in its files.
+
+    Args:
+        sources: their names.
+        references: [channel, sample] of each source.
+        estimates: [channel, sample] of each source; padded with silence or cut, as museval does.
+        sample_rate: in Hz.
+    """
+    truth = np.stack([wave.T.astype(np.float64) for wave in references])
+    tried = np.stack([_as_long(wave.T.astype(np.float64), truth.shape[1]) for wave in estimates])
+    with _names_of_old_numpy(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # divisions by zero, as in silent frames
+        *columns, _ = _museval_metrics().bss_eval(
+            truth,
+            tried,
+            window=sample_rate,
+            hop=sample_rate,
+            compute_permutation=False,
+            framewise_filters=False,
+            bsseval_sources_version=False,
+        )
+    table = dict(zip(("SDR", "ISR", "SIR", "SAR"), columns, strict=True))
+    for column in table.values():
+        column[np.isinf(column)] = np.nan
+    return FrameScores(
+        {s: {m: table[m][index] for m in METRICS} for index, s in enumerate(sources)}
+    )
+
+
+def _as_long(wave: np.ndarray, samples: int) -> np.ndarray:
+    """Return ``wave`` [sample, channel] cut or padded with silence to ``samples``."""
+    return np.pad(wave[:samples], ((0, max(0, samples - len(wave))), (0, 0)))
+
+
+@cache
+def _museval_metrics() -> ModuleType:
+    """Return museval's metrics module, loaded alone: its package wants ffmpeg when imported."""
+    package = importlib.util.find_spec("museval")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    path = Path(package.submodule_search_locations[0]) / "metrics.py"
+    spec = importlib.util.spec_from_file_location("museval_metrics", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _names_of_old_numpy() -> Iterator[None]:
+    """Give museval the name ``np.linalg.linalg`` back, under which it catches LinAlgError.
+
+    Without it an exactly singular system ends in AttributeError, not in its least squares.
+    """
+    linalg: Any = np.linalg
+    missing = not hasattr(linalg, "linalg")
+    if missing:
+        linalg.linalg = SimpleNamespace(LinAlgError=np.linalg.LinAlgError)
+    try:
+        yield
+    finally:
+        if missing:
+            del linalg.linalg
+
+
+def _difference(ours: FrameScores, theirs: FrameScores, metric: str) -> float:
+    """Return the largest difference in dB; infinite if NaN is not in the same places."""
+    largest = 0.0
+    for source in ours.sources:
+        one, other = ours.values[source][metric], theirs.values[source][metric]
+        if one.shape != other.shape or not np.array_equal(np.isnan(one), np.isnan(other)):
+            return float("inf")
+        numbers = ~np.isnan(one)
+        if numbers.any():
+            largest = max(largest, float(np.abs(one - other)[numbers].max()))
+    return largest

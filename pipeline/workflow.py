@@ -1,0 +1,209 @@
+"""The whole way from songs to leaderboard, as steps for the step runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lasaft.files import atomic_write_bytes
+from pipeline.cluster import connected, require_gpus
+from pipeline.config import RunConfig, to_json
+from pipeline.fingerprints import content_hash, listing_hash
+from pipeline.folders import RunFolder
+from pipeline.songs import make_songs, song_set, wants_songs
+from pipeline.steps import Step, StepResult, locked, run_steps
+from pipeline.synthetic import song_list
+
+_PIPELINE = Path(__file__).parent
+_LASAFT = _PIPELINE.parent / "lasaft"
+
+# Another value of these gives the same result.
+_SPEED_ONLY = {"num_workers", "pin_memory", "mid_epoch_seconds", "save_weights_only"}
+_SHARD_OPTIONS = {
+    "sources", "sample_rate", "n_fft", "hop_length", "input_channels", "spec_type",
+}  # fmt: skip
+_DRAW_OPTIONS = {
+    "draw", "gain_probability", "gain_db", "polarity_probability", "channel_swap_probability",
+}  # fmt: skip
+
+
+@dataclass
+class Workflow:
+    """One run from songs to report; Ray starts at the first step that has work to do.
+
+    Args:
+        config: the whole configuration.
+        say: takes each line for the user.
+    """
+
+    config: RunConfig
+    say: Callable[[str], None]
+    _stack: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def run(self) -> list[StepResult]:
+        """Run all steps and return what became of each.
+
+        Raises:
+            LasaftError: of the step that failed; what was finished is kept.
+        """
+        folder = RunFolder.of(self.config)
+        with locked(folder.root), self._stack:
+            atomic_write_bytes(folder.config, to_json(self.config).encode())
+            return run_steps(folder.root, self._steps(folder), self.say)
+
+    def _steps(self, folder: RunFolder) -> list[Step]:
+        songs = [self._songs(folder)] if wants_songs(self.config) else []
+        return [
+            *songs,
+            self._preprocess(folder),
+            self._train(folder),
+            self._evaluate(folder),
+            self._report(folder),
+        ]
+
+    def _songs(self, folder: RunFolder) -> Step:
+        return Step(
+            "songs",
+            inputs=lambda: {"options": asdict(song_set(self.config))},
+            code=(_PIPELINE / "synthetic", _PIPELINE / "songs.py"),
+            outputs=(folder.songs,),
+            fingerprint=lambda: listing_hash(folder.songs),
+            run=lambda: self._connected(_songs),
+        )
+
+    def _preprocess(self, folder: RunFolder) -> Step:
+        options = self._options("model", _SHARD_OPTIONS) | self._options(
+            "data", {"musdb_is_wav", "max_frames_per_shard", "dev_mode"}
+        )
+        return Step(
+            "preprocess",
+            inputs=lambda: {"options": options, "songs": self._songs_hash(folder)},
+            code=_files("preprocess", "tracks", "shards", "manifest", "audio_files"),
+            outputs=self._own(folder, folder.shards),
+            fingerprint=lambda: _shards_hash(folder),
+            run=lambda: self._connected(_preprocess),
+        )
+
+    def _train(self, folder: RunFolder) -> Step:
+        options = (
+            self._options("model", _names(self.config.model))
+            | self._options("train", _names(self.config.train) - _SPEED_ONLY)
+            | self._options("data", _DRAW_OPTIONS)
+        )
+        return Step(
+            "train",
+            inputs=lambda: {"options": options, "shards": _shards_hash(folder)},
+            code=(
+                *_files("train", "training", "sampler", "loader"),
+                *(_LASAFT / f"{name}.py" for name in ("blocks", "unet", "model", "losses")),
+            ),
+            outputs=(folder.checkpoint, folder.checkpoints, folder.training),
+            fingerprint=lambda: content_hash(folder.checkpoint, folder.metrics),
+            run=lambda: self._connected(_train),
+        )
+
+    def _evaluate(self, folder: RunFolder) -> Step:
+        options = self._options("evaluate", _names(self.config.evaluate))
+        checkpoint = self.config.evaluate.checkpoint or folder.checkpoint
+        return Step(
+            "evaluate",
+            inputs=lambda: {
+                "options": options,
+                "checkpoint": content_hash(checkpoint),
+                "songs": self._songs_hash(folder),
+                "run_id": self.config.tracking.run_id,
+            },
+            code=(
+                *_files("scoring", "score_track", "aggregate"),
+                *(_LASAFT / name for name in ("separation.py", "metrics", "metrics.py")),
+            ),
+            outputs=(folder.scores, folder.estimates),
+            fingerprint=lambda: content_hash(folder.scores),
+            run=lambda: self._connected(_evaluate),
+        )
+
+    def _report(self, folder: RunFolder) -> Step:
+        return Step(
+            "report",
+            inputs=lambda: {"scores": content_hash(folder.scores, folder.metrics)},
+            code=_files("report"),
+            outputs=(folder.report,),
+            fingerprint=lambda: content_hash(folder.report),
+            run=lambda: _report(self.config),
+        )
+
+    def _options(self, section: str, names: set[str]) -> dict[str, Any]:
+        return getattr(self.config, section).model_dump(mode="json", include=names)
+
+    def _own(self, folder: RunFolder, path: Path) -> tuple[Path, ...]:
+        """Return ``path`` if it is below the run's folder: what lies elsewhere is never moved."""
+        return (path,) if path.is_relative_to(folder.root) else ()
+
+    def _songs_hash(self, folder: RunFolder) -> str | None:
+        if wants_songs(self.config):
+            return listing_hash(folder.songs)
+        return listing_hash(folder.songs, times=True)
+
+    def _connected(self, stage: Callable[[RunConfig], str]) -> str:
+        self._stack.enter_context(connected(self.config.cluster))
+        # Songs and shards can take hours: what training lacks is said before them.
+        require_gpus(self.config.train.gpus)
+        return stage(self.config)
+
+
+def run_workflow(config: RunConfig, say: Callable[[str], None]) -> list[StepResult]:
+    """Run everything from songs to report; see :meth:`Workflow.run`."""
+    return Workflow(config, say).run()
+
+
+def _songs(config: RunConfig) -> str:
+    root, count = make_songs(config), len(song_list(song_set(config)))
+    return f"{count} songs of {config.data.synthetic_seconds:g} s in {root}"
+
+
+def _preprocess(config: RunConfig) -> str:
+    from pipeline.preprocess import preprocess
+
+    manifest = preprocess(config)
+    frames = sum(track.frames for track in manifest.tracks)
+    return f"{len(manifest.tracks)} tracks, {frames} frames, data hash {manifest.hash[:8]}"
+
+
+def _train(config: RunConfig) -> str:
+    from pipeline.stages import train_network
+
+    result = train_network(config)
+    loss = "none" if result.best_val_loss is None else f"{result.best_val_loss:.4g}"
+    return f"{result.steps} steps, best epoch {result.best_epoch} with val_loss {loss}"
+
+
+def _evaluate(config: RunConfig) -> str:
+    from pipeline.stages import score_songs
+
+    result = score_songs(config)
+    return f"{len(result.lead.tracks)} songs, {len(result.summaries)} systems"
+
+
+def _report(config: RunConfig) -> str:
+    from pipeline.stages import make_report
+
+    return str(make_report(config).page)
+
+
+def _names(section: Any) -> set[str]:
+    return set(type(section).model_fields)
+
+
+def _files(*names: str) -> tuple[Path, ...]:
+    """Return the modules or packages of the pipeline with these names."""
+    both = [path for name in names for path in (_PIPELINE / f"{name}.py", _PIPELINE / name)]
+    return tuple(path for path in both if path.exists())
+
+
+def _shards_hash(folder: RunFolder) -> str | None:
+    """Return the hash of the manifest and of the shards' names and sizes."""
+    manifest = content_hash(folder.shards / "manifest.json")
+    return None if manifest is None else f"{manifest}-{listing_hash(folder.shards)}"

@@ -1,0 +1,94 @@
+"""The fan-out over Ray: order, failures, dead processes, impossible needs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lasaft.errors import DataError, StageError
+from pipeline.cluster import connected
+from pipeline.config import ClusterConfig
+from pipeline.fanout import Needs, run_tasks
+
+SMALL = Needs(memory_bytes=10_000_000)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster() -> Iterator[None]:
+    with connected(ClusterConfig(num_cpus=2)):
+        yield
+
+
+def _square(value: int) -> int:
+    return value * value
+
+
+def _fail_on_odd(value: int) -> int:
+    if value % 2:
+        raise DataError(f"{value} is odd")
+    return value
+
+
+def _crash(_: int) -> int:
+    return 1 // 0
+
+
+def _die_once(marker: Path) -> str:
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "second try"
+
+
+def _threads(_: int) -> str | None:
+    return os.environ.get("OMP_NUM_THREADS")
+
+
+def test_results_come_in_the_order_of_the_arguments() -> None:
+    seen: dict[str, int] = {}
+    results = run_tasks(
+        _square,
+        [(n,) for n in range(20)],
+        names=[f"task {n}" for n in range(20)],
+        needs=SMALL,
+        on_done=seen.__setitem__,
+    )
+    assert results == [n * n for n in range(20)]
+    assert seen == {f"task {n}": n * n for n in range(20)}
+
+
+def test_every_failure_is_named_and_the_rest_is_done() -> None:
+    done: list[str] = []
+    with pytest.raises(StageError, match="2 of 5 failed") as caught:
+        run_tasks(
+            _fail_on_odd,
+            [(n,) for n in range(5)],
+            names=[f"track {n}" for n in range(5)],
+            needs=SMALL,
+            on_done=lambda name, _: done.append(name),
+        )
+    assert "track 1: 1 is odd\ntrack 3: 3 is odd" in str(caught.value)
+    assert sorted(done) == ["track 0", "track 2", "track 4"]
+
+
+def test_an_unexpected_error_is_named_with_its_type() -> None:
+    with pytest.raises(StageError, match="one: ZeroDivisionError"):
+        run_tasks(_crash, [(0,)], names=["one"], needs=SMALL)
+
+
+def test_a_killed_process_is_tried_again(tmp_path: Path) -> None:
+    results = run_tasks(_die_once, [(tmp_path / "marker",)], names=["one"], needs=SMALL)
+    assert results == ["second try"]
+
+
+def test_a_need_beyond_the_cluster_is_said_at_once() -> None:
+    with pytest.raises(StageError, match="a task needs GPU 64"):
+        run_tasks(_square, [(1,)], names=["one"], needs=Needs(10_000_000, gpus=64))
+
+
+def test_a_task_computes_with_one_thread() -> None:
+    assert run_tasks(_threads, [(0,)], names=["one"], needs=SMALL) == ["1"]

@@ -1,0 +1,257 @@
+"""The settings of a run: strict, joined by rules, and the same after a way through JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+
+from lasaft.config import ModelConfig, Settings
+from lasaft.errors import ConfigError
+from pipeline.checks import without_effect
+from pipeline.cli.help import shown
+from pipeline.config import (
+    DataConfig,
+    EvaluateConfig,
+    RunConfig,
+    TrackingConfig,
+    TrainConfig,
+    from_json,
+    to_json,
+)
+from pipeline.options import Option, options_of, value_of
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = options_of(RunConfig)
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True).filter(
+    lambda name: name not in ("none", "null")
+)
+
+
+def _values(option: Option) -> st.SearchStrategy[Any]:
+    """Values that the option's own range allows (rules that join options may still refuse them)."""
+    low, high = option.low, option.high
+    plain: st.SearchStrategy[Any]
+    match option.kind:
+        case "bool":
+            plain = st.booleans()
+        case "int":
+            plain = st.integers(
+                int(low) if low is not None else None, int(high) if high is not None else 2**53
+            )
+        case "float":
+            plain = st.floats(
+                low, high, allow_nan=False, allow_infinity=False, exclude_min=option.low_excluded
+            )
+        case "choice":
+            plain = st.sampled_from(option.choices)
+        case "ints":
+            plain = st.lists(st.integers(0, 30), max_size=4).map(tuple)
+        case "names":
+            plain = st.lists(NAMES, min_size=1, max_size=4).map(tuple)
+        case "path":
+            plain = NAMES.map(lambda name: Path("/data") / name)
+        case _:
+            plain = NAMES
+    return st.none() | plain if option.optional else plain
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.path)
+def test_every_value_survives_its_text_form(option: Option) -> None:
+    @settings(max_examples=12, deadline=None)
+    @given(_values(option))
+    def survives(value: Any) -> None:
+        text = f"[{shown(value)}]" if value == () else shown(value)
+        assert value_of(option, text) == value
+
+    survives()
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(st.data())
+def test_every_configuration_survives_its_json_form(data: st.DataObject) -> None:
+    tree: dict[str, Any] = {}
+    for name in data.draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=8, unique=True)):
+        option = OPTIONS[name]
+        place = tree.setdefault(option.section, {}) if option.section else tree
+        place[name] = data.draw(_values(option), label=name)
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError:
+        return  # a rule that joins options
+    assert from_json(to_json(config)) == config
+
+
+def test_the_defaults_fit_together_and_survive_json() -> None:
+    assert from_json(to_json(RunConfig())) == RunConfig()
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.path)
+def test_every_option_says_what_it_means(option: Option) -> None:
+    assert 3 < len(option.description) < 130
+    assert not option.description.endswith(".")
+
+
+def test_two_options_of_one_name_are_a_bug() -> None:
+    class Twice(Settings):
+        lr: float = Field(default=1.0)
+        train: TrainConfig = TrainConfig()
+
+    with pytest.raises(AssertionError, match="two options are called lr"):
+        options_of(Twice)
+
+
+def test_nothing_can_be_changed_afterwards() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RunConfig().train.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "allowed"),
+    [
+        ("model", "n_fft", "2048", "a whole number from 16 to 65536"),
+        ("model", "n_fft", 2048.0, "a whole number from 16 to 65536"),
+        ("model", "n_fft", True, "a whole number from 16 to 65536"),
+        ("model", "n_fft", 8, "a whole number from 16 to 65536"),
+        ("train", "pin_memory", "yes", "True or False"),
+        ("train", "pin_memory", 1, "True or False"),
+        ("train", "lr", 0, "a number above 0, up to 10"),
+        ("train", "precision", 16, "16, bf16, 32"),
+        ("train", "optimizer", "Adam", "adam, adamw, adagrad, sgd, rmsprop; did you mean adam"),
+        ("model", "t_down_layers", "0,1", "whole numbers with commas between"),
+    ],
+)
+def test_json_takes_the_exact_type_only(section: str, name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_json(json.dumps({section: {name: value}}), origin="config.json")
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"config.json: {name}: got {value!r}, allowed: {allowed}")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "invalid json"),
+        ("[]", "should be an object"),
+        ('{"model": 3}', "model: input should be an object"),
+        ('{"nfft": 3}', "nfft: no such option; did you mean n_fft"),
+        ('{"train": {"n_fft": 3}}', "train.n_fft: no such option; did you mean model.n_fft"),
+        ('{"train": {"lr": NaN}}', "lr: got"),
+    ],
+)
+def test_what_is_no_configuration_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        from_json(text)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    text = json.dumps({"model": {"n_fft": "a", "x": 1}, "train": {"lr": -1, "precision": "8"}})
+    with pytest.raises(ConfigError) as caught:
+        from_json(text)
+    assert len(caught.value.problems) == 4
+
+
+@pytest.mark.parametrize(
+    ("tree", "problem"),
+    [
+        ({"train": {"batch_size": 6, "world_size": 4}}, "batch_size: got 6, allowed: a multiple"),
+        ({"train": {"batch_size": 6, "gpus": 4}}, "batch_size: got 6, allowed: a multiple of 4"),
+        (
+            {"train": {"batch_size": 8, "world_size": 2, "accumulate_grad_batches": 3}},
+            "a multiple of 6",
+        ),
+        ({"train": {"min_epochs": 5, "max_epochs": 4}}, "min_epochs: got 5, allowed: at most"),
+        ({"train": {"auto_lr_schedule": True, "lr_schedule": "cosine"}}, "auto_lr_schedule"),
+        ({"train": {"train_loss": "raw_and_spec"}}, "loss_spec_mode: got None"),
+        ({"train": {"val_loss": "raw_and_spec", "loss_raw_scale": 1.0}}, "loss_raw_mode: got"),
+        ({"train": {"target_names": ("drum",)}}, "target_names: got 'drum', allowed: vocals"),
+        ({"train": {"target_names": ()}}, "one source or more"),
+        ({"train": {"target_names": ("bass", "bass")}}, "each once"),
+        ({"train": {"batch_size": 1}}, "batch_size: got 1, allowed: at least 2 windows"),
+        ({"train": {"batch_size": 4, "world_size": 4}}, "8 in all"),
+        (
+            {"model": {"sources": ("piano",)}, "data": {"synthetic_train": 2}},
+            "sources: got piano, allowed with synthetic songs",
+        ),
+        ({"tracking": {"run_id": "../up"}}, "run_id: got '../up', allowed: a folder name"),
+        ({"tracking": {"run_id": ""}}, "run_id: got ''"),
+        ({"model": {"n_blocks": 6}}, "n_blocks: got 6"),
+        ({"model": {"num_frame": 100}}, "num_frame: got 100"),
+        ({"model": {"spec_type": "magnitude", "input_channels": 4}}, "input_channels: got 4"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(tree: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(problem)):
+        RunConfig.model_validate(tree)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"train": {"batch_size": 1}, "model": {"block": "tfc", "modulation": "none"}},
+        {"train": {"batch_size": 1}, "model": {"pocm_norm": None, "control_n_layer": 2}},
+        {"train": {"batch_size": 1}, "model": {"modulation": "film", "control_n_layer": 2}},
+        {"train": {"batch_size": 2, "world_size": 2, "sync_batchnorm": True}},
+    ],
+)
+def test_one_window_a_process_is_fine_where_nothing_normalises_over_one(
+    tree: dict[str, Any],
+) -> None:
+    assert RunConfig.model_validate(tree).train.batch_size <= 2
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (RunConfig(model=ModelConfig(block="tfc")), "num_tdfs"),
+        (RunConfig(data=DataConfig(musdb_root=Path("/m"))), "synthetic_train"),
+        (RunConfig(), "synthetic_seconds"),
+        (RunConfig(), "gain_db"),
+        (RunConfig(), "loss_raw_scale"),
+        (RunConfig(train=TrainConfig(gpus=2)), "world_size"),
+        (RunConfig(), "sync_batchnorm"),
+        (RunConfig(tracking=TrackingConfig(log=False)), "tracking_uri"),
+        (RunConfig(evaluate=EvaluateConfig(estimates_dir=Path("/e"))), "overlap_ratio"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_option_without_effect_is_known_with_its_reason(config: RunConfig, name: str) -> None:
+    assert len(without_effect(config)[name]) > 5
+
+
+def test_options_with_effect_are_not_called_idle() -> None:
+    config = RunConfig(
+        data=DataConfig(gain_probability=0.5, synthetic_train=1),
+        train=TrainConfig(world_size=2, batch_size=8),
+    )
+    idle = without_effect(config)
+    assert not {"gain_db", "synthetic_seconds", "sync_batchnorm", "world_size"} & idle.keys()
+
+
+@pytest.mark.parametrize(("gpus", "world_size", "processes"), [(None, 3, 3), (2, 3, 2), (0, 3, 3)])
+def test_gpus_says_how_many_processes_there_are(
+    gpus: int | None, world_size: int, processes: int
+) -> None:
+    train = TrainConfig(gpus=gpus, world_size=world_size, batch_size=6)
+    assert train.processes == processes
+
+
+def test_every_option_is_read_by_some_stage() -> None:
+    """An option that no stage reads would be a silence."""
+    own = {"checks.py", "options.py"}
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("lasaft", "pipeline", "jobs")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if path.name not in own and "cli" not in path.relative_to(ROOT).parts
+    )
+    # A word of the README with a single allowed value cannot change anything.
+    chosen = [n for n, option in OPTIONS.items() if len(option.choices) != 1 or option.optional]
+    unread = [name for name in chosen if not re.search(rf"\.{name}\b", code)]
+    assert unread == []

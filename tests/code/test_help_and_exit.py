@@ -1,0 +1,158 @@
+"""What a job prints: help that fits a screen, results, one message for an error."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs._run import Result, run_job
+from lasaft.errors import ConfigError, DataError, StageError
+from pipeline.cli import Command, parse
+from pipeline.cli.help import help_page
+from pipeline.cli.jobs import JOBS
+from pipeline.cli.presets import preset_names
+from pipeline.config import RunConfig
+from pipeline.options import options_of
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = options_of(RunConfig)
+
+
+def _problems(*words: str, job: str = "run") -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(words, job)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_fits_a_screen_and_shows_every_option_of_the_job(job: str) -> None:
+    from pipeline.cli.readme import ReadmeTree
+
+    options = options_of(ReadmeTree)
+    mine = [option for option in options.values() if JOBS[job].reads(option)]
+    groups = sorted({option.section for option in mine} - {""})
+    for topic in ("", "presets", "networks", *groups):
+        page = help_page(job, topic, options)
+        lines = page.splitlines()
+        assert len(lines) <= 50, f"{topic}: {len(lines)} lines"
+        assert max(map(len, lines)) <= 100, topic
+        for option in mine:
+            assert option.section != topic or not topic or f"--{option.name} " in page
+    assert all(f"--{name} " in help_page(job, "", options) for name in JOBS[job].usual)
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.path)
+def test_every_option_has_a_page_of_its_own(option: Any) -> None:
+    page = help_page("run", option.name, OPTIONS)
+    assert f"--{option.path}" in page
+    assert "allowed: " in page
+    assert "default: " in page
+    assert all(choice in page for choice in option.choices)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["-h"], ["--help", "train"], ["--help=train"], ["--lr", "x", "--help", "--lr"]],
+)
+def test_help_wins_over_everything(words: list[str]) -> None:
+    assert parse(words, "train").help
+
+
+def test_presets_can_be_listed() -> None:
+    page = parse(["--preset", "list"], "run").help
+    assert page is not None
+    assert page == parse(["--help", "presets"], "run").help
+    assert all(re.search(rf"^  {name} ", page, re.MULTILINE) for name in preset_names())
+
+
+def test_an_unknown_help_topic_is_told() -> None:
+    assert "did you mean optimizer?" in _problems("--help", "optimiser")[0]
+
+
+def _command(words: Sequence[str]) -> Command:
+    return parse(["--preset", "demo", *words], "run")
+
+
+def _raising(error: BaseException) -> Callable[[Command], Result]:
+    def work(command: Command) -> Result:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (DataError("a/vocals.wav: is mono"), 1, "run: error: a/vocals.wav: is mono\n"),
+        (StageError("2 tracks failed:\n  a\n  b"), 1, "run: error: 2 tracks failed:\n  a\n  b\n"),
+        (ConfigError("lr: wrong"), 2, "run: error: lr: wrong\n"),
+        (ConfigError(["lr: wrong", "seed: too"]), 2, "run: 2 errors:\n  lr: wrong\n  seed: too\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "/o/x"), 1,
+         "run: error: No space left on device: /o/x\n"),
+    ],
+    ids=["data", "stage", "config", "configs", "interrupt", "disk"],
+)  # fmt: skip
+def test_an_error_is_one_message_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, message: str
+) -> None:
+    assert run_job("run", [], _command, _raising(error)) == code
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", message)
+
+
+def test_an_error_from_a_ray_task_is_told_without_its_trace(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = DataError("\x1b[36mray::task()\x1b[39m Traceback ...")
+    error.cause = DataError("b/drums.wav: is empty")  # type: ignore[attr-defined]
+    assert run_job("run", [], _command, _raising(error)) == 1
+    assert capsys.readouterr().err == "run: error: b/drums.wav: is empty\n"
+
+
+def test_bugs_of_our_own_are_not_dressed_up() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_job("run", [], _command, _raising(ZeroDivisionError()))
+
+
+def test_results_are_for_people_or_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    result = Result("sdr  5.2", {"sdr": 5.2})
+    assert run_job("run", [], _command, lambda command: result) == 0
+    assert capsys.readouterr().out == "sdr  5.2\n"
+    assert run_job("run", ["--json"], _command, lambda command: result) == 0
+    assert json.loads(capsys.readouterr().out) == {"sdr": 5.2}
+
+
+def test_usage_errors_end_with_2_and_help_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    def never(command: Command) -> Result:
+        raise AssertionError
+
+    assert run_job("run", ["--n_fft", "x"], _command, never) == 2
+    assert capsys.readouterr().err.startswith("run: error: n_fft: got 'x', allowed: ")
+    assert run_job("run", ["--help"], _command, never) == 0
+    assert capsys.readouterr().out.startswith("python -m jobs.run: ")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_starts_without_the_heavy_imports(job: str) -> None:
+    code = (
+        "import sys, time\n"
+        f"from jobs import {job}\n"
+        f"assert {job}.main(['--help', 'train' if {job!r} == 'run' else '']) == 0\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'musdb', 'museval', 'numpy', 'pyarrow'}\n"
+        "print(sorted(heavy & sys.modules.keys()), time.process_time())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    heavy, _, seconds = done.stdout.splitlines()[-1].rpartition(" ")
+    assert heavy == "[]"
+    assert float(seconds) < 1, "processor seconds from the start of Python to the help page"

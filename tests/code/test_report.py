@@ -1,0 +1,264 @@
+"""The report's files: whole, honest, self-contained, the same bytes for the same inputs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lasaft.errors import DataError
+from pipeline.config import RunConfig, TrackingConfig
+from pipeline.report import build_report, write_report
+from pipeline.report.board import AVERAGE, read_published
+from pipeline.report.training_curves import read_curves
+from pipeline.summary import DataIdentity, Summary
+from tests.helpers.scores import (
+    SOURCES,
+    SYNTHETIC,
+    save_excerpt,
+    save_journal,
+    save_summary,
+    scored_summary,
+)
+
+HOSTILE = (
+    '</script><img src=http://evil.example onerror=alert(1)>{{ 7*7 }} & "it\'s" | \\end{table}'
+)
+TRACKS = [HOSTILE, "song 1", "song 2"]
+MUSDB18 = DataIdentity(
+    name="MUSDB18-HQ", kind="MUSDB18-HQ", split="test", hash="12" * 32, complete=True
+)
+
+
+class _Elements(HTMLParser):
+    """Collects every start tag with its attributes, and the visible text of each section."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._silent = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._silent += tag in ("style", "script")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent -= tag in ("style", "script")
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.text.append(data)
+
+
+def _run(root: Path, data: DataIdentity = SYNTHETIC, *, listen: bool = False) -> RunConfig:
+    mixture = scored_summary("mixture", -3, TRACKS, kind="mixture", seed=2, data=data)
+    save_summary(root / "scores", scored_summary("my_net", 5, TRACKS, seed=1, data=data))
+    save_summary(root / "scores", mixture)
+    if listen:
+        save_excerpt(root / "estimates/excerpts/test/x", HOSTILE, ["my_net"])
+    save_journal(root / "training/metrics.jsonl")
+    return RunConfig(output_dir=root)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("run")
+    return {
+        path.name: path.read_text(encoding="utf-8")
+        for path in write_report(_run(root, listen=True)).files
+    }
+
+
+@pytest.fixture(scope="module")
+def page(files: dict[str, str]) -> _Elements:
+    return _Elements(files["index.html"])
+
+
+def test_the_report_is_five_files(files: dict[str, str]) -> None:
+    names = {"index.html", "leaderboard.csv", "leaderboard.json", "leaderboard.md",
+             "leaderboard.tex"}  # fmt: skip
+    assert set(files) == names
+
+
+def test_nothing_is_loaded_from_elsewhere(page: _Elements) -> None:
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "data", "poster", "srcset", "action", "xlink:href"):
+            value = attributes.get(name)
+            if value is None or (tag == "a" and value.startswith("https://github.com/")):
+                continue  # a link that only a click follows
+            assert value.startswith(("data:", "#")), (tag, name, value[:80])
+    assert not any(tag in ("iframe", "object", "embed", "base") for tag, _ in page.tags)
+    policy = next(a["content"] for t, a in page.tags if a.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe-inline'; script" in policy  # styles only
+    assert "script-src 'sha256-" in policy
+
+
+def test_hostile_names_are_text_everywhere(files: dict[str, str], page: _Elements) -> None:
+    assert "<img src=http" not in files["index.html"]
+    assert HOSTILE in "".join(page.text)
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert "\\end{table}" in files["leaderboard.tex"].rstrip()[-11:]
+    assert files["leaderboard.tex"].count("\\end{table}") == 1
+
+
+def test_below_a_megabyte_without_the_audio(files: dict[str, str]) -> None:
+    assert len(re.sub(r"data:audio[^\"]*", "", files["index.html"])) < 1_000_000
+
+
+def test_title_metric_and_aggregation_stand_on_the_page(page: _Elements) -> None:
+    text = "".join(page.text)
+    for part in ("Synthetic songs", "BSS Eval v4", "median of frames, median of tracks",
+                 "3 tracks", "ab" * 32, "ef" * 32, "0123abc", "python -m jobs.run"):  # fmt: skip
+        assert part in text
+
+
+def test_the_board_holds_the_summarys_figures(files: dict[str, str]) -> None:
+    rows = list(csv.DictReader(io.StringIO(files["leaderboard.csv"])))
+    expected = scored_summary("my_net", 5, TRACKS, seed=1)
+    found = {
+        (row["source"], row["metric"], row["aggregation"]): float(row["value_db"])
+        for row in rows
+        if row["system"] == "my_net"
+    }
+    for source in SOURCES:
+        figure = expected.scores[source]["SIR"]
+        assert found[source, "SIR", "median"] == pytest.approx(figure.median, abs=6e-6)
+        assert found[source, "SIR", "mean"] == pytest.approx(figure.mean, abs=6e-6)
+    assert (AVERAGE, "SDR", "median") in found
+    drums = next(r for r in rows if r["system"] == "mixture" and r["source"] == "drums")
+    assert (drums["tracks"], drums["frames"], drums["nan_frames"]) == ("3", "36", "3")
+    assert drums["data_hash"] == "ab" * 32
+
+
+def test_json_is_strict_and_holds_definitions_tracks_and_sources(files: dict[str, str]) -> None:
+    board = json.loads(files["leaderboard.json"], parse_constant=pytest.fail)
+    assert [s["name"] for s in board["systems"]] == ["my_net", "mixture"]
+    assert len(board["systems"][0]["tracks"]) == 3
+    assert "SiSEC" in board["definitions"]["median"]
+    assert board["published"]["comparable"] is False
+    assert all(t["source"] and t["url"] and t["metric"] for t in board["published"]["tables"])
+
+
+def test_other_songs_are_never_put_beside_published_figures(files: dict[str, str]) -> None:
+    html = files["index.html"]
+    board = html[html.index('class="sorts board"') : html.index("</table>")]
+    assert "as published" not in board
+    assert "must not be compared" in html
+    assert "D3Net" not in files["leaderboard.md"]
+    assert "D3Net" not in files["leaderboard.tex"]
+
+
+def test_on_musdb18_published_rows_stand_in_the_board_marked(tmp_path: Path) -> None:
+    paths = {path.name: path for path in write_report(_run(tmp_path, MUSDB18)).files}
+    html = paths["index.html"].read_text()
+    board = html[html.index('class="sorts board"') : html.index("</table>")]
+    rows = [row for row in board.split("<tr")[2:] if "D3Net" in row]
+    assert len(rows) == 1
+    assert "as published" in rows[0]
+    assert "KUILAB" not in board  # the challenge's metric is another one
+    markdown = paths["leaderboard.md"].read_text()
+    assert "D3Net *(as published)*" in markdown
+    assert "KUILAB" not in markdown
+    assert "$^\\dagger$" in paths["leaderboard.tex"].read_text()
+
+
+def test_published_averages_are_those_of_their_rows() -> None:
+    for table in read_published():
+        for row in table.rows:
+            if "average" in row and all(source in row for source in SOURCES):
+                mean = sum(row[source] for source in SOURCES) / 4
+                # Two decimals each, and an average that its authors may have cut off.
+                assert row["average"] == pytest.approx(mean, abs=0.011), row
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
+    config = _run(tmp_path, listen=True)
+    first = {path: path.read_bytes() for path in write_report(config).files}
+    for path in first:
+        path.unlink()
+    assert {path: path.read_bytes() for path in write_report(config).files} == first
+
+
+def test_without_scores_the_report_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no summary\.json.*run jobs\.evaluate first"):
+        build_report(RunConfig(output_dir=tmp_path))
+
+
+def test_a_damaged_excerpt_is_named(tmp_path: Path) -> None:
+    config = _run(tmp_path, listen=True)
+    (tmp_path / "estimates/excerpts/test/x/mixture.wav").write_bytes(b"no sound")
+    with pytest.raises(DataError, match=r"mixture\.wav: cannot read this excerpt"):
+        build_report(config)
+
+
+def test_without_excerpts_and_journal_the_page_still_stands(tmp_path: Path) -> None:
+    save_summary(tmp_path / "scores", scored_summary("my_net", 5, ["only song"]))
+    elements = _Elements(build_report(RunConfig(output_dir=tmp_path)).read_text())
+    assert not any(tag == "audio" for tag, _ in elements.tags)
+    assert not any(attributes.get("id") == "training" for _, attributes in elements.tags)
+    assert "1 track," in "".join(elements.text)
+
+
+def test_systems_scored_on_other_songs_are_left_out_by_name(tmp_path: Path) -> None:
+    config = _run(tmp_path)
+    other = scored_summary("other run", 9, TRACKS, data=MUSDB18)
+    save_summary(tmp_path / "scores", other)
+    text = "".join(_Elements(build_report(config).read_text()).text)
+    assert "Left out: other run: scored on other songs" in text
+
+
+def test_the_run_named_in_the_config_leads(tmp_path: Path) -> None:
+    _run(tmp_path)
+    save_summary(tmp_path / "scores", scored_summary("another", 9, TRACKS, seed=5))
+    config = RunConfig(output_dir=tmp_path, tracking=TrackingConfig(run_id="my_net"))
+    assert "<title>my_net on" in build_report(config).read_text()
+
+
+def test_no_secret_of_an_address_reaches_the_report(tmp_path: Path) -> None:
+    base = _run(tmp_path)
+    secret = TrackingConfig(tracking_uri="https://ann:hunter2@mlflow.example/x")
+    for file in write_report(base.model_copy(update={"tracking": secret})).files:
+        assert "hunter2" not in file.read_text()
+        assert "ann:" not in file.read_text()
+
+
+def test_plots_take_their_colours_from_the_page(files: dict[str, str]) -> None:
+    plots = re.findall(r'<svg class="plot".*?</svg>', files["index.html"], re.DOTALL)
+    assert len(plots) == 4 + 2
+    for plot in plots:
+        assert not re.search(r"#[0-9a-fA-F]{6}\b", plot)
+        assert "<dc:date>" not in plot
+    ids = re.findall(r'\bid="([^"]*)"', files["index.html"])
+    assert len(ids) == len(set(ids))
+
+
+def test_the_journal_gives_curves_and_its_cut_off_last_line_does_no_harm(tmp_path: Path) -> None:
+    journal = tmp_path / "metrics.jsonl"
+    save_journal(journal)
+    whole = read_curves(journal)
+    assert [plot.title for plot in whole] == ["Loss", "SDR in validation"]
+    assert whole[0].names == ["train/loss", "valid/loss"]
+    journal.write_text(journal.read_text() + '{"kind": "step", "st')
+    assert read_curves(journal) == whole
+    journal.write_text('{"kind": "step"}\n' + journal.read_text())
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 1"):
+        read_curves(journal)
+    assert read_curves(tmp_path / "none.jsonl") == []
+
+
+def test_a_figure_above_all_measure_is_not_drawn_as_a_number(tmp_path: Path) -> None:
+    summary: Summary = scored_summary("perfect", 200.0, TRACKS)
+    save_summary(tmp_path / "scores", summary)
+    text = "".join(_Elements(build_report(RunConfig(output_dir=tmp_path)).read_text()).text)
+    assert "> 100" in text
+    assert "199." not in text

@@ -1,0 +1,214 @@
+"""The step runner: what is skipped, what runs again, and what a crash leaves."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from lasaft.errors import StageError
+from pipeline.fingerprints import digest
+from pipeline.stamps import StepPlace
+from pipeline.steps import Step, locked, run_steps
+
+
+class TwoSteps:
+    """`first` writes an option to a file, `second` doubles it; both count their runs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.value, self.other = root, 1, 1
+        self.runs: list[str] = []
+        self.said: list[str] = []
+
+    def _fingerprint(self, name: str) -> str | None:
+        path = self.root / name
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+    def _first(self) -> str:
+        self.runs.append("first")
+        (self.root / "one.txt").write_text(str(self.value))
+        return "wrote one"
+
+    def _second(self) -> str:
+        self.runs.append("second")
+        doubled = int((self.root / "one.txt").read_text()) * 2 + self.other
+        (self.root / "two.txt").write_text(str(doubled))
+        return ""
+
+    def steps(self) -> list[Step]:
+        return [
+            Step(
+                "first",
+                lambda: {"options": {"value": self.value}},
+                (),
+                (self.root / "one.txt",),
+                lambda: self._fingerprint("one.txt"),
+                self._first,
+            ),
+            Step(
+                "second",
+                lambda: {"other": self.other, "one": self._fingerprint("one.txt")},
+                (),
+                (self.root / "two.txt",),
+                lambda: self._fingerprint("two.txt"),
+                self._second,
+            ),
+        ]
+
+    def run(self) -> list[str]:
+        self.runs.clear()
+        self.said.clear()
+        run_steps(self.root, self.steps(), self.said.append)
+        return list(self.runs)
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> TwoSteps:
+    return TwoSteps(tmp_path)
+
+
+def test_a_second_run_skips_everything(flow: TwoSteps) -> None:
+    assert flow.run() == ["first", "second"]
+    assert flow.run() == []
+    assert sum("unchanged, skipped" in line for line in flow.said) == 2
+
+
+def test_a_changed_option_runs_exactly_what_depends_on_it(flow: TwoSteps) -> None:
+    flow.run()
+    flow.other = 5
+    assert flow.run() == ["second"]
+    assert (flow.root / "two.txt").read_text() == "7"
+    assert "    second: changed: other 1 -> 5" in flow.said
+
+
+def test_the_same_output_from_a_changed_input_stops_the_chain(flow: TwoSteps) -> None:
+    flow.run()
+    (flow.root / "steps" / "first.json").unlink()
+    assert flow.run() == ["first"]
+
+
+def test_an_option_changed_back_brings_the_old_output_back_without_work(flow: TwoSteps) -> None:
+    flow.run()
+    flow.value = 10
+    assert flow.run() == ["first", "second"]
+    assert (flow.root / "two.txt").read_text() == "21"
+    flow.value = 1
+    assert flow.run() == []
+    assert (flow.root / "two.txt").read_text() == "3"
+
+
+def test_a_missing_output_is_made_again(flow: TwoSteps) -> None:
+    flow.run()
+    (flow.root / "two.txt").unlink()
+    assert flow.run() == ["second"]
+
+
+def test_a_changed_output_is_made_again(flow: TwoSteps) -> None:
+    flow.run()
+    (flow.root / "two.txt").write_text("tampered")
+    assert flow.run() == ["second"]
+    assert (flow.root / "two.txt").read_text() == "3"
+
+
+def test_a_step_that_raises_is_run_again_and_nothing_after_it_runs(
+    flow: TwoSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        raise StageError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "_first", fail)
+        with pytest.raises(StageError, match="disk full"):
+            flow.run()
+    assert flow.run() == ["first", "second"]
+    assert "    first: was interrupted; going on from there" in flow.said
+
+
+@pytest.mark.parametrize("crash_after", range(1, 4))
+@pytest.mark.parametrize("goal", ["new", "old"])
+def test_a_crash_while_outputs_move_aside_loses_nothing(
+    flow: TwoSteps, monkeypatch: pytest.MonkeyPatch, crash_after: int, goal: str
+) -> None:
+    flow.run()
+    place = StepPlace(flow.root, "first", (flow.root / "one.txt",))
+    stamp = place.settle()
+    assert stamp is not None
+    _crash_in_move(monkeypatch, crash_after, lambda: place.leave(stamp))
+    flow.value = 1 if goal == "old" else 10
+    runs = flow.run()
+    assert runs == ([] if goal == "old" else ["first", "second"])
+    assert (flow.root / "one.txt").read_text() == str(flow.value)
+
+
+@pytest.mark.parametrize("crash_after", range(1, 4))
+def test_a_crash_while_outputs_come_back_loses_nothing(
+    flow: TwoSteps, monkeypatch: pytest.MonkeyPatch, crash_after: int
+) -> None:
+    flow.run()
+    flow.value = 10
+    flow.run()
+    place = StepPlace(flow.root, "first", (flow.root / "one.txt",))
+    stamp = place.settle()
+    assert stamp is not None
+    place.leave(stamp)
+    _crash_in_move(monkeypatch, crash_after, lambda: place.arrive(stamp["key"]))
+    assert flow.run() == []
+    assert (flow.root / "one.txt").read_text() == "10"
+
+
+def _crash_in_move(monkeypatch: pytest.MonkeyPatch, after: int, move) -> None:
+    """Let ``move`` die just before its ``after``-th rename."""
+    count = 0
+    replace = Path.replace
+
+    def dying(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == after:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            move()
+
+
+def test_changed_code_runs_the_step_again(flow: TwoSteps, tmp_path: Path) -> None:
+    code = tmp_path / "stage.py"
+    code.write_text("one = 1\n")
+
+    def run() -> list[str]:
+        flow.runs.clear()
+        first, second = flow.steps()
+        first = Step(first.name, first.inputs, (code,), first.outputs, first.fingerprint, first.run)
+        run_steps(flow.root, [first, second], flow.said.append)
+        return list(flow.runs)
+
+    assert run() == ["first", "second"]
+    assert run() == []
+    code.write_text("one = 2\n")
+    assert run() == ["first"]
+
+
+def test_a_damaged_stamp_counts_as_none(flow: TwoSteps) -> None:
+    flow.run()
+    (flow.root / "steps" / "first.json").write_text("{not json")
+    assert flow.run() == ["first"]
+
+
+def test_two_runs_of_one_folder_never_overlap(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(StageError, match="in use by another running command"),
+        locked(tmp_path),
+    ):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})

@@ -1,0 +1,146 @@
+"""Many processes train as one: the same numbers, one decision, nothing left waiting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed, nn
+
+from pipeline.config import RunConfig
+from pipeline.training.ranks import Ranks
+from pipeline.training.sync_batchnorm import synchronise_batchnorm
+from pipeline.training.validation import validate
+from tests.helpers.processes import in_processes
+from tests.helpers.training import (
+    ALONE,
+    NoiseData,
+    run_tiny,
+    tiny_config,
+    tiny_model,
+    training_history,
+    training_tensors,
+    with_model,
+)
+
+CPU = torch.device("cpu")
+
+
+def _config(folder: Path, **train: Any) -> RunConfig:
+    """Without Dropout: its masks are each rank's own, so they cannot be those of one process."""
+    config = tiny_config(
+        folder, batch_size=8, steps_per_epoch=10, optimizer="sgd", lr=0.005, **train
+    )
+    return with_model(config, control_n_layer=2)
+
+
+def _everything(folder: str) -> None:
+    """Run in two processes at once all that the tests of this file look at."""
+    ranks = Ranks.current(CPU)
+    _check_ranks(ranks)
+    _check_batchnorm(ranks)
+    root = Path(folder)
+    two = _config(root / "two", world_size=2, sync_batchnorm=True)
+    run_tiny(two, ranks=ranks)
+    adam = {"world_size": 2, "mid_epoch_seconds": 1e-9, "steps_per_epoch": 4}
+    run_tiny(tiny_config(root / "undisturbed", **adam), ranks=ranks)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tiny_config(root / "interrupted", **adam), ranks=ranks, stop_at=6)
+    distributed.barrier()
+    run_tiny(tiny_config(root / "interrupted", **adam), ranks=ranks)
+    spoil = {2: float("nan")} if ranks.rank == 1 else None
+    result = run_tiny(
+        tiny_config(root / "nan", world_size=2, max_epochs=1), ranks=ranks, spoil=spoil
+    )
+    assert result.skipped_steps == 1
+    _check_validation(ranks, two)
+
+
+def _check_validation(ranks: Ranks, config: RunConfig) -> None:
+    """Compare with one process on all tracks: three for two ranks, so one has more work."""
+    model = tiny_model(config)
+
+    def distance(estimate: torch.Tensor, target: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return (estimate - target).abs().mean()
+
+    alone, together = (
+        validate(
+            model, distance, NoiseData(config, each, tracks=3).validation_tracks(), ["drums"], each
+        )
+        for each in (ALONE, ranks)
+    )
+    assert together == alone
+    assert together.tracks == 3
+
+
+def _check_ranks(ranks: Ranks) -> None:
+    assert float(ranks.mean(torch.tensor(float(ranks.rank)))) == 0.5
+    assert ranks.gather(ranks.rank) == [0, 1]
+    assert ranks.agree({"rank": ranks.rank}) == {"rank": 0}
+
+
+def _check_batchnorm(ranks: Ranks) -> None:
+    """Compare with torch's BatchNorm on the batches of both processes together."""
+    generator = torch.Generator().manual_seed(3)
+    # Far from zero: a variance as a difference of float32 squares would have lost 3 digits.
+    whole = torch.randn(6, 5, 4, 3, generator=generator) + 30
+    weight = torch.randn(6, 5, 4, 3, generator=generator)
+    reference, ours = nn.BatchNorm2d(5), nn.BatchNorm2d(5)
+    synchronise_batchnorm(ours)
+    mine = slice(0, 2) if ranks.rank == 0 else slice(2, 6)  # unequal parts
+    x, part = whole.clone().requires_grad_(), whole[mine].clone().requires_grad_()
+    (reference(x) * weight).sum().backward()
+    output = ours(part)
+    (output * weight[mine]).sum().backward()
+    assert x.grad is not None
+    assert part.grad is not None
+    # float32 arithmetic on values around 1.
+    torch.testing.assert_close(output, reference(whole)[mine], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(part.grad, x.grad[mine], rtol=1e-4, atol=1e-5)
+    again = nn.BatchNorm2d(5)
+    again(whole)
+    torch.testing.assert_close(ours.running_mean, again.running_mean)
+    torch.testing.assert_close(ours.running_var, again.running_var)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    in_processes(2, folder, _everything, str(folder))
+    return folder
+
+
+def test_two_ranks_train_the_same_weights_as_one(two_ranks: Path, tmp_path: Path) -> None:
+    one = _config(tmp_path)
+    run_tiny(one)
+    ours, theirs = training_tensors(_config(two_ranks / "two")), training_tensors(one)
+    for name, value in theirs.items():
+        # 20 steps of float32 sums in another order.
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_two_ranks_report_the_same_history_as_one(two_ranks: Path, tmp_path: Path) -> None:
+    one = _config(tmp_path)
+    run_tiny(one)
+    pairs = list(
+        zip(training_history(_config(two_ranks / "two")), training_history(one), strict=True)
+    )
+    assert pairs
+    for ours, theirs in pairs:
+        assert ours["values"] == pytest.approx(theirs["values"], rel=1e-4, abs=1e-4)
+
+
+def test_an_interrupted_run_of_two_ranks_ends_bit_identical(two_ranks: Path) -> None:
+    undisturbed, interrupted = (
+        tiny_config(two_ranks / name) for name in ("undisturbed", "interrupted")
+    )
+    ours, theirs = training_tensors(interrupted), training_tensors(undisturbed)
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert training_history(interrupted) == training_history(undisturbed)
+
+
+def test_a_nan_on_one_rank_skips_the_step_on_all(two_ranks: Path) -> None:
+    weights = training_tensors(tiny_config(two_ranks / "nan"))
+    assert all(torch.isfinite(value).all() for value in weights.values())

@@ -1,0 +1,189 @@
+"""The draw plan: a pure function, fair, complete, and the same for any number of processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lasaft.config import ModelConfig
+from lasaft.errors import ConfigError, DataError
+from pipeline.config import DataConfig, RunConfig, TrainConfig
+from pipeline.manifest import Level, Manifest, ShardEntry, ShardSettings, TrackEntry
+from pipeline.sampler import (
+    DrawPlan,
+    draw_plan,
+    require_shares,
+    steps_per_epoch,
+    target_conditions,
+)
+
+SOURCES = ("vocals", "drums", "bass", "other")
+ARRAYS = ("track", "start", "condition", "gain", "swap")
+
+
+def _manifest(*frames: int, split: str = "train", peak: float = 0.5) -> Manifest:
+    settings = ShardSettings(
+        sources=SOURCES,
+        channels=2,
+        sample_rate=44100,
+        n_fft=2048,
+        hop_length=1024,
+        max_frames_per_shard=65536,
+    )
+    tracks = []
+    for number, count in enumerate(frames):
+        batches = -(-count // 256)
+        shard = ShardEntry(
+            path=f"{split}/{number}.arrow",
+            frames=count,
+            size_bytes=10**9,
+            sha256="0" * 64,
+            offsets=dict.fromkeys(settings.columns, (8,) * batches),
+            crc32=dict.fromkeys(settings.columns, (0,) * batches),
+            rest_crc32=0,
+        )
+        tracks.append(
+            TrackEntry.model_validate(
+                {
+                    "name": str(number),
+                    "split": split,
+                    "samples": (count - 1) * 1024,
+                    "frames": count,
+                    "source_sha256": "0" * 64,
+                    "levels": {column: Level(peak=peak, rms=0.1) for column in settings.columns},
+                    "shards": (shard,),
+                }
+            )
+        )
+    return Manifest(settings=settings, tracks=tuple(tracks))
+
+
+def _config(*, num_frame: int = 128, data: Any = None, **train: Any) -> RunConfig:
+    return RunConfig(
+        output_dir=Path("nowhere"),
+        model=ModelConfig(num_frame=num_frame),
+        data=DataConfig(**(data or {})),
+        train=TrainConfig(**{"batch_size": 8, "steps_per_epoch": 50, **train}),
+    )
+
+
+def _equal(one: DrawPlan, other: DrawPlan) -> bool:
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ARRAYS)
+
+
+@pytest.mark.parametrize("draw", ["iid", "coverage"])
+def test_the_plan_depends_on_seed_epoch_and_manifest_alone(draw: str) -> None:
+    manifest, data = _manifest(1000, 500, 300), {"draw": draw}
+    plan = draw_plan(manifest, _config(data=data), 3)
+    assert _equal(plan, draw_plan(_manifest(1000, 500, 300), _config(data=data), 3))
+    assert not _equal(plan, draw_plan(manifest, _config(data=data), 4))
+    assert not _equal(plan, draw_plan(manifest, _config(data=data, seed=1), 3))
+    assert not _equal(plan, draw_plan(_manifest(1000, 500, 300, peak=0.6), _config(data=data), 3))
+
+
+@pytest.mark.parametrize("draw", ["iid", "coverage"])
+def test_every_window_lies_inside_its_track(draw: str) -> None:
+    manifest = _manifest(128, 129, 5000, 100)
+    plan = draw_plan(manifest, _config(data={"draw": draw}), 0)
+    assert [track.frames for track in plan.tracks] == [128, 129, 5000]
+    assert plan.steps == 50
+    lengths = np.array([track.frames for track in plan.tracks])
+    assert plan.start.min() >= 0
+    assert (plan.start + 128 <= lengths[plan.track]).all()
+    assert plan.track.shape == plan.start.shape == (400, 4)
+
+
+def test_sources_are_drawn_from_tracks_of_their_own() -> None:
+    plan = draw_plan(_manifest(*[1000] * 10), _config(steps_per_epoch=500), 0)
+    same = (plan.track[:, 0] == plan.track[:, 1]).mean()
+    assert same == pytest.approx(0.1, abs=0.02)  # of 4000 draws: 4 deviations
+    counts = np.bincount(plan.track.ravel(), minlength=10) / plan.track.size
+    np.testing.assert_allclose(counts, 0.1, atol=0.012)
+    targets = np.bincount(plan.condition, minlength=4) / len(plan.condition)
+    np.testing.assert_allclose(targets, 0.25, atol=0.035)
+
+
+def test_coverage_touches_every_frame_of_every_source() -> None:
+    manifest = _manifest(1000, 517, 128)
+    config = _config(data={"draw": "coverage"}, steps_per_epoch=3)
+    plan = draw_plan(manifest, config, 0)  # 24 windows: a pass needs at most 10 + 6 + 1
+    for source in range(4):
+        seen = [np.zeros(track.frames, bool) for track in plan.tracks]
+        for track, start in zip(plan.track[:, source], plan.start[:, source], strict=True):
+            seen[track][start : start + 128] = True
+        assert all(frames.all() for frames in seen)
+    assert np.bincount(plan.condition).tolist() == [6, 6, 6, 6]
+
+
+@pytest.mark.parametrize(("world_size"), [2, 4, 8])
+def test_processes_share_a_batch_and_together_have_it(world_size: int) -> None:
+    plan = draw_plan(_manifest(1000), _config(), 0)
+    for step in (0, 7, 49):
+        whole = list(plan.samples(step, 0, 1))
+        parts = [list(plan.samples(step, rank, world_size)) for rank in range(world_size)]
+        assert [sample for part in parts for sample in part] == whole
+        assert len({len(part) for part in parts}) == 1
+    assert list(plan.samples(49, 0, 1))[-1] == len(plan.condition) - 1
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    require_shares(8, 4)
+    with pytest.raises(ConfigError, match="batch_size: got 8; allowed: a multiple of the 3"):
+        require_shares(8, 3)
+
+
+def test_an_epoch_has_as_many_windows_as_fit_in_the_tracks_times_targets() -> None:
+    manifest = _manifest(1000, 500, 100)
+    assert steps_per_epoch(manifest, _config(steps_per_epoch=None)) == (7 + 3 + 0) * 4 // 8
+    one = _config(steps_per_epoch=None, target_names=("bass",))
+    assert steps_per_epoch(manifest, one) == 1
+    assert steps_per_epoch(manifest, _config(steps_per_epoch=None, batch_size=512)) == 1
+
+
+def test_single_target_training_draws_that_target_alone() -> None:
+    plan = draw_plan(_manifest(1000), _config(target_names=("other", "drums")), 0)
+    assert set(plan.condition.tolist()) == {1, 3}
+
+
+@pytest.mark.parametrize(("names", "got"), [(("piano",), "piano"), ((), "none")])
+def test_an_unknown_target_is_refused(names: tuple[str, ...], got: str) -> None:
+    with pytest.raises(ConfigError, match=f"target_names: got {got}; allowed: vocals, drums"):
+        target_conditions(_manifest(1000), names)
+
+
+def test_tracks_that_are_all_too_short_are_refused() -> None:
+    with pytest.raises(ConfigError, match="num_frame: got 128; allowed: at most 100"):
+        draw_plan(_manifest(100, 50), _config(), 0)
+
+
+def test_shards_without_a_training_track_are_refused() -> None:
+    with pytest.raises(DataError, match="no training track"):
+        draw_plan(_manifest(1000, split="test"), _config(), 0)
+
+
+def test_without_augmentation_nothing_is_changed() -> None:
+    plan = draw_plan(_manifest(1000), _config(), 0)
+    assert (plan.gain == 1).all()
+    assert not plan.swap.any()
+
+
+def test_augmentations_come_as_often_and_as_strong_as_asked() -> None:
+    data = {
+        "gain_probability": 0.5,
+        "gain_db": 6.0,
+        "polarity_probability": 0.25,
+        "channel_swap_probability": 0.75,
+    }
+    manifest = _manifest(1000)
+    plan = draw_plan(manifest, _config(data=data, steps_per_epoch=500), 0)
+    assert (np.abs(plan.gain) != 1).mean() == pytest.approx(0.5, abs=0.02)
+    assert (plan.gain < 0).mean() == pytest.approx(0.25, abs=0.02)
+    assert plan.swap.mean() == pytest.approx(0.75, abs=0.02)
+    assert np.abs(plan.gain).max() == pytest.approx(10**0.3, rel=0.01)
+    assert np.abs(plan.gain).min() == pytest.approx(10**-0.3, rel=0.01)
+    plain = draw_plan(manifest, _config(steps_per_epoch=500), 0)
+    assert np.array_equal(plain.start, plan.start)
+    assert np.array_equal(plain.condition, plan.condition)

@@ -1,0 +1,203 @@
+"""Listing and checking of tracks: layouts, splits, odd names, and every fault at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from lasaft.errors import DataError
+from pipeline.tracks import audio_blocks, check_tracks, find_faults, list_tracks, read_track
+from tests.helpers.wavs import noise, write_track
+
+SOURCES = ("vocals", "drums", "bass", "other")
+
+
+def _names(root: Path, **options: bool) -> list[str]:
+    return [str(track) for track in list_tracks(root, sources=SOURCES, **options)]
+
+
+def _faults(root: Path) -> list[str]:
+    tracks = list_tracks(root, sources=SOURCES)
+    return find_faults(tracks, sample_rate=44100, channels=2)[0]
+
+
+def _write(path: Path, audio: np.ndarray, rate: int = 44100, subtype: str = "PCM_16") -> None:
+    soundfile.write(str(path), audio, rate, subtype=subtype)
+
+
+def test_musdb18_own_validation_tracks_are_split_off(tmp_path: Path) -> None:
+    for name in ("ANiMAL - Rockshow", "A Classic Education - NightOwl"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    (tmp_path / "test" / "Zeno - Signs").mkdir(parents=True)
+    assert _names(tmp_path) == [
+        "train/A Classic Education - NightOwl",
+        "valid/ANiMAL - Rockshow",
+        "test/Zeno - Signs",
+    ]
+
+
+def test_mus_yaml_names_the_validation_tracks(tmp_path: Path) -> None:
+    for name in ("ANiMAL - Rockshow", "Näive — 2.0 (live).wav"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    (tmp_path / "mus.yaml").write_text('validation_tracks: ["Näive — 2.0 (live).wav"]\n', "utf-8")
+    assert _names(tmp_path) == ["train/ANiMAL - Rockshow", "valid/Näive — 2.0 (live).wav"]
+
+
+def test_a_valid_folder_is_a_split(tmp_path: Path) -> None:
+    for name in ("train/a", "valid/b"):
+        (tmp_path / name).mkdir(parents=True)
+    assert _names(tmp_path) == ["train/a", "valid/b"]
+
+
+@pytest.mark.parametrize("text", ["validation_tracks: 7", "- a\n- b", "a: [", "\t"])
+def test_a_broken_mus_yaml_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "mus.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"mus\.yaml: not readable"):
+        _names(tmp_path)
+
+
+def test_an_unknown_validation_track_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "mus.yaml").write_text("validation_tracks: [b]\n")
+    with pytest.raises(DataError, match=r"mus\.yaml: validation_tracks names 'b'; allowed"):
+        _names(tmp_path)
+
+
+def test_hidden_things_are_no_tracks(tmp_path: Path) -> None:
+    for name in ("train/song", "train/.ipynb_checkpoints", "train/._song", "test/__MACOSX"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "train" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "train" / "._x.stem.mp4").write_bytes(b"x")
+    assert _names(tmp_path) == ["train/song"]
+
+
+def test_stem_mp4_files_are_found_by_looking(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "Music Delta - 80s Rock.stem.mp4").write_bytes(b"")
+    assert _names(tmp_path) == ["train/Music Delta - 80s Rock"]
+    with pytest.raises(DataError, match="no wav track in train; found 1 in the other layout"):
+        _names(tmp_path, is_wav=True)
+
+
+def test_two_layouts_in_one_folder_need_a_choice(tmp_path: Path) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "b.stem.mp4").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 track folders and 1 \.stem\.mp4 files; say which"):
+        _names(tmp_path)
+    assert _names(tmp_path, is_wav=False) == ["test/b"]
+
+
+def test_dev_mode_keeps_one_track_a_split(tmp_path: Path) -> None:
+    for name in ("train/b", "train/a", "valid/d", "test/f", "test/e"):
+        (tmp_path / name).mkdir(parents=True)
+    assert _names(tmp_path, dev_mode=True) == ["train/a", "valid/d", "test/e"]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+        _names(tmp_path / "nowhere")
+
+
+def test_an_empty_folder_is_no_musdb18(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither train/ nor test/, but nothing"):
+        _names(tmp_path)
+
+
+def test_another_folder_is_no_musdb18(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match="neither train/ nor test/, but photos"):
+        _names(tmp_path)
+
+
+def test_empty_splits_hold_no_track(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match="no wav track in train; the folders are empty"):
+        _names(tmp_path)
+
+
+def test_a_sound_track_has_no_fault(tmp_path: Path) -> None:
+    write_track(tmp_path / "train" / "Ünï cödé. & dots... ")
+    tracks = list_tracks(tmp_path, sources=SOURCES)
+    assert check_tracks(tracks, sample_rate=44100, channels=2) == [44100]
+
+
+def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
+    faulty = {name: write_track(tmp_path / "train" / name) for name in "abcdefgh"}
+    (faulty["a"] / "drums.wav").unlink()
+    (faulty["b"] / "mixture.wav").unlink()
+    _write(faulty["c"] / "bass.wav", noise(1, channels=1))
+    _write(faulty["d"] / "other.wav", noise(1), rate=22050)
+    _write(faulty["e"] / "vocals.wav", noise(0.5))
+    whole = (faulty["f"] / "vocals.wav").read_bytes()
+    (faulty["f"] / "vocals.wav").write_bytes(whole[:-1000])
+    (faulty["g"] / "drums.wav").write_bytes(b"not audio at all")
+    for file in faulty["h"].iterdir():
+        file.unlink()
+    write_track(tmp_path / "test" / "sound")
+    tracks = list_tracks(tmp_path, sources=SOURCES)
+    with pytest.raises(DataError) as caught:
+        check_tracks(tracks, sample_rate=44100, channels=2)
+    lines = str(caught.value).split("\n  ")
+    assert lines[0] == "8 faults in the tracks:"
+    expected = [
+        "train/a: drums.wav is missing",
+        "train/b: mixture.wav is missing",
+        "train/c: bass has 1 channel (mono); allowed: 2",
+        "train/d: other has a sample rate of 22050 Hz; allowed: 44100",
+        "train/e: unequal lengths in samples: vocals 22050, drums 44100, bass 44100, other 44100, "
+        "mixture 44100; allowed: one length",
+        "train/f: vocals.wav is truncated: 1000 bytes fewer than its header says",
+        "train/g: drums.wav cannot be read as audio (Format not recognised)",
+        "train/h: no stem in this folder; allowed: vocals.wav, drums.wav, bass.wav, other.wav, "
+        "mixture.wav",
+    ]
+    assert lines[1:] == expected
+
+
+def test_an_empty_wav_is_a_fault(tmp_path: Path) -> None:
+    track = write_track(tmp_path / "train" / "a", seconds=0)
+    assert _faults(tmp_path)[0] == "train/a: vocals is empty (0 samples)"
+    assert len(list(track.iterdir())) == 5
+
+
+def test_a_wav_of_unknown_length_is_no_fault(tmp_path: Path) -> None:
+    track = write_track(tmp_path / "train" / "a")
+    file = track / "vocals.wav"
+    data = bytearray(file.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = b"\xff\xff\xff\xff"  # what a program that writes to a pipe leaves
+    file.write_bytes(data)
+    assert _faults(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_is_no_number_is_found(tmp_path: Path, value: float) -> None:
+    folder = write_track(tmp_path / "train" / "a", subtype="FLOAT")
+    audio = np.zeros((44100, 2), np.float32)
+    audio[30000, 1] = value
+    _write(folder / "bass.wav", audio, subtype="FLOAT")
+    (track,) = list_tracks(tmp_path, sources=SOURCES)
+    with pytest.raises(DataError, match="train/a: bass is not finite at sample 30000; allowed"):
+        list(audio_blocks(track, 7000))
+
+
+def test_a_file_that_shrinks_after_the_check_is_found(tmp_path: Path) -> None:
+    folder = write_track(tmp_path / "train" / "a")
+    (track,) = list_tracks(tmp_path, sources=SOURCES)
+    check_tracks([track], sample_rate=44100, channels=2)
+    whole = (folder / "other.wav").read_bytes()
+    (folder / "other.wav").write_bytes(whole[:90044])
+    with pytest.raises(DataError, match=r"train/a: other\.wav ends at sample 22500"):
+        read_track(track)
+
+
+def test_own_sources_are_read_by_their_names(tmp_path: Path) -> None:
+    write_track(tmp_path / "train" / "a", stems=("piano", "violin", "mixture"))
+    (track,) = list_tracks(tmp_path, sources=("piano", "violin"))
+    assert check_tracks([track], sample_rate=44100, channels=2) == [44100]
+    assert read_track(track).sources.shape == (2, 2, 44100)

@@ -1,0 +1,30 @@
+"""Several training processes on this machine, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, multiprocessing
+
+
+def in_processes(world: int, folder: Path, work: Callable[..., None], *arguments: Any) -> None:
+    """Run ``work(*arguments)`` in ``world`` processes of one gloo group; its errors are raised."""
+    meeting = folder / "meeting"
+    meeting.unlink(missing_ok=True)
+    multiprocessing.spawn(
+        _enter, (world, f"file://{meeting}", work, arguments), nprocs=world, join=True
+    )
+
+
+def _enter(
+    rank: int, world: int, meeting: str, work: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    assert torch.get_num_threads() == 1, "these tests compare with one-thread results"
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    try:
+        work(*arguments)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,33 @@
+"""Small shard folders, built in this process, for tests that read shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lasaft.config import ModelConfig
+from pipeline.build import build_track
+from pipeline.config import DataConfig, RunConfig, TrainConfig
+from pipeline.folders import RunFolder
+from pipeline.manifest import Manifest, ShardSettings, write_manifest
+from pipeline.tracks import list_tracks
+
+
+def small_config(songs: Path, output: Path, *, train: TrainConfig | None = None) -> RunConfig:
+    """Return settings for shards with few bins: n_fft 512, hop 256, windows of 16 frames."""
+    return RunConfig(
+        output_dir=output,
+        model=ModelConfig(n_fft=512, hop_length=256, num_frame=16, n_blocks=3),
+        data=DataConfig(musdb_root=songs),
+        train=train or TrainConfig(batch_size=4, steps_per_epoch=6, seed=1),
+    )
+
+
+def make_shards(config: RunConfig) -> Manifest:
+    """Build the shards that ``config`` asks for, as preprocess does but without Ray."""
+    folders, settings = RunFolder.of(config), ShardSettings.of(config)
+    entries = []
+    for track in list_tracks(folders.songs, sources=settings.sources):
+        entry = build_track(track, settings, folders.shards).entry
+        assert entry is not None
+        entries.append(entry)
+    return write_manifest(folders.shards, entries, settings)

@@ -1,0 +1,173 @@
+"""Tiny trainings for tests: a small network, and seeded noise as data without any file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lasaft.config import ModelConfig
+from lasaft.model import LaSAFT
+from pipeline.config import RunConfig
+from pipeline.folders import RunFolder
+from pipeline.loader import Batch, ValidationTrack
+from pipeline.training.history import CLOCK_KINDS, read_history
+from pipeline.training.randomness import derive_seed, seed_weights
+from pipeline.training.ranks import Ranks
+from pipeline.training.result import TrainResult
+from pipeline.training.state import load_state, state_file
+from pipeline.training.sync_batchnorm import synchronise_batchnorm
+from pipeline.training.trainer import Trainer
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+TINY_MODEL: dict[str, Any] = {
+    "sources": ["vocals", "drums"], "n_fft": 128, "hop_length": 64, "num_frame": 16,
+    "n_blocks": 3, "internal_channels": 4, "n_internal_layers": 2, "num_tdfs": 2, "dk": 4,
+    "embedding_dim": 4, "control_n_layer": 3, "sample_rate": 1000,
+}  # fmt: skip
+
+
+# Of a validation track: 5.1 s at the tiny model's sample rate, so 5 frames of the metric.
+FRAMES = 81
+
+
+def tiny_config(output_dir: Path, **train: Any) -> RunConfig:
+    """Return the configuration of a training that takes a second or two."""
+    settings = {"batch_size": 4, "steps_per_epoch": 6, "max_epochs": 2, "seed": 7} | train
+    tree = {
+        "output_dir": str(output_dir), "model": TINY_MODEL, "train": settings,
+        "tracking": {"log": False},
+    }  # fmt: skip
+    return RunConfig.model_validate(tree, strict=False)
+
+
+def with_model(config: RunConfig, **model: Any) -> RunConfig:
+    """Return ``config`` with other options of the network."""
+    changed = ModelConfig.model_validate(config.model.model_dump() | model)
+    return config.model_copy(update={"model": changed})
+
+
+def tiny_model(config: RunConfig) -> LaSAFT:
+    """Return the network with the first weights of ``config``'s seed."""
+    seed_weights(config.train.seed)
+    return LaSAFT(config.model)
+
+
+class _Stream:
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.wait_seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches
+
+
+@dataclass
+class NoiseData:
+    """Windows of noise whose sources live in different bands, a function of (epoch, batch).
+
+    Args:
+        config: shapes, batch size and steps.
+        ranks: this process takes its slice of every global batch.
+        tracks: how many validation tracks there are.
+        spoil: global step -> value that its mixture is filled with.
+        stop_at: raise KeyboardInterrupt before this step.
+    """
+
+    config: RunConfig
+    ranks: Ranks = ALONE
+    tracks: int = 2
+    spoil: dict[int, float] | None = None
+    stop_at: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        assert self.config.train.steps_per_epoch is not None
+        return self.config.train.steps_per_epoch
+
+    @contextmanager
+    def batches(self, epoch: int, first: int) -> Iterator[_Stream]:
+        yield _Stream(self._windows(epoch, first))
+
+    def _windows(self, epoch: int, first: int) -> Iterator[Batch]:
+        for batch in range(first, self.steps_per_epoch):
+            step = epoch * self.steps_per_epoch + batch
+            if step == self.stop_at:
+                raise KeyboardInterrupt
+            yield self._slice(self._window(step))
+
+    def _slice(self, whole: Batch) -> Batch:
+        share = self.config.train.batch_size // self.ranks.world
+        mine = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        return Batch(whole.mixture[mine], whole.target[mine], whole.condition[mine])
+
+    def _window(self, step: int) -> Batch:
+        size, frames = self.config.train.batch_size, self.config.model.num_frame
+        sources = self._sources(derive_seed("window", step), size, frames)
+        condition = torch.arange(size) % len(self.config.model.sources)
+        mixture = sources.sum(1)
+        if self.spoil and step in self.spoil:
+            mixture = torch.full_like(mixture, self.spoil[step])
+        return Batch(mixture, sources[torch.arange(size), condition], condition)
+
+    def _sources(self, seed: int, size: int, frames: int) -> torch.Tensor:
+        model = self.config.model
+        bins, count = model.n_fft // 2 + 1, len(model.sources)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(
+            size, count, 2 * model.audio_channels, frames, bins, generator=generator
+        )
+        for source in range(count):
+            keep = torch.zeros(bins)
+            keep[source * bins // count : (source + 1) * bins // count] = 1
+            noise[:, source] *= keep
+        return noise
+
+    def validation_tracks(self) -> Iterator[tuple[int, ValidationTrack]]:
+        for place in range(self.ranks.rank, self.tracks, self.ranks.world):
+            sources = self._sources(derive_seed("track", place), 1, FRAMES)[0]
+            samples = (FRAMES - 1) * self.config.model.hop_length
+            yield place, ValidationTrack(f"track {place}", samples, sources.sum(0), list(sources))
+
+
+def run_tiny(
+    config: RunConfig,
+    *,
+    ranks: Ranks = ALONE,
+    spoil: dict[int, float] | None = None,
+    stop_at: int | None = None,
+    tracks: int = 2,
+) -> TrainResult:
+    """Train on noise in this process; a KeyboardInterrupt at ``stop_at`` gets through."""
+    model = tiny_model(config)
+    if config.train.sync_batchnorm and ranks.world > 1:
+        synchronise_batchnorm(model)
+    data = NoiseData(config, ranks, tracks, spoil, stop_at)
+    return Trainer(config, model, data, RunFolder.of(config), ranks, provenance={}).run()
+
+
+def training_tensors(config: RunConfig) -> dict[str, torch.Tensor]:
+    """Return every tensor of the saved state: weights, statistics, the optimiser's moments."""
+    state = load_state(state_file(RunFolder.of(config)))
+    assert state is not None
+    return state.tensors
+
+
+def training_history(config: RunConfig) -> list[dict[str, Any]]:
+    """Return the journal without what the clock decides."""
+    records = read_history(RunFolder.of(config).metrics)
+    kept = [record for record in records if record["kind"] not in CLOCK_KINDS]
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in kept]
+
+
+def assert_same_training(first: RunConfig, second: RunConfig) -> None:
+    """Two trainings are equal to the last bit: weights, optimiser and history."""
+    ours, theirs = training_tensors(first), training_tensors(second)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert training_history(first) == training_history(second)

@@ -1,0 +1,106 @@
+"""Blocks of the authors' earlier U-Nets give the reference's numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lasaft.blocks import Block, ConvNorm, DenseConvolutions
+from lasaft.conditioning import Condition
+from lasaft.config import ModelConfig
+from tests.helpers.parity import Fixture, relative_error
+
+NOBODY = Condition(None, None, None)
+
+
+def load(module: nn.Module, state: dict[str, Tensor], names: dict[str, str]) -> nn.Module:
+    """Load weights after renaming the beginnings of their keys."""
+    renamed = {}
+    for key, value in state.items():
+        old = max((name for name in names if key.startswith(name)), key=len)
+        renamed[names[old] + key.removeprefix(old)] = value
+    module.load_state_dict(renamed)
+    return module.eval()
+
+
+def dense_names(theirs: str, ours: str, layers: int) -> dict[str, str]:
+    parts = ("conv", "norm")
+    return {
+        f"{theirs}H.{layer}.{place}": f"{ours}layers.{layer}.{part}"
+        for layer in range(layers)
+        for place, part in enumerate(parts)
+    }
+
+
+def tdf_names(theirs: str, ours: str) -> dict[str, str]:
+    places = {0: "0.linear", 1: "0.norm", 3: "1.linear", 4: "1.norm"}
+    return {f"{theirs}.{place}": f"{ours}.{name}" for place, name in places.items()}
+
+
+@torch.no_grad()
+def test_tdc_equals_the_reference() -> None:
+    fixture = Fixture("block_tdc")
+    args = fixture.meta["args"]
+    layers = args["num_layers"]
+    # Theirs is a convolution of one dimension on frames in a row.
+    state = {
+        key: value.unsqueeze(2) if value.dim() == 3 else value
+        for key, value in fixture.state.items()
+    }
+    tdc = DenseConvolutions((args["in_channels"],), args["gr"], layers, (1, args["kf"]), "relu")
+    load(tdc, state, dense_names("", "", layers))
+    assert relative_error(tdc(fixture["x"]), fixture["y"]) < 1e-6
+
+
+@torch.no_grad()
+def test_tdf_equals_the_reference() -> None:
+    fixture = Fixture("block_tif")
+    args = fixture.meta["args"]
+    config = ModelConfig(
+        block="tdf",
+        modulation="none",
+        internal_channels=args["channels"],
+        bn_factor=args["bn_factor"],
+        min_bn_units=args["min_bn_units"],
+        bias=args["bias"],
+    )
+    block = Block(config, (args["channels"],), args["f"], 0)
+    load(block, fixture.state, tdf_names("tif", "mixing.tdf"))
+    assert relative_error(block((fixture["x"],), NOBODY), fixture["y"]) < 1e-6
+
+
+@torch.no_grad()
+def test_tfc_tdf_with_different_kernel_sizes_equals_the_reference() -> None:
+    fixture = Fixture("block_tfc_tif")
+    args = fixture.meta["args"]
+    config = ModelConfig(
+        block="tfc_tdf",
+        modulation="none",
+        internal_channels=args["gr"],
+        n_internal_layers=args["num_layers"],
+        kernel_size_t=args["kt"],
+        kernel_size_f=args["kf"],
+        bn_factor=args["bn_factor"],
+        min_bn_units=args["min_bn_units"],
+        tfc_tdf_bias=args["bias"],
+    )
+    block = Block(config, (args["in_channels"],), args["f"], 0)
+    names = dense_names("tfc.", "mixing.", args["num_layers"])
+    load(block, fixture.state, names | tdf_names("tif.tif", "frequency.tdf"))
+    assert relative_error(block((fixture["x"],), NOBODY), fixture["y"]) < 1e-6
+
+
+@pytest.mark.parametrize("mode", ["down", "up"])
+@torch.no_grad()
+def test_frequency_resampling_equals_the_reference(mode: str) -> None:
+    fixture = Fixture(f"block_tdc_sampling_{mode}")
+    channels = fixture.meta["args"]["in_channels"]
+    kind = nn.Conv2d if mode == "down" else nn.ConvTranspose2d
+    module = ConvNorm(kind(channels, channels, (1, 2), (1, 2)))
+    state = {
+        key: value.unsqueeze(2) if value.dim() == 3 else value
+        for key, value in fixture.state.items()
+    }
+    load(module, state, {"conv": "conv", "bn": "norm"})
+    assert relative_error(module(fixture["x"]), fixture["y"]) < 1e-6

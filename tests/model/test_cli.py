@@ -1,0 +1,481 @@
+"""The ``lasaft`` command: separate, import-checkpoint and score, and its answers to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import museval
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lasaft import cli, stems
+from lasaft.checkpoint import load_checkpoint, save_checkpoint
+from lasaft.errors import ConfigError
+from lasaft.separation import Separator
+from lasaft.stems import plan_files, safe_name
+from tests.helpers.audio import RATE, noise, read, tiny_model, tone, write
+from tests.helpers.lightning import Running, lightning_content
+from tests.helpers.parity import Fixture
+
+SOURCES = ("vocals", "drums", "bass", "other")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "checkpoint"
+    model = tiny_model()
+    save_checkpoint(folder, model.state_dict(), model.config, {})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def empty_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Every test runs in an empty folder, and it must stay empty."""
+    folder = tmp_path / "working folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield
+    assert list(folder.iterdir()) == []
+
+
+def separate(checkpoint: Path, output: Path, *arguments: object) -> int:
+    options = ["--checkpoint", checkpoint, "--output_dir", output]
+    return cli.main(["separate", *map(str, (*arguments, *options))])
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+# --- separate -----------------------------------------------------------------------------------
+
+
+def test_separate_writes_what_the_library_gives(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audio = noise(2, 30_000)
+    song = write(tmp_path / "song.wav", audio)
+    assert separate(checkpoint, tmp_path / "out", song) == 0
+    assert files_of(tmp_path / "out") == sorted(f"song/{source}.wav" for source in SOURCES)
+    wanted = Separator(tiny_model()).separate(audio, RATE)
+    for source in SOURCES:
+        stem = tmp_path / "out" / "song" / f"{source}.wav"
+        assert soundfile.info(stem).subtype == "FLOAT"
+        # Where weights lie in memory can change the last bit of a convolution.
+        assert np.allclose(read(stem), wanted[source], atol=1e-6)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    peak = f"{wanted['vocals'].abs().max():.3f}"
+    assert lines[0] == ["file", "seconds", "peak"]
+    assert lines[1] == [str(tmp_path / "out" / "song" / "vocals.wav"), "0.7", peak]
+
+
+def test_every_option_of_separate_does_something(tmp_path: Path, checkpoint: Path) -> None:
+    song = write(tmp_path / "song.flac", noise(2, 30_000), subtype="PCM_24")
+    audio = read(song)
+
+    def run(*options: object) -> np.ndarray:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        assert separate(checkpoint, tmp_path / "out", song, "--targets", "drums", *options) == 0
+        assert files_of(tmp_path / "out") == ["song/drums.wav"]
+        return read(tmp_path / "out" / "song" / "drums.wav")
+
+    model = tiny_model()
+    plain = run()
+    # Where weights lie in memory can change the last bit of a convolution.
+    assert np.allclose(plain, Separator(model).separate(audio, RATE)["drums"], atol=1e-6)
+    without = Separator(model, 0.0).separate(audio, RATE)["drums"].numpy()
+    assert np.allclose(run("--overlap_ratio", 0), without, atol=1e-6)
+    assert not np.allclose(without, plain, atol=1e-5)
+    assert 1e-4 < np.abs(run("--precision", "bf16") - plain).max() < 1
+    assert np.allclose(run("--batch_size", 2), plain, atol=1e-6)
+    assert np.allclose(run("--device", "cpu"), plain, atol=1e-6)
+    assert np.allclose(run("--bits", "16"), np.clip(plain, -1, 1), atol=2**-15)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "mp3", "ogg"])
+@pytest.mark.parametrize("output", ["wav", "flac", "mp3"])
+def test_songs_of_every_format_become_stems_of_every_format(
+    tmp_path: Path, checkpoint: Path, ending: str, output: str
+) -> None:
+    song = write(tmp_path / f"song.{ending}", tone(440, 0.3))
+    length = soundfile.info(song).frames
+    arguments = ["--format", output, "--targets", "vocals,bass"]
+    assert separate(checkpoint, tmp_path / "out", song, *arguments) == 0
+    for name in ("vocals", "bass"):
+        info = soundfile.info(tmp_path / "out" / "song" / f"{name}.{output}")
+        assert (info.format, info.samplerate, info.channels) == (output.upper(), RATE, 2)
+        assert info.frames == length
+
+
+def test_several_songs_of_different_kinds_at_once_and_json(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    songs = [
+        write(tmp_path / "a.wav", noise(2, 5000)),
+        write(tmp_path / "b.wav", noise(1, 7001), 48000),
+        write(tmp_path / "c.wav", noise(2, 1)),
+    ]
+    assert separate(checkpoint, tmp_path / "out", *songs, "--json", "--targets", "bass") == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["checkpoint"] == load_checkpoint(checkpoint).hash
+    assert result["failed"] == {}
+    for song, found in zip(songs, result["songs"], strict=True):
+        info = soundfile.info(song)
+        stem = soundfile.info(found["files"]["bass"])
+        assert (stem.frames, stem.channels, stem.samplerate) == (
+            info.frames, info.channels, info.samplerate,
+        )  # fmt: skip
+    assert "b.wav: 48000 Hz: separated at 44100 Hz" in err
+    assert "b.wav: mono: separated as two equal channels" in err
+
+
+def test_clipping_is_said_and_float_files_do_not_clip(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    song = write(tmp_path / "loud.wav", noise(2, 9000, scale=30))
+    assert separate(checkpoint, tmp_path / "out", song, "--bits", "16") == 0
+    assert "values above full scale were clipped: vocals" in capsys.readouterr().err
+    assert separate(checkpoint, tmp_path / "out", song) == 0
+    assert "clipped" not in capsys.readouterr().err
+    assert np.abs(read(tmp_path / "out" / "loud" / "bass.wav")).max() > 1
+
+
+def test_the_template_names_the_files(tmp_path: Path, checkpoint: Path) -> None:
+    song = write(tmp_path / "My Song.wav", noise(2, 500))
+    name = "stems/{source} of {track}.flac"
+    assert separate(checkpoint, tmp_path / "out", song, "--name", name) == 0
+    assert files_of(tmp_path / "out") == sorted(f"stems/{s} of My Song.flac" for s in SOURCES)
+
+
+def test_track_names_never_leave_the_output_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    for name in ("...wav", "..\\..\\x.wav", ".hidden.wav", "a:b?.wav", "\u202e" * 90 + ".wav"):
+        (paths,) = plan_files([tmp_path / name], ["vocals"], folder, "{track}/{source}", "wav")
+        assert paths["vocals"].resolve().is_relative_to(folder)
+        assert paths["vocals"].name == "vocals.wav"
+        assert len(paths["vocals"].parent.name.encode()) <= 255
+    assert safe_name("..") == "_"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("../{track}/{source}", "has .. in it"),
+        ("/tmp/{track}/{source}", "allowed: a file path inside output_dir"),
+        ("{track}/{source}/", "allowed: a file path inside output_dir"),
+        ("", "allowed: a file path inside output_dir"),
+        ("{artist}/{source}", "allowed in braces: {track} and {source}"),
+        ("{track.__class__}{source}", "allowed in braces"),
+        ("{track}", "which is that of vocals of"),
+        ("{source}", "which is that of vocals of"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_rejected(
+    tmp_path: Path, template: str, message: str
+) -> None:
+    songs = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    with pytest.raises(ConfigError, match=message):
+        plan_files(songs, ["vocals", "drums"], tmp_path / "out", template, "wav")
+
+
+def test_two_songs_of_one_name_and_overwriting_a_song_are_rejected(tmp_path: Path) -> None:
+    songs = [tmp_path / "a" / "x.wav", tmp_path / "b" / "X.wav"]
+    with pytest.raises(ConfigError, match=r"that of vocals of .*a/x\.wav"):
+        plan_files(songs, ["vocals"], tmp_path / "out", "{track}/{source}", "wav")
+    with pytest.raises(ConfigError, match=r"that of the song .*a/x\.wav"):
+        plan_files(songs[:1], ["vocals"], tmp_path / "a", "{track}", "wav")
+
+
+def test_one_bad_song_is_named_and_the_others_are_separated(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = write(tmp_path / "good.wav", noise(2, 500))
+    bad = tmp_path / "words.wav"
+    bad.write_text("words")
+    broken = noise(2, 90_000)
+    broken[0, 80_000] = np.nan
+    nan = write(tmp_path / "nan.wav", broken)
+    assert separate(checkpoint, tmp_path / "out", bad, nan, good) == 1
+    err = capsys.readouterr().err
+    assert "words.wav: is not an audio file" in err
+    assert "nan.wav: holds a value that is not a finite number" in err
+    assert "1 of 3 songs were separated, 2 failed" in err
+    # Nothing of the song that failed in its middle is left.
+    assert files_of(tmp_path / "out") == sorted(f"good/{source}.wav" for source in SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--targets", "guitar"], 2, "targets: got guitar, allowed: vocals, drums, bass, other"),
+        (["--targets", ","], 2, "targets: is empty"),
+        (["--overlap_ratio", "0.7"], 2, "overlap_ratio: got 0.7, allowed: from 0 to 0.5"),
+        (["--overlap_ratio", "half"], 2, "argument --overlap_ratio: invalid float value: 'half'"),
+        (["--batch_size", "0"], 2, "batch_size: got 0"),
+        (["--device", "tpu"], 2, "device: got 'tpu', allowed: cpu, cuda"),
+        (["--device", "cuda:77"], 2, "device: got 'cuda:77', but"),
+        (["--precision", "16"], 2, "argument --precision: invalid choice: '16'"),
+        (["--format", "flac", "--bits", "32f"], 2, "bits: got '32f' with format flac: 24, 16"),
+        (["--format", "mp3", "--name", "{track}/{source}.wav"], 2, "but name ends in .wav"),
+        (["--name", "../{track}/{source}"], 2, "has .. in it"),
+        (["--overlap", "0.5"], 2, "unrecognized arguments: --overlap"),
+    ],
+)
+def test_wrong_usage_of_separate_is_one_clear_line(  # noqa: PLR0917
+    tmp_path: Path,
+    checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    song = write(tmp_path / "song.wav", noise(2, 500))
+    try:
+        found = separate(checkpoint, tmp_path / "out", song, *arguments)
+    except SystemExit as stop:  # argparse ends in its own way
+        found = stop.code
+    assert found == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_checkpoint_and_an_unwritable_folder_are_named(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    song = write(tmp_path / "song.wav", noise(2, 500))
+    assert separate(tmp_path / "none", tmp_path / "out", song) == 1
+    assert "none: there is no such checkpoint folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert separate(checkpoint, tmp_path / "file" / "out", song) == 1
+    assert f"output_dir {tmp_path}/file/out: cannot be written" in capsys.readouterr().err
+
+
+def test_mp3_of_an_odd_sample_rate_is_named(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    song = write(tmp_path / "song.wav", noise(2, 500), 96000)
+    assert separate(checkpoint, tmp_path / "out", song, "--format", "mp3") == 1
+    assert "mp3 has no sample rate of 96000 Hz" in capsys.readouterr().err
+    assert files_of(tmp_path / "out") == []
+
+
+def test_an_interruption_exits_with_130_and_leaves_nothing_half_written(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    real, calls = stems.AudioWriter.write, []
+
+    def press(self: Any, block: Any) -> None:
+        calls.append(1)
+        if len(calls) > 9:
+            raise KeyboardInterrupt
+        real(self, block)
+
+    monkeypatch.setattr(stems.AudioWriter, "write", press)
+    songs = [write(tmp_path / f"{name}.wav", noise(2, 9000)) for name in "ab"]
+    songs.append(write(tmp_path / "c.wav", noise(2, 90_000)))
+    assert separate(checkpoint, tmp_path / "out", *songs) == 130
+    assert "interrupted" in capsys.readouterr().err
+    finished = sorted(f"{name}/{source}.wav" for name in "ab" for source in SOURCES)
+    assert files_of(tmp_path / "out") == finished
+
+
+def test_ctrl_c_ends_the_real_command(tmp_path: Path, checkpoint: Path) -> None:
+    song = write(tmp_path / "song.flac", np.tile(noise(2, RATE), 300))
+    command = [sys.executable, "-m", "lasaft.cli", "separate", str(song), "--checkpoint",
+               str(checkpoint), "--output_dir", str(tmp_path / "out")]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    partial = tmp_path / "out" / "song"
+    end = time.monotonic() + 60
+    while not (partial.is_dir() and any(partial.iterdir())) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert files_of(tmp_path / "out") == []
+
+
+def test_help_is_quick_and_does_not_import_torch() -> None:
+    code = "import sys; import lasaft.cli as c; c._parser(); print('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert result.stdout == "False\n"
+
+
+# --- import-checkpoint --------------------------------------------------------------------------
+
+
+def test_an_imported_checkpoint_separates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixture = Fixture("track_gpocm_lasaft")
+    torch.save(lightning_content(fixture), tmp_path / "a.ckpt")
+    arguments = ["import-checkpoint", str(tmp_path / "a.ckpt"), str(tmp_path / "c"), "--json"]
+    assert cli.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "CUNET_TFC_GPoCM_LaSAFT"
+    mixture = fixture["mixture_int16"].numpy().T.astype(np.float32) / 32768
+    song = write(tmp_path / "song.wav", mixture)
+    assert separate(tmp_path / "c", tmp_path / "out", song, "--targets", "vocals") == 0
+    theirs = fixture["raw/vocals_ov0.5"].numpy().T
+    assert np.abs(read(tmp_path / "out" / "song" / "vocals.wav") - theirs).max() < 1e-6
+
+
+def test_a_malicious_checkpoint_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = lightning_content(Fixture("net_film_decoder"), callbacks=Running(os.system, "exit"))
+    torch.save(content, tmp_path / "a.ckpt")
+    arguments = ["import-checkpoint", str(tmp_path / "a.ckpt"), str(tmp_path / "c")]
+    assert cli.main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "a.ckpt: refused: it asks for" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "c").exists()
+
+
+# --- score --------------------------------------------------------------------------------------
+
+
+SCORED = ("bass", "vocals")
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> tuple[Path, Path]:
+    """Two tracks of three seconds, the estimates noisier from source to source."""
+    for number, track in enumerate(("one", "two")):
+        for index, source in enumerate(SCORED):
+            truth = noise(2, 3 * RATE, seed=10 * number + index)
+            guess = truth + noise(2, 3 * RATE, seed=99, scale=0.02 * (index + 1))
+            write(tmp_path / "ref" / track / f"{source}.wav", truth)
+            write(tmp_path / "est" / track / f"{source}.wav", guess)
+        write(tmp_path / "ref" / track / "mixture.wav", noise(2, 3 * RATE))
+    return tmp_path / "ref", tmp_path / "est"
+
+
+def score(tmp_path: Path, *arguments: object) -> int:
+    return cli.main(["score", *map(str, arguments), "--output_dir", str(tmp_path / "scores")])
+
+
+def test_scores_are_musevals_in_musevals_schema(
+    tmp_path: Path, scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    references, estimates = scored
+    assert score(tmp_path, references, estimates, "--json") == 0
+    table = json.loads(capsys.readouterr().out)["tracks"]
+    assert list(table) == ["one", "two", "median"]
+    assert files_of(tmp_path / "scores") == ["one.json", "two.json"]
+    track = json.loads((tmp_path / "scores" / "one.json").read_text())
+    names = [target["name"] for target in track["targets"]]
+    assert sorted(names) == sorted(SCORED)
+    stack = [np.stack([read(f / "one" / f"{n}.wav").T for n in names]) for f in scored]
+    wanted = dict(
+        zip(("SDR", "ISR", "SIR", "SAR"), museval.evaluate(stack[0], stack[1]), strict=True)
+    )
+    store = museval.TrackStore("one")
+    for row, name in enumerate(names):
+        store.add_target(name, {metric: values[row] for metric, values in wanted.items()})
+        for metric, values in wanted.items():
+            assert table["one"][name][metric] == pytest.approx(np.median(values[row]), abs=1e-6)
+    # The same numbers after rounding, and the same keys.
+    theirs = json.loads(store.json)
+    assert _rounded(track) == _rounded(theirs)
+    store.scores = track
+    store.validate()
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    # Two roundings to 5 digits of numbers that differ by 1e-9 may fall on both sides.
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def test_one_folder_of_references_is_one_track(
+    tmp_path: Path, scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    references, estimates = scored
+    assert score(tmp_path, references / "two", estimates / "two") == 0
+    assert files_of(tmp_path / "scores") == ["two.json"]
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].split() == ["track", "source", "SDR", "ISR", "SIR", "SAR"]
+    assert "dB, median over frames of 1 s" in err
+
+
+def test_estimates_of_another_length_are_fitted_and_said(
+    tmp_path: Path, scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    references, estimates = scored
+    short, long = (estimates / "one" / f"{name}.wav" for name in ("bass", "vocals"))
+    write(short, read(short)[:, :-RATE])
+    write(long, np.concatenate((read(long), noise(2, 100)), axis=1))
+    assert score(tmp_path, references / "one", estimates / "one") == 0
+    err = capsys.readouterr().err
+    assert "bass.wav: has 88200 samples instead of 132300, was continued with silence" in err
+    assert "vocals.wav: has 132400 samples instead of 132300, was cut" in err
+    frames = json.loads((tmp_path / "scores" / "one.json").read_text())["targets"][0]["frames"]
+    # museval: a frame in which an estimate is silent has no scores.
+    assert [np.isnan(frame["metrics"]["SDR"]) for frame in frames] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda e: (e / "bass.wav").unlink(), "one: has no estimate of bass"),
+        (shutil.rmtree, "one: has no estimate of bass, vocals"),
+        (lambda e: write(e / "bass.wav", noise(1, 99)), "bass.wav: has 1 channels, "),
+        (
+            lambda e: write(e / "bass.wav", noise(2, 99), 8000),
+            "bass.wav: has a sample rate of 8000",
+        ),
+        (lambda e: write(e / "bass.wav", noise(2, 99) / 0), "bass.wav: holds a value that is not"),
+        (lambda e: (e / "bass.wav").write_text("words"), "bass.wav: is not an audio file"),
+        (lambda e: write(e / "bass.wav", 0 * noise(2, 3 * RATE)), "one: "),
+    ],
+)
+def test_a_track_that_cannot_be_scored_is_named_and_the_others_are_scored(
+    tmp_path: Path,
+    scored: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    damage: Any,
+    message: str,
+) -> None:
+    references, estimates = scored
+    with np.errstate(divide="ignore"):
+        damage(estimates / "one")
+    assert score(tmp_path, references, estimates) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert "1 of 2 tracks were scored, 1 failed" in err
+    assert files_of(tmp_path / "scores") == ["two.json"]
+
+
+def test_folders_without_references_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert score(tmp_path, tmp_path / "none", tmp_path / "empty") == 1
+    assert "none: there is no such folder" in capsys.readouterr().err
+    assert score(tmp_path, tmp_path / "empty", tmp_path / "empty") == 1
+    assert "empty: holds no references" in capsys.readouterr().err
