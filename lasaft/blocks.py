@@ -52,6 +52,7 @@ class DenseConvolutions(nn.Module):
         super().__init__()
         self.inputs = tuple(inputs)
         self.growth = growth
+        self.kernel = kernel
         padding = (kernel[0] // 2, kernel[1] // 2)
         self.layers = nn.ModuleList(
             ConvNorm(nn.Conv2d(sum(inputs) + layer * growth, growth, kernel, padding=padding), act)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from lasaft.blocks import Block, ConvNorm, DenseConvolutions
 from lasaft.conditioning import Condition, FiLM, PoCM
 from lasaft.fused_frequency import FusedFrequency, build_fused_frequency, norm_as_affine
+from lasaft.tiles import TILE, Direct, Domain, Tiled
 
 # Two layers' convolutions of one input run as one: 24 output channels leave a third of the vector
 # units' lanes idle, 48 leave none (1.4 times the speed on AVX-512).
@@ -84,17 +85,16 @@ def as_channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-class Accumulated(list[Tensor]):
-    """Partial sums of a block's layers: one tensor for each group of layers."""
-
-
-SkipState = Tensor | Accumulated
+# Partial sums of a block's layers: for each group of layers its components.
+Sums = list[list[Tensor]]
+SkipState = Tensor | Sums
 
 
 class Push(nn.Module):
     """What one tensor adds to every layer that sees it.
 
     Args:
+        first: the first such layer.
         weights: of the layers from ``first`` on: [growth, channel, frame, bin] each.
         biases: of the same layers, or None if another push brings them.
         groups: the layers of each group.
@@ -106,48 +106,54 @@ class Push(nn.Module):
         weights: Sequence[Tensor],
         biases: Sequence[Tensor] | None,
         groups: Sequence[Sequence[int]],
-        dtype: torch.dtype,
+        domain: Domain,
     ) -> None:
         super().__init__()
-        # Group, and the first output channel of it that this push reaches.
-        self.places: list[tuple[int, int]] = []
+        # Group, the first output channel of it that this push reaches, number of components.
+        self.places: list[tuple[int, int, int]] = []
         for number, group in enumerate(groups):
             reached = [layer - first for layer in group if layer >= first]
             if not reached:
                 continue
-            weight = torch.cat([weights[layer] for layer in reached]).to(dtype)
+            kernels = domain.kernels(torch.cat([weights[layer] for layer in reached]))
             bias = None if biases is None else torch.cat([biases[layer] for layer in reached])
-            place = len(self.places)
-            self.register_buffer(f"weight{place}", as_channels_last(weight))
-            self.register_buffer(f"bias{place}", None if bias is None else bias.to(dtype))
-            growth = len(weights[0])
-            self.places.append((number, (len(group) - len(reached)) * growth))
+            offsets = [None] * len(kernels) if bias is None else domain.offsets(bias)
+            for part, (kernel, offset) in enumerate(zip(kernels, offsets, strict=True)):
+                self.register_buffer(f"weight{len(self.places)}_{part}", as_channels_last(kernel))
+                self.register_buffer(f"bias{len(self.places)}_{part}", offset)
+            missed = (len(group) - len(reached)) * len(weights[0])
+            self.places.append((number, missed, len(kernels)))
 
-    def start(self, x: Tensor, padding: tuple[int, int], sums: Accumulated) -> Accumulated:
-        """Return new sums with a block input's part in them; ``sums`` stay as they are."""
-        parts = Accumulated(self._part(place, x, padding) for place in range(len(self.places)))
-        for part, total in zip(parts, sums, strict=False):
-            part.add_(total)
-        return parts
+    def start(self, x: list[Tensor], sums: Sums | None) -> Sums:
+        """Return new sums with a block input's components in them; ``sums`` stay as they are."""
+        fresh = [self._products(place, x) for place in range(len(self.places))]
+        for new, old in zip(fresh, sums or (), strict=False):
+            for product, total in zip(new, old, strict=True):
+                product.add_(total)
+        return fresh
 
-    def add(self, x: Tensor, padding: tuple[int, int], sums: Accumulated) -> None:
-        """Add a layer's part to the sums of those after it."""
-        for place, (group, channel) in enumerate(self.places):
-            sums[group][:, channel:].add_(self._part(place, x, padding))
+    def add(self, x: list[Tensor], sums: Sums) -> None:
+        """Add a layer's components to the sums of those after it."""
+        for place, (group, channel, _) in enumerate(self.places):
+            for product, total in zip(self._products(place, x), sums[group], strict=True):
+                total[:, channel:].add_(product)
 
-    def _part(self, place: int, x: Tensor, padding: tuple[int, int]) -> Tensor:
-        weight, bias = getattr(self, f"weight{place}"), getattr(self, f"bias{place}")
+    def _products(self, place: int, x: list[Tensor]) -> list[Tensor]:
+        return [self._convolve(x[part], f"{place}_{part}") for part in range(self.places[place][2])]
+
+    def _convolve(self, x: Tensor, name: str) -> Tensor:
+        weight, bias = getattr(self, f"weight{name}"), getattr(self, f"bias{name}")
+        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
         return functional.conv2d(x, weight, bias, padding=padding)
 
 
 class FusedDense(nn.Module):
     """Dense convolutions as sums: every tensor is convolved once for all layers that see it."""
 
-    def __init__(self, dense: DenseConvolutions, dtype: torch.dtype) -> None:
+    def __init__(self, dense: DenseConvolutions, domain: Domain) -> None:
         super().__init__()
         layers = [layer for layer in dense.layers if isinstance(layer, ConvNorm)]
-        count, self.growth = len(layers), dense.growth
-        self.padding = padding_of(layers[0].conv)
+        count, self.growth, self.domain = len(layers), dense.growth, domain
         self.activation = layers[0].activation
         ends = reversed(range(count, 0, -_TOGETHER))
         groups = [range(max(end - _TOGETHER, 0), end) for end in ends]
@@ -164,50 +170,65 @@ class FusedDense(nn.Module):
             for layer, (weight, _) in enumerate(folded)
         ]
         biases = [bias for _, bias in folded]
+        inputs = len(dense.inputs)
         self.inputs = nn.ModuleList(
-            Push(0, [s[n - len(dense.inputs)] for s in split], None if n else biases, groups, dtype)
-            for n in range(len(dense.inputs))
+            Push(0, [s[n - inputs] for s in split], None if n else biases, groups, domain)
+            for n in range(inputs)
         )
+        later = [range(layer + 1, count) for layer in range(count - 1)]
         self.outputs = nn.ModuleList(
-            Push(
-                layer + 1,
-                [split[later][later - layer - 1] for later in range(layer + 1, count)],
-                None,
-                groups,
-                dtype,
-            )
-            for layer in range(count - 1)
+            Push(layer + 1, [split[one][one - layer - 1] for one in after], None, groups, domain)
+            for layer, after in enumerate(later)
         )
 
-    def begin(self, skip: Tensor) -> Accumulated:
+    def begin(self, skip: Tensor) -> Sums:
         """Return what a skip adds to the layers, for use with many first inputs."""
-        return self._input(1).start(skip, self.padding, Accumulated())
+        return self._input(1).start(self.domain.enter(skip), None)
 
-    def forward(self, x: Tensor, skip: SkipState | None = None) -> Tensor:
-        """Return what the last layer makes of the block's inputs."""
-        sums = Accumulated()
-        if skip is not None:
-            sums = skip if isinstance(skip, Accumulated) else self.begin(skip)
-        sums = self._input(0).start(x, self.padding, sums)
-        return self._layers(sums)
-
-    def _layers(self, sums: Accumulated) -> Tensor:
+    def forward(self, x: Tensor, sums: Sums | None = None) -> Tensor:
+        """Return what the last layer makes of the block's first input and the skip's sums."""
+        sums = self._input(0).start(self.domain.enter(x), sums)
         for (group, channel), push in zip(self.places, [*self.outputs, None], strict=True):
-            total = sums[group]
-            if total.shape[1] == self.growth:
-                new = activate_(total, self.activation)
-            else:
-                part = total[:, channel : channel + self.growth]
-                new = as_channels_last(self.activation(part))
+            parts = [total[:, channel : channel + self.growth] for total in sums[group]]
+            new = self._activate(self.domain.leave(parts))
             if not isinstance(push, Push):
                 return new
-            push.add(new, self.padding, sums)
+            push.add(self.domain.enter(new), sums)
         raise AssertionError("a block has at least one layer")
+
+    def _activate(self, x: Tensor) -> Tensor:
+        # In place unless x is a slice, which has to be copied for the convolutions anyhow.
+        if x.is_contiguous(memory_format=torch.channels_last):
+            return activate_(x, self.activation)
+        return as_channels_last(self.activation(x))
 
     def _input(self, number: int) -> Push:
         push = self.inputs[number]
         assert isinstance(push, Push)
         return push
+
+
+class DenseMixing(nn.Module):
+    """Dense convolutions, tiled where kernel and frame count allow it."""
+
+    def __init__(self, dense: DenseConvolutions, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.direct = FusedDense(dense, Direct()).to(dtype)
+        # Tiles add and subtract what bfloat16 cannot tell apart.
+        tiles = dtype == torch.float32 and dense.kernel[0] == 3
+        self.tiled = FusedDense(dense, Tiled()).to(dtype) if tiles else None
+
+    def begin(self, skip: Tensor) -> SkipState:
+        """Return what a skip adds to the layers, for use with many first inputs."""
+        return self._form(skip).begin(skip)
+
+    def forward(self, x: Tensor, skip: SkipState | None = None) -> Tensor:
+        """Mix the inputs."""
+        form = self._form(x)
+        return form(x, form.begin(skip) if isinstance(skip, Tensor) else skip)
+
+    def _form(self, x: Tensor) -> FusedDense:
+        return self.direct if self.tiled is None or x.shape[2] % TILE else self.tiled
 
 
 class PlainMixing(nn.Module):
@@ -272,7 +293,7 @@ class FusedBlock(nn.Module):
     def __init__(self, block: Block, condition: Condition, dtype: torch.dtype) -> None:
         super().__init__()
         dense = isinstance(block.mixing, DenseConvolutions)
-        self.mixing = (FusedDense if dense else PlainMixing)(block.mixing, dtype)  # type: ignore[arg-type]
+        self.mixing = (DenseMixing if dense else PlainMixing)(block.mixing, dtype)  # type: ignore[arg-type]
         self.modulation: FusedFiLM | FusedPoCM | None = None
         if isinstance(block.modulation, FiLM):
             self.modulation = FusedFiLM(block.modulation, condition, dtype)

@@ -38,24 +38,39 @@ def oracle_estimates(
 
     Source: sigsep-mus-oracle, IRM2 and IBM2 of SiSEC 2018, with a longer window.
     """
+    channels = [
+        _mask_channel(mixture, references, kind)
+        for mixture, references in zip(audio.mixture, audio.sources.unbind(1), strict=True)
+    ]
+    waves = torch.stack(channels, dim=1).numpy()
+    return dict(zip(sources, waves, strict=True))
+
+
+def _mask_channel(
+    mixture: torch.Tensor, references: torch.Tensor, kind: Literal["irm", "ibm"]
+) -> torch.Tensor:
+    """Mask one channel: mixture [sample], references and result [source, sample]."""
     window = torch.hann_window(_MASK_N_FFT)
-    samples = audio.mixture.shape[-1]
 
     def stft(wave: torch.Tensor) -> torch.Tensor:
         return torch.stft(
             wave, _MASK_N_FFT, _MASK_HOP, window=window, return_complex=True, pad_mode="constant"
         )
 
-    mixture = stft(audio.mixture)
-    powers = [stft(wave).abs().square() for wave in audio.sources]
-    total = torch.stack(powers).sum(dim=0)
-    waves = {}
-    for source, power in zip(sources, powers, strict=True):
-        share = power / total.clamp_min(torch.finfo(torch.float32).tiny)
+    spectrum = stft(mixture)
+    powers = [stft(wave).abs().square_() for wave in references]
+    total = torch.zeros_like(powers[0])
+    for power in powers:
+        total += power
+    total.clamp_min_(torch.finfo(torch.float32).tiny)
+    result = torch.empty_like(references)
+    for index, power in enumerate(powers):
+        share = power / total
         mask = share if kind == "irm" else (share > 0.5).float()
-        wave = torch.istft(mixture * mask, _MASK_N_FFT, _MASK_HOP, window=window, length=samples)
-        waves[source] = wave.numpy()
-    return waves
+        result[index] = torch.istft(
+            spectrum * mask, _MASK_N_FFT, _MASK_HOP, window=window, length=len(mixture)
+        )
+    return result
 
 
 def model_estimates(

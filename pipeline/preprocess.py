@@ -102,8 +102,8 @@ def _settings_of(folder: Path) -> ShardSettings | None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    for split in SPLITS:
-        for leftover in (folder / split).glob(".*.tmp-*"):
+    for place in (folder, *(folder / split for split in SPLITS)):
+        for leftover in place.glob(".*.tmp-*"):
             leftover.unlink(missing_ok=True)
 
 

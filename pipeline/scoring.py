@@ -27,7 +27,9 @@ from pipeline.tracks import Track, check_tracks, list_tracks
 from pipeline.verify import TOLERANCE_DB, verify_track
 
 _TASKS_A_GPU = 4  # separation waits while a track is scored on the CPU
-# museval holds this much (measured with four stereo sources: 1.2 GB at 30 s, 5.3 GB at 240 s).
+# Measured with four stereo sources: a task holds 1.6 GB at 240 s, museval 1.2 GB at 30 s and 5.3 GB
+# at 240 s.
+_BYTES, _BYTES_A_SECOND = 0.7e9, 4.2e6
 _VERIFY_BYTES, _VERIFY_BYTES_A_SECOND = 0.9e9, 19e6
 
 
@@ -88,7 +90,7 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     jobs = _jobs(config, folder, tracks, systems, _scored_sources(config, tracks))
     for system in systems:  # until all is done there is no whole summary
         (folder.scores / system.file / "summary.json").unlink(missing_ok=True)
-    outcomes = _run(config, jobs)
+    outcomes = _run(config, jobs, max(seconds))
     data = data_identity(
         config, folder.songs, tracks, [o.track_hash for o in outcomes], sum(seconds)
     )
@@ -170,7 +172,7 @@ def _jobs(
     ]
 
 
-def _run(config: RunConfig, jobs: list[TrackJob]) -> list[TrackOutcome]:
+def _run(config: RunConfig, jobs: list[TrackJob], longest: float) -> list[TrackOutcome]:
     import ray
 
     gpus = ray.cluster_resources().get("GPU", 0)
@@ -182,10 +184,16 @@ def _run(config: RunConfig, jobs: list[TrackJob]) -> list[TrackOutcome]:
             [(job,) for job in jobs],
             names=[str(job.track) for job in jobs],
             needs=Needs(
-                int(config.cluster.task_memory * 1e9), gpus=1 / _TASKS_A_GPU if gpus else 0
+                _memory(config, _BYTES + _BYTES_A_SECOND * longest),
+                gpus=1 / _TASKS_A_GPU if gpus else 0,
             ),
             on_done=lambda name, _: progress.advance(1, name),
         )
+
+
+def _memory(config: RunConfig, estimated: float) -> int:
+    """Return the bytes to set aside for a task: what the user says, or more for long tracks."""
+    return int(max(config.cluster.task_memory * 1e9, estimated))
 
 
 def _verify(
@@ -197,9 +205,7 @@ def _verify(
         return []
     chosen = sorted(random.Random(len(jobs)).sample(range(len(jobs)), count))
     longest = max(seconds[index] for index in chosen)
-    needs = Needs(
-        int(max(config.cluster.task_memory * 1e9, _VERIFY_BYTES + _VERIFY_BYTES_A_SECOND * longest))
-    )
+    needs = Needs(_memory(config, _VERIFY_BYTES + _VERIFY_BYTES_A_SECOND * longest))
     with Progress("museval", count, "tracks") as progress:
         records = run_tasks(
             verify_track,

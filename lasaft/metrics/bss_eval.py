@@ -113,6 +113,8 @@ def bss_eval(
     if filter_taps < 1:
         raise AudioError(f"filter_taps {filter_taps}; at least 1 is needed")
     signals = as_signals(references, estimates)
+    if accompaniment_of is not None and signals.sources < 2:
+        raise AudioError("accompaniment_of needs other sources; there is only one")
     if accompaniment_of is not None and accompaniment_of not in range(signals.sources):
         raise AudioError(
             f"accompaniment_of {accompaniment_of}; allowed: 0 to {signals.sources - 1}"
@@ -137,19 +139,23 @@ def _score(signals: Signals, frames: Frames, mode: str, taps: int) -> Array:
         start, stop = frames.span(index)
         part = signals.part(start, stop)
         if not part.any_silent(0, part.samples):
-            table[..., index] = _score_part(part, frames.single(part.samples), taps)[..., 0]
+            table[..., index] = _score_part(part, Frames(part.samples, part.samples, 1), taps)[
+                ..., 0
+            ]
     return table
 
 
 def _score_part(signals: Signals, frames: Frames, taps: int) -> Array:
     """Score frames that share their filters."""
-    windows = _windows(signals, frames, taps)
+    windows = WindowSpectra(signals, 0, frames.window, frames.hop, frames.count, taps)
     whole = windows.n_fft <= _LONGEST_TRANSFORM
     end_to_end = frames.hop == frames.window and frames.window >= 8 * taps
     share = whole and end_to_end and signals.references <= _MOST_REFERENCES
+    windows.keep_bytes = _KEEP_BYTES * share
     filters = _filters(signals, taps, windows if share else None)
     if filters.broken.any():
-        windows = _windows(signals.without(filters.broken), frames, taps)
+        kept = signals.without(filters.broken)
+        windows = WindowSpectra(kept, 0, frames.window, frames.hop, frames.count, taps)
     measure = window_energies if whole else _stretch_by_stretch
     energies = measure(windows, filters)
     true, error, silent = frame_energies(signals, frames)
@@ -165,12 +171,6 @@ def _score_part(signals: Signals, frames: Frames, taps: int) -> Array:
     )
     table[..., silent] = np.nan
     return table
-
-
-def _windows(signals: Signals, frames: Frames, taps: int) -> WindowSpectra:
-    return WindowSpectra(
-        signals, 0, frames.window, frames.hop, frames.count, taps, keep_bytes=_KEEP_BYTES
-    )
 
 
 def _filters(signals: Signals, taps: int, windows: WindowSpectra | None) -> Filters:

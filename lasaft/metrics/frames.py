@@ -40,10 +40,6 @@ class Frames:
         """Return the first sample of a frame and the one after its last."""
         return index * self.hop, index * self.hop + self.window
 
-    def single(self, samples: int) -> Frames:
-        """Return one frame of ``samples``."""
-        return Frames(samples, samples, 1)
-
 
 def ratio_db(numerator: Array, denominator: Array) -> Array:
     """Return 10 log10 of a ratio; infinite where the denominator is zero, as in museval."""

@@ -54,8 +54,8 @@ def _read(journal: Path) -> dict[str, _Points]:
         try:
             record = json.loads(line)
             for name, value in record["values"].items():
-                # A resumed run writes some steps again: the last record of a step counts.
-                series[name][float(record["step"])] = float(value)
+                if value is not None:  # a value that was no number leaves a gap
+                    series[name][float(record["step"])] = float(value)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines):
                 break  # cut off while it was written: the run was killed here

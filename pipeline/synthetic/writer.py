@@ -135,7 +135,7 @@ def finish_songs(root: Path, songs: SongSet) -> Path:
     """Write ``mus.yaml``, which names the validation songs, once every song is there.
 
     Raises:
-        DataError: songs are missing, or the file cannot be written.
+        DataError: songs are missing.
     """
     entries = song_list(songs)
     missing = [entry.name for entry in entries if not _is_whole(root, songs, entry)]

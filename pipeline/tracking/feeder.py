@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
-# How long the end of a stage may wait for a server that does answer.
+# How long the end of a stage may wait: for a server, and for a database file of our own, which
+# is never down but needs some time to be made.
 _LAST_SECONDS = 20.0
+_LAST_SECONDS_FILE = 120.0
 _METRICS_A_CALL = 500
 _PARAMS_A_CALL = 100
 # The server has read the entry and will never take it; anything else is worth another try.
@@ -34,6 +36,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -55,7 +58,8 @@ class Feeder(threading.Thread):
     def finish(self) -> str:
         """Tell the rest, for a limited time; return what a person should know, or ``""``."""
         self._closing.set()
-        self.join(_LAST_SECONDS)
+        local = tracking_address(self._config).startswith(("sqlite:", "file:"))
+        self.join(_LAST_SECONDS_FILE if local else _LAST_SECONDS)
         address = without_password(tracking_address(self._config))
         if not self._done:
             reason = self._trouble or "it is slow"
@@ -95,8 +99,7 @@ class Feeder(threading.Thread):
     def _attempt(self) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -104,7 +107,12 @@ class Feeder(threading.Thread):
             self._deliver()
             self._trouble = ""
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            self._trouble = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            self._trouble = self._told(f"{type(error).__name__}: {error}")
+
+    def _told(self, text: str) -> str:
+        """Return the first line of ``text``, without the password of the address."""
+        address = tracking_address(self._config)
+        return text.splitlines()[0].replace(address, without_password(address))[:200]
 
     def _deliver(self) -> None:
         """Send what is new; an exception leaves the rest for the next attempt."""
@@ -162,7 +170,7 @@ class Feeder(threading.Thread):
         except MlflowException as error:
             if error.error_code not in _REFUSALS:
                 raise
-            self._refused.append(f"{entry['kind']}: {str(error).splitlines()[0][:200]}")
+            self._refused.append(self._told(f"{entry['kind']}: {error}"))
 
     def _send_follow(self, run: str, entry: dict[str, Any]) -> None:
         """Nothing to tell: the file's records are."""

@@ -79,10 +79,23 @@ def _score(
         for target, spec in zip(group, separate_spectrogram(model, mixture, group), strict=True):
             truth = track.sources[model.config.sources.index(target)].to(ranks.device)[None]
             estimate = spec[None]
-            losses.append(float(loss(model.network_input(estimate), truth, mixture[None])))
+            domain = _network_domain(model, estimate, mixture[None])
+            losses.append(float(loss(domain, truth, mixture[None])))
             waves = [model.spectrogram.istft(each, track.samples)[0] for each in (truth, estimate)]
             scores.append(_frame_median(waves[0], waves[1], model.config.sample_rate))
     return [losses, scores]
+
+
+def _network_domain(model: LaSAFT, estimate: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+    """Undo ``to_spectrogram``: the losses take an estimate as the network gave it.
+
+    A magnitude may come out negative, so it is the part along the mixture's phase.
+    """
+    if model.config.spec_type == "complex":
+        return estimate
+    planes = model.spectrogram.with_phase(torch.ones_like(estimate[:, ::2]), mixture)
+    real, imag = (estimate * planes).chunk(2, dim=1)
+    return real + imag
 
 
 def _frame_median(reference: torch.Tensor, estimate: torch.Tensor, rate: int) -> float:

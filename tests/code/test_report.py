@@ -248,7 +248,8 @@ def test_the_journal_gives_curves_and_its_cut_off_last_line_does_no_harm(tmp_pat
     whole = read_curves(journal)
     assert [plot.title for plot in whole] == ["Loss", "SDR in validation"]
     assert whole[0].names == ["train/loss", "valid/loss"]
-    journal.write_text(journal.read_text() + '{"kind": "step", "st')
+    gap = {"kind": "step", "step": 9999, "epoch": 0, "values": {"train/loss": None, "x/loss": None}}
+    journal.write_text(journal.read_text() + json.dumps(gap) + '\n{"kind": "step", "st')
     assert read_curves(journal) == whole
     journal.write_text('{"kind": "step"}\n' + journal.read_text())
     with pytest.raises(DataError, match=r"metrics\.jsonl, line 1"):

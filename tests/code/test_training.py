@@ -35,12 +35,12 @@ from tests.helpers.training import (
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, lr=0.01, max_epochs=4, steps_per_epoch=20)
+    config = tiny_config(tmp_path, lr=0.01, max_epochs=3, steps_per_epoch=16)
     run_tiny(config)
     losses = [
         r["values"]["train/epoch_loss"] for r in training_history(config) if r["kind"] == "epoch"
     ]
-    assert len(losses) == 4
+    assert len(losses) == 3
     assert losses[-1] < 0.8 * losses[0]
     assert losses == sorted(losses, reverse=True)
 
@@ -49,18 +49,16 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     ("options", "stop_at"),
     [
         ({}, 1),
-        ({}, 6),
-        ({"optimizer": "sgd", "accumulate_grad_batches": 2, "gradient_clip_val": 0.1}, 11),
-        ({"optimizer": "adamw", "lr_schedule": "cosine", "warmup_steps": 5}, 13),
-        ({"optimizer": "rmsprop", "precision": "bf16"}, 8),
-        ({"optimizer": "adagrad", "precision": "16", "auto_lr_schedule": True}, 16),
+        ({"optimizer": "sgd", "accumulate_grad_batches": 2, "gradient_clip_val": 0.1}, 4),
+        ({"optimizer": "adamw", "lr_schedule": "cosine", "warmup_steps": 5}, 6),
+        ({"optimizer": "adagrad", "precision": "16", "auto_lr_schedule": True}, 7),
     ],
 )
 def test_an_interrupted_run_ends_bit_identical_to_an_undisturbed_one(
     tmp_path: Path, options: dict[str, Any], stop_at: int
 ) -> None:
     # The smallest mid_epoch_seconds saves after every step.
-    options = {"mid_epoch_seconds": 1e-9, "max_epochs": 3} | options
+    options = {"mid_epoch_seconds": 1e-9, "steps_per_epoch": 4} | options
     undisturbed = tiny_config(tmp_path / "undisturbed", **options)
     interrupted = tiny_config(tmp_path / "interrupted", **options)
     whole = run_tiny(undisturbed)
@@ -80,12 +78,12 @@ def test_an_interrupted_run_ends_bit_identical_to_an_undisturbed_one(
 def test_what_came_after_the_saved_state_is_done_again(tmp_path: Path) -> None:
     # Saves at the ends of epochs alone: an interruption in mid epoch throws steps away, and their
     # records with them.
-    undisturbed = tiny_config(tmp_path / "undisturbed", steps_per_epoch=25)
-    interrupted = tiny_config(tmp_path / "interrupted", steps_per_epoch=25)
+    undisturbed = tiny_config(tmp_path / "undisturbed", steps_per_epoch=12)
+    interrupted = tiny_config(tmp_path / "interrupted", steps_per_epoch=12)
     run_tiny(undisturbed)
     with pytest.raises(KeyboardInterrupt):
-        run_tiny(interrupted, stop_at=47)
-    assert training_history(interrupted)[-1]["step"] == 40
+        run_tiny(interrupted, stop_at=22)
+    assert training_history(interrupted)[-1]["step"] == 20
     run_tiny(interrupted)
     assert_same_training(undisturbed, interrupted)
 
@@ -102,7 +100,7 @@ def test_dropout_draws_differ_between_steps_and_not_between_runs(tmp_path: Path)
 
 
 def test_the_best_few_epochs_and_the_best_are_kept_as_loadable_models(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, max_epochs=5, save_top_k=2, lr=0.3)
+    config = tiny_config(tmp_path, max_epochs=5, save_top_k=2, lr=0.3, steps_per_epoch=3)
     result = run_tiny(config)
     records = [r for r in training_history(config) if r["kind"] == "epoch"]
     ranked = sorted(records, key=lambda r: r["values"]["valid/loss"])
@@ -157,7 +155,7 @@ def test_a_damaged_state_is_refused_by_name(tmp_path: Path) -> None:
     run_tiny(config)
     file = state_file(RunFolder.of(config))
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="state.safetensors: .* cannot be read"):
+    with pytest.raises(CheckpointError, match=r"state\.safetensors: .* cannot be read"):
         run_tiny(config)
 
 
@@ -189,7 +187,7 @@ def test_validation_gives_the_loss_and_bss_evals_sdr_of_whole_tracks(
         losses.append(np.abs(true - ours).mean())
         medians.append(np.median(bss_eval(true, ours, sample_rate=1000).sdr))
     assert (result.tracks, model.training) == (3, True)
-    # float32 means of the same numbers in another order; a magnitude's sign goes into its phase.
+    # float32 means of the same numbers in another order.
     assert result.loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert result.sdr == {"drums": pytest.approx(np.median(medians), abs=1e-4)}
 
@@ -197,7 +195,9 @@ def test_validation_gives_the_loss_and_bss_evals_sdr_of_whole_tracks(
 def test_micro_batches_take_the_step_of_the_whole_batch(tmp_path: Path) -> None:
     steps = []
     for parts in (1, 2, 4):
-        config = tiny_config(tmp_path, optimizer="sgd", lr=0.1, accumulate_grad_batches=parts)
+        config = tiny_config(
+            tmp_path, optimizer="sgd", lr=0.1, batch_size=8, accumulate_grad_batches=parts
+        )
         # In eval mode BatchNorm does not look at the batch, so parts of it are the same sums.
         model = tiny_model(config).eval()
         stepper = Stepper(model, loss_of(config.train, "spec_mse", model), config.train, ALONE)
@@ -232,5 +232,5 @@ def test_records_are_whole_lines_of_strict_json(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     run_tiny(config, spoil={3: math.nan})
     for line in RunFolder.of(config).metrics.read_text().splitlines():
-        record = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in {line}"))
+        record = json.loads(line, parse_constant=pytest.fail)
         assert set(record) == {"kind", "step", "epoch", "seconds", "values"}

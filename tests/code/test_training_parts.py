@@ -172,7 +172,7 @@ def test_training_can_start_from_a_checkpoint_and_refuses_another_network(tmp_pa
     started = new_model(warm, device)
     name = "network.first.conv.weight"
     assert not torch.equal(fresh.state_dict()[name], started.state_dict()[name])
-    with pytest.raises(CheckpointError, match="resume_from_checkpoint .* dk 4"):
+    with pytest.raises(CheckpointError, match=r"resume_from_checkpoint .* dk 4"):
         new_model(with_model(warm, dk=8), device)
 
 

@@ -6,17 +6,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 
 def in_processes(world: int, folder: Path, work: Callable[..., None], *arguments: Any) -> None:
-    """Run ``work(*arguments)`` in ``world`` processes of one gloo group; its errors are raised."""
+    """Run ``work(*arguments)`` in ``world`` processes of one gloo group; its errors are raised.
+
+    Each has one thread: with more, sums are taken in another order.
+    """
     meeting = folder / "meeting"
     meeting.unlink(missing_ok=True)
-    multiprocessing.spawn(
-        _enter, (world, f"file://{meeting}", work, arguments), nprocs=world, join=True
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        _spawn(world, meeting, work, arguments)
+
+
+def _spawn(
+    world: int, meeting: Path, work: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    spawn(_enter, (world, f"file://{meeting}", work, arguments), nprocs=world, join=True)
 
 
 def _enter(

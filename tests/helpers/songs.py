@@ -18,7 +18,7 @@ def make_musdb(
     seed: int = 0,
     layout: Literal["wav", "stem.mp4"] = "wav",
 ) -> Path:
-    """Write synthetic songs to the new folder ``root`` and return it (about 0.2 s a song).
+    """Write synthetic songs to the new folder ``root`` and return it (about 0.25 s a song).
 
     Load it with ``musdb.DB(root, setup_file="mus.yaml", is_wav=True)``.
     """

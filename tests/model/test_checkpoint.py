@@ -396,7 +396,7 @@ def test_changed_bytes_of_the_pickle_never_get_past_the_reader(
         good = archive.read(entry)
     generator = random.Random(0)
     refused = 0
-    for _ in range(400):
+    for _ in range(200):
         bad = bytearray(good)
         for _ in range(generator.randint(1, 4)):
             bad[generator.randrange(len(bad))] = generator.randrange(256)
@@ -404,7 +404,7 @@ def test_changed_bytes_of_the_pickle_never_get_past_the_reader(
             read_authors_checkpoint(save_raw_pickle(tmp_path / "bad.ckpt", bytes(bad)))
         except CheckpointError:
             refused += 1  # any other exception fails the test
-    assert refused > 200
+    assert refused > 100
 
 
 def test_tensors_beyond_their_storage_and_packed_data_are_refused(

@@ -213,6 +213,12 @@ def test_accompaniment_of_an_unknown_source_is_refused(source: int) -> None:
         bss_eval(references, references, **settings(accompaniment_of=source))
 
 
+def test_accompaniment_of_the_only_source_is_refused() -> None:
+    references = coloured(2.2, 1)
+    with pytest.raises(AudioError, match="accompaniment_of needs other sources"):
+        bss_eval(references, references, **settings(accompaniment_of=0))
+
+
 def test_shapes_that_do_not_fit_are_refused_with_their_shapes() -> None:
     a = coloured(2.2, 2)
     cases = [
