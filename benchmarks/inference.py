@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.plain import plain_form
 from lasaft.config import VARIANTS, ModelConfig
+from lasaft.memory import keep_freed_memory
 from lasaft.model import LaSAFT
 from lasaft.separation import Separator
 from lasaft.specialise import specialise
@@ -78,7 +79,9 @@ def measure(separators: dict[str, Separator], wave: Tensor, rounds: int) -> None
         largest = float(difference.abs().max() / truth.abs().max())
         snr = 20 * float((truth.norm() / difference.norm().clamp_min(1e-30)).log10())
         equality = f"{largest:.1e} | {snr:.0f}" if name != first else "|"
-        print(f"| {name} | {seconds[name]:.2f} | {seconds[first] / seconds[name]:.2f} | {equality} |")
+        print(
+            f"| {name} | {seconds[name]:.2f} | {seconds[first] / seconds[name]:.2f} | {equality} |"
+        )
 
 
 def main() -> None:
@@ -87,8 +90,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.7, help="of stereo music-like noise")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep_memory", action="store_true", help="for all forms alike")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.keep_memory:
+        keep_freed_memory()
     wave = 0.1 * torch.randn(2, int(44100 * options.seconds)).cumsum(-1).sin()
     print(f"{options.variant}, {options.seconds:g} s, {options.threads} threads")
     measure(forms(random_model(options.variant)), wave, options.rounds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ _POINTS = (0.0, _A, -_A, _B, -_B)
 TILE = 4
 
 
+@runtime_checkable
 class Domain(Protocol):
     """A way of convolving over frames and bins: a sum of products of components."""
 

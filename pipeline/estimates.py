@@ -103,7 +103,8 @@ def _separator(path: Path, wanted_hash: str, overlap_ratio: float, device: str) 
 def read_estimates(folder: Path, sources: Sequence[str], audio: TrackAudio) -> Waves:
     """Read another system's estimates of one track: ``folder/<source>.wav`` (or flac, mp3).
 
-    Lengths may differ from the track's: scoring pads with silence or cuts, as museval does.
+    All may be shorter or longer than the track, alike: scoring pads with silence or cuts them, as
+    museval does.
 
     Raises:
         AudioError: a source is missing, unreadable, not finite, or of another rate or channels.

@@ -92,7 +92,10 @@ def write_estimates(
     """Write the excerpt of each of a system's ``waves`` [channel, sample] as 16-bit WAV."""
     shutil.rmtree(folder / system, ignore_errors=True)
     for source, wave in waves.items():
-        _write(folder / system / f"{source}.wav", wave[:, stretch], rate)
+        part = wave[:, stretch]
+        missing = stretch.stop - stretch.start - part.shape[1]  # of an estimate that ends early
+        padded = np.pad(part, ((0, 0), (0, missing)))
+        _write(folder / system / f"{source}.wav", padded, rate)
 
 
 def _write(path: Path, wave: np.ndarray, rate: int) -> None:

@@ -227,7 +227,7 @@ def _score(job: TrackJob, references: Waves, waves: Waves, audio: TrackAudio) ->
         scores = bss_eval(stacked(references), stacked(waves), sample_rate=audio.sample_rate)
     except AudioError as error:
         names = ", ".join(f"{number} is {s}" for number, s in enumerate(job.sources))
-        raise AudioError(f"{job.track}: {error} (source {names})") from error
+        raise AudioError(f"{error} (source {names})") from error
     table = {metric: scores.metric(metric) for metric in METRICS}
     return FrameScores(
         {s: {m: table[m][index] for m in METRICS} for index, s in enumerate(job.sources)}

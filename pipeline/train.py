@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from pipeline.training.identity import claim, finished
 from pipeline.training.result import TrainResult
 
 _POLL_SECONDS = 0.5
+# A report waits some 0.3 s for Ray's controller, which only wants to know that all is well.
+_REPORT_SECONDS = 10.0
 
 
 def train(config: RunConfig) -> TrainResult:
@@ -53,7 +56,7 @@ def train(config: RunConfig) -> TrainResult:
             (folder.training / name).unlink(missing_ok=True)
         with connected(config.cluster), _shown(folder, config.train):
             _fit(config, folder)
-    result = finished(folder, config)
+        result = finished(folder, config)
     assert result is not None, "the workers ended without a result"
     return result
 
@@ -116,6 +119,7 @@ def _process(payload: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
+    from pipeline.training.ranks import Ranks
     from pipeline.training.session import run_session
 
     config = from_json(payload["config"])
@@ -124,11 +128,16 @@ def _process(payload: dict[str, Any]) -> None:
         # A process has found that going on makes no sense; all that are started again end here.
         return
 
-    def report(epoch: int, values: dict[str, float]) -> None:
-        ray.train.report({"epoch": epoch} | values)
-
     device = get_device()
     assert not isinstance(device, list)
+    ranks, reported = Ranks.current(device), time.monotonic()
+
+    def report(epoch: int, values: dict[str, float]) -> None:
+        nonlocal reported
+        if ranks.agree(time.monotonic() - reported > _REPORT_SECONDS):
+            ray.train.report({"epoch": epoch} | values)
+            reported = time.monotonic()
+
     try:
         run_session(config, device, report)
     except LasaftError as error:

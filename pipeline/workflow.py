@@ -11,6 +11,7 @@ from typing import Any
 from lasaft.files import atomic_write_bytes
 from pipeline.cluster import connected, require_gpus
 from pipeline.config import RunConfig, to_json
+from pipeline.excerpts import EXCERPTS
 from pipeline.fingerprints import content_hash, listing_hash
 from pipeline.folders import RunFolder
 from pipeline.songs import make_songs, song_set, wants_songs
@@ -20,6 +21,23 @@ from pipeline.synthetic import song_list
 _PIPELINE = Path(__file__).parent
 _LASAFT = _PIPELINE.parent / "lasaft"
 
+_NETWORK = (
+    "activations", "blocks", "chunks", "conditioning", "frequency", "fused", "fused_frequency",
+    "memory", "model", "separation", "spectrogram", "tiles", "unet",
+)  # fmt: skip
+_TRACKS = ("audio_files", "tracks")
+_SCORES = ("aggregate", "excerpts", "score_files", "summary")
+# For each step, the modules and packages of the pipeline and of the model library that do it.
+_CODE = {
+    "songs": (("songs", "synthetic"), ()),
+    "preprocess": (("build", "framing", "manifest", "preprocess", "shards", *_TRACKS), ()),
+    "train": (("loader", "sampler", "shard_reader", "train", "training"), (*_NETWORK, "losses")),
+    "evaluate": (
+        ("dataset", "estimates", "score_track", "scoring", "systems", "verify", *_SCORES, *_TRACKS),
+        (*_NETWORK, "metrics", "specialise"),
+    ),
+    "report": (("report", *_SCORES), ()),
+}
 # Another value of these gives the same result.
 _SPEED_ONLY = {"num_workers", "pin_memory", "mid_epoch_seconds", "save_weights_only"}
 _SHARD_OPTIONS = {
@@ -68,7 +86,7 @@ class Workflow:
         return Step(
             "songs",
             inputs=lambda: {"options": asdict(song_set(self.config))},
-            code=(_PIPELINE / "synthetic", _PIPELINE / "songs.py"),
+            code=_code("songs"),
             outputs=(folder.songs,),
             fingerprint=lambda: listing_hash(folder.songs),
             run=lambda: self._connected(_songs),
@@ -81,7 +99,7 @@ class Workflow:
         return Step(
             "preprocess",
             inputs=lambda: {"options": options, "songs": self._songs_hash(folder)},
-            code=_files("preprocess", "tracks", "shards", "manifest", "audio_files"),
+            code=_code("preprocess"),
             outputs=self._own(folder, folder.shards),
             fingerprint=lambda: _shards_hash(folder),
             run=lambda: self._connected(_preprocess),
@@ -96,10 +114,7 @@ class Workflow:
         return Step(
             "train",
             inputs=lambda: {"options": options, "shards": _shards_hash(folder)},
-            code=(
-                *_files("train", "training", "sampler", "loader"),
-                *(_LASAFT / f"{name}.py" for name in ("blocks", "unet", "model", "losses")),
-            ),
+            code=_code("train"),
             outputs=(folder.checkpoint, folder.checkpoints, folder.training),
             fingerprint=lambda: content_hash(folder.checkpoint, folder.metrics),
             run=lambda: self._connected(_train),
@@ -107,29 +122,36 @@ class Workflow:
 
     def _evaluate(self, folder: RunFolder) -> Step:
         options = self._options("evaluate", _names(self.config.evaluate))
+        options |= self._options("train", {"target_names"})
+        options |= self._options("tracking", {"run_id"})
         checkpoint = self.config.evaluate.checkpoint or folder.checkpoint
+        others = self.config.evaluate.estimates_dir
         return Step(
             "evaluate",
             inputs=lambda: {
                 "options": options,
                 "checkpoint": content_hash(checkpoint),
+                "estimates": others and listing_hash(others, times=True),
                 "songs": self._songs_hash(folder),
-                "run_id": self.config.tracking.run_id,
             },
-            code=(
-                *_files("scoring", "score_track", "aggregate"),
-                *(_LASAFT / name for name in ("separation.py", "metrics", "metrics.py")),
-            ),
-            outputs=(folder.scores, folder.estimates),
+            code=_code("evaluate"),
+            outputs=(),  # stays in place: each score file has a key of its own
             fingerprint=lambda: content_hash(folder.scores),
             run=lambda: self._connected(_evaluate),
         )
 
     def _report(self, folder: RunFolder) -> Step:
+        options = self._options("evaluate", {"report_audio", "split"})
+        options |= self._options("tracking", {"run_id"})
         return Step(
             "report",
-            inputs=lambda: {"scores": content_hash(folder.scores, folder.metrics)},
-            code=_files("report"),
+            inputs=lambda: {
+                "options": options,
+                "scores": content_hash(folder.scores),
+                "training": content_hash(folder.metrics),
+                "audio": listing_hash(folder.estimates / EXCERPTS),
+            },
+            code=_code("report"),
             outputs=(folder.report,),
             fingerprint=lambda: content_hash(folder.report),
             run=lambda: _report(self.config),
@@ -197,10 +219,16 @@ def _names(section: Any) -> set[str]:
     return set(type(section).model_fields)
 
 
-def _files(*names: str) -> tuple[Path, ...]:
-    """Return the modules or packages of the pipeline with these names."""
-    both = [path for name in names for path in (_PIPELINE / f"{name}.py", _PIPELINE / name)]
-    return tuple(path for path in both if path.exists())
+def _code(step: str) -> tuple[Path, ...]:
+    """Return the files and folders with the source of a step."""
+    ours, library = _CODE[step]
+    found = tuple(
+        package if (package := folder / name).is_dir() else folder / f"{name}.py"
+        for folder, names in ((_PIPELINE, ours), (_LASAFT, library))
+        for name in names
+    )
+    assert all(path.exists() for path in found), f"{step}: a module of it has another name now"
+    return found
 
 
 def _shards_hash(folder: RunFolder) -> str | None:

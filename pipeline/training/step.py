@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lasaft.errors import StageError
+from lasaft.losses import build_loss
 from lasaft.model import LaSAFT
 from pipeline.config import TrainConfig
 from pipeline.loader import Batch
@@ -185,4 +186,18 @@ def _ignore_buffers(network: nn.Module) -> None:
     """Let DistributedDataParallel leave the buffers alone; its option for that was renamed."""
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
         network, [name for name, _ in network.named_buffers()]
+    )
+
+
+def loss_of(train: TrainConfig, name: str, model: LaSAFT) -> LossFunction:
+    """Return the loss called ``name`` with the settings of ``train``."""
+    if name != "raw_and_spec":
+        return build_loss(name, model)
+    return build_loss(
+        name,
+        model,
+        loss_raw_scale=train.loss_raw_scale,
+        loss_raw_mode=train.loss_raw_mode,
+        loss_spec_scale=train.loss_spec_scale,
+        loss_spec_mode=train.loss_spec_mode,
     )

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from lasaft.losses import build_loss
+import torch
+
 from lasaft.model import LaSAFT
-from pipeline.config import RunConfig, TrainConfig
+from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.loader import Batch, ValidationTrack
 from pipeline.training.history import History, make_record
-from pipeline.training.meter import Meter
+from pipeline.training.meter import Mean, Meter
 from pipeline.training.optimisation import Plateau, learning_rate
 from pipeline.training.publishing import prune, publish, recover
 from pipeline.training.randomness import seed_step
@@ -22,7 +23,7 @@ from pipeline.training.ranks import Ranks
 from pipeline.training.result import TrainResult
 from pipeline.training.selection import Selection
 from pipeline.training.state import load_common_state, restore_state, save_state, state_file
-from pipeline.training.step import LossFunction, Stepper
+from pipeline.training.step import Stepper, loss_of
 from pipeline.training.validation import Validation, validate
 
 # A record for so many steps: enough for a smooth curve, few enough for a million steps.
@@ -111,6 +112,7 @@ class Trainer:
             while not self.selection.stop:
                 self._train_epoch()
                 self._end_epoch()
+            self._record("best", self._best())
         finally:
             if self._history is not None:
                 self._history.close()
@@ -264,6 +266,10 @@ class Trainer:
             reason=self.selection.reason, notes=tuple(self._notes()),
         )  # fmt: skip
 
+    def _best(self) -> dict[str, float]:
+        values = {"best/epoch": self.selection.best_epoch, "best/loss": self.selection.best_loss}
+        return values | {f"best/{name}/SDR": value for name, value in self.best_sdr.items()}
+
     def _notes(self) -> Iterator[str]:
         if self.meter.wait_share > WAIT_SHARE_LIMIT:
             yield (
@@ -272,40 +278,7 @@ class Trainer:
             )
         if self.stepper.bad_steps:
             yield f"{self.stepper.bad_steps} steps had no finite loss or gradient and were skipped"
+        if self.ranks.device.type == "cpu" and torch.cuda.is_available():
+            yield "there is a GPU and it was not used: gpus 1 trains on it"
         if not self.best_sdr:
             yield "there were no validation tracks: the training loss selected the model"
-
-
-class Mean:
-    """A running mean whose two numbers can be saved."""
-
-    def __init__(self, total: float = 0.0, count: int = 0) -> None:
-        self.total, self.count = total, count
-
-    def add(self, value: float) -> None:
-        """Take one more value in."""
-        self.total += value
-        self.count += 1
-
-    @property
-    def value(self) -> float:
-        """The mean, NaN of nothing."""
-        return self.total / self.count if self.count else math.nan
-
-    def state(self) -> tuple[float, int]:
-        """Return what the constructor needs."""
-        return self.total, self.count
-
-
-def loss_of(train: TrainConfig, name: str, model: LaSAFT) -> LossFunction:
-    """Return the loss called ``name`` with the settings of ``train``."""
-    if name != "raw_and_spec":
-        return build_loss(name, model)
-    return build_loss(
-        name,
-        model,
-        loss_raw_scale=train.loss_raw_scale,
-        loss_raw_mode=train.loss_raw_mode,
-        loss_spec_scale=train.loss_spec_scale,
-        loss_spec_mode=train.loss_spec_mode,
-    )

@@ -251,6 +251,12 @@ def test_estimates_of_another_system_are_scored_alike(
     assert result.lead.name == "theirs"
     assert result.lead.system.kind == "estimates"
     assert result.lead.scores == whole[1].lead.scores  # float wav keeps what was scored
+    for short in folder.rglob("*.wav"):  # scored as if silence followed, as museval does
+        wave, rate = soundfile.read(short)
+        soundfile.write(short, wave[: rate + 1000], rate, subtype="FLOAT")
+    shorter = evaluate(_config(run, songs, estimates_dir=str(folder), run_id="theirs"))
+    # Where an estimate has ended it is silent, and its frames are no numbers.
+    assert shorter.lead.nan_frames["bass"] >= 3 * (round(SECONDS) - 2)
     (folder / "test" / _test_tracks(songs)[1] / "other.wav").unlink()
     with pytest.raises(StageError, match=r"no estimate of other; allowed: other\.wav"):
         evaluate(_config(run, songs, estimates_dir=str(folder), run_id="theirs"))

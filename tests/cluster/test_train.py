@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ import torch
 import lasaft
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError, DataError
+from pipeline.cluster import connected
 from pipeline.config import (
     ClusterConfig,
     DataConfig,
@@ -29,8 +31,8 @@ from pipeline.config import (
 )
 from pipeline.folders import RunFolder
 from pipeline.train import train
-from pipeline.training.history import read_history
 from pipeline.training.session import run_session
+from pipeline.training.state import state_file
 from tests.helpers.processes import in_processes
 from tests.helpers.shards import make_shards
 from tests.helpers.songs import make_musdb
@@ -49,7 +51,7 @@ DRIVER = "import sys; from pipeline.config import from_json; from pipeline.train
 def _config(root: Path, name: str, **options: object) -> RunConfig:
     settings = {
         "batch_size": 4, "steps_per_epoch": 12, "max_epochs": 2, "lr": 0.01,
-        "mid_epoch_seconds": 0.05, "train_loss": "spec_l1",
+        "mid_epoch_seconds": 0.05, "train_loss": "spec_l1", "world_size": 2,
     } | options  # fmt: skip
     return RunConfig(
         output_dir=root / name,
@@ -60,8 +62,7 @@ def _config(root: Path, name: str, **options: object) -> RunConfig:
         data=DataConfig(musdb_root=root / "songs", shards_dir=root / "shards"),
         train=TrainConfig.model_validate(settings),
         tracking=TrackingConfig(log=False),
-        # A CPU for each process: one thread each, as in the undisturbed trainings.
-        cluster=ClusterConfig(num_cpus=TrainConfig.model_validate(settings).processes),
+        cluster=ClusterConfig(num_cpus=2),
     )  # fmt: skip
 
 
@@ -71,18 +72,24 @@ def _session(config: RunConfig) -> None:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with songs and shards, and undisturbed trainings of one and two processes."""
+    """A folder with songs and shards, and an undisturbed training of two processes."""
     root = tmp_path_factory.mktemp("train")
     make_musdb(root / "songs", train=2, valid=1, test=0, seconds=2.0)
     make_shards(_config(root, "any"))
-    in_processes(2, root, _session, _config(root, "two", world_size=2))
-    in_processes(1, root, _session, _config(root, "one"))
+    in_processes(2, root, _session, _config(root, "undisturbed"))
     return root
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for all tests; two CPUs give each of two processes one thread."""
+    with connected(ClusterConfig(num_cpus=2)):
+        yield
 
 
 def _when_it_has_saved(config: RunConfig, after: float, act: Callable[[], None]) -> None:
     """Call ``act`` some time after the first training state of ``config`` is there."""
-    state = RunFolder.of(config).training / "state.safetensors"
+    state = state_file(RunFolder.of(config))
     end = time.monotonic() + 120
     while not state.exists() and time.monotonic() < end:
         time.sleep(0.01)
@@ -90,8 +97,30 @@ def _when_it_has_saved(config: RunConfig, after: float, act: Callable[[], None])
     act()
 
 
-def test_a_killed_worker_costs_nothing_but_time(shards: Path) -> None:
-    config = _config(shards, "killed worker", world_size=2)
+def test_missing_shards_are_named_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"shards.*jobs\.preprocess"):
+        train(_config(tmp_path, "nothing"))
+
+
+def test_a_killed_driver_goes_on_where_it_was(
+    shards: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    config = _config(shards, "killed driver")
+    file = tmp_path / "config.json"
+    file.write_text(to_json(config))
+    command = [sys.executable, "-c", DRIVER, str(file)]
+    with subprocess.Popen(command, start_new_session=True) as driver:
+        _when_it_has_saved(config, 0.1, lambda: os.killpg(driver.pid, signal.SIGKILL))
+        assert driver.wait(60) == -signal.SIGKILL
+    assert not (RunFolder.of(config).training / "result.json").exists()
+    request.getfixturevalue("cluster")
+    result = train(config)
+    assert_same_training(config, _config(shards, "undisturbed"))
+    assert result.val_sdr.keys() == {"vocals", "drums", "bass", "other"}
+
+
+def test_a_killed_worker_costs_nothing_but_time(shards: Path, cluster: None) -> None:
+    config = _config(shards, "killed worker")
     killed: list[int] = []
 
     def kill_one() -> None:
@@ -107,52 +136,31 @@ def test_a_killed_worker_costs_nothing_but_time(shards: Path) -> None:
     result = train(config)
     killer.join()
     assert killed
-    assert_same_training(config, _config(shards, "two", world_size=2))
+    assert_same_training(config, _config(shards, "undisturbed"))
     assert (result.epochs, result.steps) == (2, 24)
-    model = lasaft.load_model(result.checkpoint)
-    assert model.config == config.model
-    # A finished training returns at once, without Ray.
+    assert lasaft.load_model(result.checkpoint).config == config.model
+    # A finished training returns at once.
     start = time.monotonic()
     assert train(config) == result
     assert time.monotonic() - start < 1
 
 
-def test_a_killed_driver_goes_on_where_it_was(shards: Path, tmp_path: Path) -> None:
-    config = _config(shards, "killed driver")
-    file = tmp_path / "config.json"
-    file.write_text(to_json(config))
-    command = [sys.executable, "-c", DRIVER, str(file)]
-    with subprocess.Popen(command, start_new_session=True) as driver:
-        _when_it_has_saved(config, 0.1, lambda: os.killpg(driver.pid, signal.SIGKILL))
-        assert driver.wait(60) == -signal.SIGKILL
-    assert not (RunFolder.of(config).training / "result.json").exists()
-    result = train(config)
-    assert_same_training(config, _config(shards, "one"))
-    assert result.val_sdr.keys() == {"vocals", "drums", "bass", "other"}
-    kinds = {record["kind"] for record in read_history(RunFolder.of(config).metrics)}
-    assert kinds == {"step", "epoch", "speed"}
-
-
-def test_a_damaged_shard_ends_the_training_with_its_name(shards: Path, tmp_path: Path) -> None:
-    broken = _config(tmp_path, "broken")
-    make_musdb(tmp_path / "songs", train=1, valid=1, test=0, seconds=2.0)
-    make_shards(broken)
-    shard = next((tmp_path / "shards" / "train").glob("*.arrow"))
-    data = bytearray(shard.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 4096] = bytes(4096)
-    shard.write_bytes(data)
-    with pytest.raises(DataError, match=shard.name):
+def test_a_damaged_shard_ends_the_training_with_its_name(
+    shards: Path, tmp_path: Path, cluster: None
+) -> None:
+    broken = _config(tmp_path, "broken", world_size=1)
+    shutil.copytree(shards / "shards", tmp_path / "shards")
+    for shard in (tmp_path / "shards" / "train").glob("*.arrow"):
+        data = bytearray(shard.read_bytes())
+        quarter = len(data) // 4
+        data[quarter:-quarter] = data[quarter:-quarter][::-1]
+        shard.write_bytes(data)
+    with pytest.raises(DataError, match=r"train/.*\.arrow"):
         train(broken)
 
 
-def test_more_gpus_than_there_are_is_refused(shards: Path) -> None:
+def test_more_gpus_than_there_are_is_refused(shards: Path, cluster: None) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has GPUs")
     with pytest.raises(ConfigError, match="gpus: got 2, allowed: at most 0"):
         train(_config(shards, "gpus", gpus=2))
-
-
-def test_missing_shards_are_named_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"shards.*jobs\.preprocess"):
-        train(_config(tmp_path, "nothing"))

@@ -18,8 +18,7 @@ from lasaft.metrics import bss_eval
 from lasaft.separation import separate_spectrogram
 from pipeline.folders import RunFolder
 from pipeline.training.state import state_file
-from pipeline.training.step import Stepper
-from pipeline.training.trainer import loss_of
+from pipeline.training.step import Stepper, loss_of
 from pipeline.training.validation import validate
 from tests.helpers.training import (
     ALONE,

@@ -10,6 +10,8 @@ install_import_hook(
         "lasaft.blocks",
         "lasaft.conditioning",
         "lasaft.frequency",
+        "lasaft.fused",
+        "lasaft.fused_frequency",
         "lasaft.losses",
         "lasaft.model",
         "lasaft.specialise",

@@ -1,0 +1,174 @@
+"""The whole way from songs to report, small: what it leaves, skips, refuses and survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.workflow import _CODE, _code
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "--preset", "demo", "--synthetic_train", "2", "--synthetic_valid", "1", "--synthetic_test", "1",
+    "--synthetic_seconds", "4", "--steps_per_epoch", "4", "--max_epochs", "2",
+    "--internal_channels", "4", "--n_internal_layers", "1", "--num_tdfs", "2",
+]  # fmt: skip
+
+
+def _command(output: Path, *more: str) -> list[str]:
+    options = [*SMALL, "--output_dir", str(output), *more]
+    return [sys.executable, "-m", "jobs.run", "--json", *options]
+
+
+def _run(output: Path, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        _command(output, *more), cwd=ROOT, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def _steps(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    return json.loads(done.stdout)["steps"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    output = tmp_path_factory.mktemp("run") / "a run, with spaces"
+    return output, json.loads(_run(output).stdout)
+
+
+@pytest.mark.timeout(240)
+def test_a_run_ends_with_scores_a_report_and_a_model(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    output, result = finished
+    assert set(result["scores"]) == {"CUNET_TFC_GPoCM_LaSAFT", "mixture"}
+    assert set(result["scores"]["mixture"]) == {"vocals", "drums", "bass", "other", "average"}
+    assert "skipped" not in result["steps"].values()
+    for name in ("report/index.html", "report/leaderboard.csv", "checkpoint/weights.safetensors"):
+        assert (output / name).stat().st_size > 0
+
+
+def test_mlflow_holds_config_metrics_scores_report_and_audio(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    from mlflow import MlflowClient
+
+    output, result = finished
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("lasaft")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.params["model.n_fft"] == "1024"
+    assert run.info.status == "FINISHED"
+    losses = client.get_metric_history(run.info.run_id, "valid/loss")
+    assert len(losses) == 2
+    scores = result["scores"]["CUNET_TFC_GPoCM_LaSAFT"]
+    assert run.data.metrics["test/vocals/SDR"] == pytest.approx(scores["vocals"]["SDR"])
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"report", "audio", "scores", "checkpoint"} <= artifacts
+
+
+@pytest.mark.timeout(120)
+def test_a_second_run_skips_everything_and_says_so(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    output, result = finished
+    start = time.monotonic()
+    again = _run(output)
+    assert time.monotonic() - start < 15
+    assert set(_steps(again).values()) == {"skipped"}
+    assert json.loads(again.stdout)["scores"] == result["scores"]
+    assert again.stderr.count("unchanged, skipped") == 5
+
+
+@pytest.mark.timeout(240)
+def test_a_changed_evaluation_option_leaves_songs_shards_and_training_alone(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    output, _ = finished
+    steps = _steps(_run(output, "--overlap_ratio", "0"))
+    assert [name for name, what in steps.items() if what != "skipped"] == ["evaluate", "report"]
+    back = _steps(_run(output))
+    assert [name for name, what in back.items() if what == "skipped"] == [
+        "songs", "preprocess", "train",
+    ]  # fmt: skip
+
+
+def test_two_runs_in_one_folder_are_refused(finished: tuple[Path, dict[str, Any]]) -> None:
+    from pipeline.steps import locked
+
+    output, _ = finished
+    with locked(output):
+        second = _run(output, check=False)
+    assert second.returncode == 1
+    assert "in use by another running command" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("stage", ["songs", "preprocess", "train", "evaluate"])
+def test_a_run_killed_in_a_stage_goes_on_to_the_same_scores(
+    stage: str, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    process = subprocess.Popen(
+        _command(output),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_for_start(output, stage, process)
+        time.sleep(1.0)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (output / "report").exists()
+    assert json.loads(_run(output).stdout)["scores"] == finished[1]["scores"]
+
+
+def _wait_for_start(output: Path, stage: str, process: subprocess.Popen[bytes]) -> None:
+    stamp = output / "steps" / f"{stage}.json"
+    end = time.monotonic() + 150
+    while time.monotonic() < end:
+        assert process.poll() is None, "the run ended before it could be killed"
+        if stamp.exists() and json.loads(stamp.read_text())["state"] == "started":
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{stage} did not start in time")
+
+
+@pytest.mark.timeout(120)
+def test_an_interrupted_run_stops_within_ten_seconds(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        _command(tmp_path / "run", "--synthetic_train", "40"),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _wait_for_start(tmp_path / "run", "songs", process)  # type: ignore[arg-type]
+    time.sleep(4.0)
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 130
+    assert errors.rstrip().endswith("interrupted; the same command goes on from here")
+    assert "Traceback" not in errors
+
+
+def test_every_step_names_code_that_exists() -> None:
+    assert all(path.exists() for step in _CODE for path in _code(step))
