@@ -28,6 +28,8 @@ BuildEstimator = Callable[[LaSAFT, Tensor], Estimator]
 # More channels than this in an array means that its axes are the wrong way round.
 _MOST_CHANNELS = 64
 _RATES_HZ = (1000, 768000)
+# Of a spectrogram, in all windows of one call: more costs memory and gains nothing on a CPU.
+_FRAMES_AT_ONCE = 256
 
 
 def plain_estimator(model: LaSAFT, conditions: Tensor) -> Estimator:
@@ -180,8 +182,7 @@ class Separator:
         estimator = self._estimator(names)
 
         def pieces() -> Iterator[tuple[Chunk, Tensor]]:
-            chunks = cut(blocks, self._grid)
-            while group := tuple(islice(chunks, self._batch_size)):
+            for group in _grouped(cut(blocks, self._grid), self._batch_size):
                 windows = torch.stack([chunk.window for chunk in group])
                 yield from zip(group, self._windows(windows, estimator), strict=True)
 
@@ -222,15 +223,25 @@ def separate_spectrogram(
     """
     names = model.config.sources if targets is None else tuple(targets)
     grid = frame_grid(model.config)
-    device = _device(model)
-    pieces: list[tuple[Chunk, Tensor]] = []
+    device, batch_size = _device(model), max(1, _FRAMES_AT_ONCE // grid.window)
     with _evaluating(model), torch.no_grad():
-        estimator = plain_estimator(model, _conditions(model, names))
-        for chunk in cut([spec.transpose(-1, -2)], grid):
-            estimate = estimator(chunk.window.transpose(-1, -2)[None].to(device))[0]
-            inner = estimate[..., grid.trim : grid.trim + grid.length, :]
-            pieces.append((chunk, inner.transpose(-1, -2).to(spec.device)))
-    return torch.cat(list(overlap_add(pieces, grid)), dim=-1).transpose(-1, -2)
+        estimator = specialise(model, _conditions(model, names))
+
+        def pieces() -> Iterator[tuple[Chunk, Tensor]]:
+            for group in _grouped(cut([spec.transpose(-1, -2)], grid), batch_size):
+                windows = torch.stack([chunk.window for chunk in group]).to(device)
+                estimates = estimator(windows.transpose(-1, -2))
+                inner = estimates[..., grid.trim : grid.trim + grid.length, :]
+                yield from zip(group, inner.transpose(-1, -2).to(spec.device), strict=True)
+
+        return torch.cat(list(overlap_add(pieces(), grid)), dim=-1).transpose(-1, -2)
+
+
+def _grouped(chunks: Iterable[Chunk], size: int) -> Iterator[tuple[Chunk, ...]]:
+    """Yield up to ``size`` chunks at a time."""
+    remaining = iter(chunks)
+    while group := tuple(islice(remaining, size)):
+        yield group
 
 
 class _Counted:
