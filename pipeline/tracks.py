@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -160,7 +160,11 @@ def _normal(name: str) -> str:
 
 def _validation_names(root: Path, folders: dict[str, Path], wav: bool) -> set[str]:
     # The package's data file is read without importing musdb, which fails without ffmpeg.
-    own = yaml.safe_load(resources.files("musdb").joinpath("configs/mus.yaml").read_text("utf-8"))
+    package = importlib.util.find_spec("musdb")
+    assert package is not None
+    assert package.origin is not None
+    settings = Path(package.origin).parent / "configs" / "mus.yaml"
+    own = yaml.safe_load(settings.read_text("utf-8"))
     musdb18 = {_normal(name) for name in own["validation_tracks"]}
     file = root / "mus.yaml"
     if not file.exists():

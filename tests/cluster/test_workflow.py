@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.workflow import _CODE, _code
+from tests.helpers.programs import path_without
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -28,9 +29,17 @@ def _command(output: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "jobs.run", "--json", *options]
 
 
-def _run(output: Path, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def _run(
+    output: Path, *more: str, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        _command(output, *more), cwd=ROOT, capture_output=True, text=True, check=False, timeout=200
+        _command(output, *more),
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
     )
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -42,8 +51,10 @@ def _steps(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run in a folder with spaces, on a machine without ffmpeg."""
     output = tmp_path_factory.mktemp("run") / "a run, with spaces"
-    return output, json.loads(_run(output).stdout)
+    programs = path_without(tmp_path_factory.mktemp("bin"), "ffmpeg", "ffprobe")
+    return output, json.loads(_run(output, PATH=programs).stdout)
 
 
 @pytest.mark.timeout(240)
@@ -104,6 +115,21 @@ def test_a_changed_evaluation_option_leaves_songs_shards_and_training_alone(
     ]  # fmt: skip
 
 
+def test_without_ffmpeg_stem_mp4_is_refused_in_one_line_that_says_what_to_install(
+    tmp_path: Path,
+) -> None:
+    song = tmp_path / "musdb18" / "train" / "Artist - Title.stem.mp4"
+    song.parent.mkdir(parents=True)
+    song.write_bytes(b"never opened")
+    programs = path_without(tmp_path, "ffmpeg", "ffprobe")
+    root = str(tmp_path / "musdb18")
+    done = _run(tmp_path / "run", "--musdb_root", root, check=False, PATH=programs)
+    assert done.returncode == 1
+    assert "install" in done.stderr.splitlines()[-1]
+    assert "ffmpeg" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_two_runs_in_one_folder_are_refused(finished: tuple[Path, dict[str, Any]]) -> None:
     from pipeline.steps import locked
 
@@ -116,29 +142,29 @@ def test_two_runs_in_one_folder_are_refused(finished: tuple[Path, dict[str, Any]
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("stage", ["songs", "preprocess", "train", "evaluate"])
-def test_a_run_killed_in_a_stage_goes_on_to_the_same_scores(
-    stage: str, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+def test_a_run_killed_once_in_each_stage_ends_with_the_same_scores(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    process = subprocess.Popen(
-        _command(output),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_for_start(output, stage, process)
-        time.sleep(1.0)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    for stage in ("songs", "preprocess", "train", "evaluate"):
+        process = subprocess.Popen(
+            _command(output),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            _wait_for_start(output, stage, process)
+            time.sleep(1.0)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     assert not (output / "report").exists()
     assert json.loads(_run(output).stdout)["scores"] == finished[1]["scores"]
 
 
-def _wait_for_start(output: Path, stage: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_for_start(output: Path, stage: str, process: subprocess.Popen[Any]) -> None:
     stamp = output / "steps" / f"{stage}.json"
     end = time.monotonic() + 150
     while time.monotonic() < end:
@@ -159,7 +185,7 @@ def test_an_interrupted_run_stops_within_ten_seconds(tmp_path: Path) -> None:
         text=True,
         start_new_session=True,
     )
-    _wait_for_start(tmp_path / "run", "songs", process)  # type: ignore[arg-type]
+    _wait_for_start(tmp_path / "run", "songs", process)
     time.sleep(4.0)
     start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
