@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
@@ -172,19 +170,14 @@ class Stages:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
         self.failure: BaseException | None = None
-        self._put(monkeypatch, "pipeline.preprocess", preprocess=self.preprocess)
-        self._put(monkeypatch, "pipeline.songs", wants_songs=lambda config: False, make_songs=None)
-        self._put(monkeypatch, "pipeline.train", train=self.train)
-        self._put(monkeypatch, "pipeline.scoring", evaluate=lambda c: self.calls.append("evaluate"))
-        self._put(monkeypatch, "pipeline.report", build_report=self.report)
+        monkeypatch.setattr("pipeline.stages.make_shards", self.preprocess)
+        monkeypatch.setattr("pipeline.stages.train_network", self.train)
+        monkeypatch.setattr("pipeline.stages.score_songs", lambda c: self.calls.append("evaluate"))
+        monkeypatch.setattr("pipeline.stages.make_report", self.report)
         monkeypatch.setattr("pipeline.cluster.connected", self.connected)
+        monkeypatch.setattr("pipeline.cluster.require_gpus", lambda wanted: None)
         monkeypatch.setattr("jobs._show.training_result", lambda result: Result("trained", {}))
         monkeypatch.setattr("jobs._show.read_summaries", lambda config: [])
-
-    def _put(self, monkeypatch: pytest.MonkeyPatch, name: str, **functions: Any) -> None:
-        module = ModuleType(name)
-        module.__dict__.update(functions)
-        monkeypatch.setitem(sys.modules, name, module)
 
     @contextlib.contextmanager
     def connected(self, cluster: object) -> Iterator[None]:
@@ -206,9 +199,9 @@ class Stages:
             raise self.failure
         return SimpleNamespace()
 
-    def report(self, config: RunConfig) -> Path:
+    def report(self, config: RunConfig) -> SimpleNamespace:
         self.calls.append("report")
-        return config.output_dir / "report" / "index.html"
+        return SimpleNamespace(page=config.output_dir / "report" / "index.html")
 
 
 @pytest.fixture
