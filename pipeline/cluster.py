@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -46,6 +48,22 @@ def require_gpus(wanted: int | None) -> None:
 
 
 @contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait until the end: inside Ray's native start-up it can end in a crash."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if waiting:
+        signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray inside the ``with``; a connection that exists already is used as it is.
 
@@ -58,6 +76,18 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    try:
+        with _interrupts_wait():
+            _connect(config)
+        yield
+    finally:
+        with _interrupts_wait():
+            ray.shutdown()
+
+
+def _connect(config: ClusterConfig) -> None:
+    import ray
+
     address = config.address or os.environ.get("RAY_ADDRESS")
     try:
         ray.init(
@@ -72,7 +102,3 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             f"address: no Ray cluster answers at {address!r} ({error}); allowed: the address of a "
             "running cluster, 'auto', or nothing for one on this machine"
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()

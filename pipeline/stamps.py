@@ -48,6 +48,9 @@ class StepPlace:
     def leave(self, stamp: Stamp) -> None:
         """Move the outputs of ``stamp`` aside, and the stamp with them."""
         original = stamp.get("was", stamp)
+        if stamp is original and not any(output.exists() for output in self.outputs):
+            self.file.unlink()  # nothing was made yet, or the step keeps its files in place
+            return
         aside = self.kept(original["key"])
         atomic_write_json(aside / "stamp.json", original)
         atomic_write_json(self.file, {**original, "state": "leaving", "was": original})

@@ -16,7 +16,7 @@ from typing import Any
 import lasaft.errors
 from lasaft.errors import ConfigError, LasaftError, StageError
 from lasaft.files import atomic_write_json
-from pipeline.cluster import connected
+from pipeline.cluster import connected, require_gpus
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 from pipeline.folders import RunFolder
 from pipeline.manifest import read_manifest
@@ -77,7 +77,14 @@ def _fit(config: RunConfig, folder: RunFolder) -> None:
     # Our own files are the truth: what Ray keeps of an earlier call would only be in the way.
     storage = folder.training / "ray"
     shutil.rmtree(storage, ignore_errors=True)
-    trainer = TorchTrainer(
+
+    class Trainer(TorchTrainer):
+        """Leaves Ctrl-C to us: Ray's own handler ends the process as if all were well."""
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
+
+    trainer = Trainer(
         _process,
         train_loop_config={"config": to_json(config)},
         scaling_config=ScalingConfig(
@@ -168,13 +175,8 @@ def _cpus_per_process(train: TrainConfig) -> float:
     """
     import ray
 
+    require_gpus(train.gpus)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    if train.gpus and gpus < train.gpus:
-        raise ConfigError(
-            f"gpus: got {train.gpus}, allowed: at most {gpus}, the GPUs of the Ray cluster"
-            + ("" if gpus else " (world_size N trains in N processes on CPUs)")
-        )
     return share_cpus([node.get("CPU", 0) for node in nodes], train.processes)
 
 

@@ -34,8 +34,8 @@ def test_every_fault_is_named_at_once_and_the_exit_code_is_1(
     (first / "bass.wav").unlink()
     (second / "drums.wav").write_bytes(b"no audio")
     address = "http://127.0.0.1:9"  # nothing listens there
-    words = ["--musdb_root", str(root), "--output_dir", str(tmp_path / "run"), "--num_cpus", "1",
-             "--gpus", "64", "--batch_size", "64", "--tracking_uri", address, "--json"]  # fmt: skip
+    words = ["--musdb_root", str(root), "--output_dir", str(tmp_path / "run"), "--num_cpus", "1"]
+    words += ["--gpus", "64", "--batch_size", "128", "--tracking_uri", address, "--json"]
     assert main(words) == 1
     found = json.loads(capsys.readouterr().out)
     faults = [check["text"] for check in found["checks"] if check["verdict"] == "FAULT"]
