@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lasaft.errors
-from lasaft.errors import ConfigError, LasaftError, StageError
+from lasaft.errors import LasaftError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.cluster import connected, require_gpus
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
