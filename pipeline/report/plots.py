@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 SERIES = 6
 # Placeholder colours which the SVG's text exchanges for CSS variables: one plot for light and dark.
@@ -120,8 +120,9 @@ def curves(
             )  # fmt: skip
         if logarithmic and all(v > 0 for points in drawn.values() for _, v in points):
             axes.set_yscale("log")
-            for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                axis_format(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("step")
         axes.set_ylabel(label)
         return _svg(figure, name)

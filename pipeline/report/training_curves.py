@@ -32,7 +32,10 @@ def read_curves(journal: Path) -> list[Curves]:
     Raises:
         DataError: a line in the middle of the journal is damaged.
     """
-    series = _read(journal)
+    # What was best is one of the points that are drawn already.
+    series = {
+        name: points for name, points in _read(journal).items() if not name.startswith("best/")
+    }
     losses = {name: points for name, points in series.items() if "loss" in name.lower()}
     scores = {name: points for name, points in series.items() if "sdr" in name.lower()}
     plots = []
