@@ -103,6 +103,8 @@ class Feeder(threading.Thread):
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
+        # Only now: importing mlflow sets its level, and somebody may have imported it before.
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
         try:
             self._deliver()
             self._trouble = ""
