@@ -23,7 +23,7 @@ _LASAFT = _PIPELINE.parent / "lasaft"
 
 _NETWORK = (
     "activations", "blocks", "chunks", "conditioning", "frequency", "fused", "fused_frequency",
-    "memory", "model", "separation", "spectrogram", "tiles", "unet",
+    "metrics", "model", "separation", "specialise", "spectrogram", "tiles", "unet",
 )  # fmt: skip
 _TRACKS = ("audio_files", "tracks")
 _SCORES = ("aggregate", "excerpts", "score_files", "summary")
@@ -34,12 +34,18 @@ _CODE = {
     "train": (("loader", "sampler", "shard_reader", "train", "training"), (*_NETWORK, "losses")),
     "evaluate": (
         ("dataset", "estimates", "score_track", "scoring", "systems", "verify", *_SCORES, *_TRACKS),
-        (*_NETWORK, "metrics", "specialise"),
+        _NETWORK,
     ),
     "report": (("report", *_SCORES), ()),
 }
 # Another value of these gives the same result.
-_SPEED_ONLY = {"num_workers", "pin_memory", "mid_epoch_seconds", "save_weights_only"}
+_SPEED_ONLY = {
+    "num_workers",
+    "pin_memory",
+    "mid_epoch_seconds",
+    "save_weights_only",
+    "max_failures",
+}
 _SHARD_OPTIONS = {
     "sources", "sample_rate", "n_fft", "hop_length", "input_channels", "spec_type",
 }  # fmt: skip
