@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lasaft.errors import ConfigError, LasaftError
+from pipeline import interrupts
 from pipeline.cli.command import Command
 
 AnyCommand = TypeVar("AnyCommand", bound=Command)
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED = 1
 # Faults of the machine that a person mends; their text names the file.
 _OUTSIDE = {
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.EEXIST,
@@ -39,33 +41,58 @@ def run_job(
 ) -> int:
     """Run one job and return its exit code: 0 all well, 1 something failed, 2 wrong usage.
 
+    Ctrl-C ends with 130, SIGTERM with 143, both resumable.
+
     Args:
         name: the job's name, for messages.
         argv: the words of the command line (None: this process's own).
         parse: turns them into a command.
         work: does what the command says.
     """
-    again = "the same command"
+    again = ["the same command"]
+    with interrupts.watched():
+        try:
+            return _run(name, argv, parse, work, again)
+        except KeyboardInterrupt:
+            return _interrupted(again[-1])
+        except Exception:
+            # What fails because of Ctrl-C, in this process or in a worker, is no failure.
+            if interrupts.received() is None:
+                raise
+            return _interrupted(again[-1])
+
+
+def _run(
+    name: str,
+    argv: Sequence[str] | None,
+    parse: Callable[[Sequence[str]], AnyCommand],
+    work: Callable[[AnyCommand], Result],
+    again: list[str],
+) -> int:
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
         if command.help is not None:
             _write(command.help)
             return 0
-        again = command.again
+        again.append(command.again)
         result = work(command)
         _write(json.dumps(result.data) + "\n" if command.json else result.text.rstrip() + "\n")
         return result.exit_code
-    except KeyboardInterrupt:
-        _complain(f"interrupted; {again} goes on from here")
-        return EXIT_INTERRUPTED
     except LasaftError as error:
+        interrupts.raise_if_received()
         _complain(_message(name, error))
         return error.exit_code
     except OSError as error:
+        interrupts.raise_if_received()
         if error.errno not in _OUTSIDE:
             raise
         _complain(f"{name}: error: {error.strerror}: {error.filename}")
         return EXIT_FAILED
+
+
+def _interrupted(again: str) -> int:
+    _complain(f"interrupted; {again} goes on from here")
+    return 128 + (interrupts.received() or signal.SIGINT)
 
 
 def _message(name: str, error: LasaftError) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lasaft.errors import ConfigError
 from pipeline.config import ClusterConfig
+from pipeline.interrupts import held
 
 # Ray reads these when it is imported or when its workers start. Reports are paced by the
 # controller's poll: 0.2 s loses only the current epoch when a worker dies.
@@ -48,22 +47,6 @@ def require_gpus(wanted: int | None) -> None:
 
 
 @contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C wait until the end: inside Ray's native start-up it can end in a crash."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if waiting:
-        signal.raise_signal(signal.SIGINT)
-
-
-@contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray inside the ``with``; a connection that exists already is used as it is.
 
@@ -77,11 +60,11 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         yield
         return
     try:
-        with _interrupts_wait():
+        with held():  # inside Ray's native start-up, Ctrl-C can end in a crash
             _connect(config)
         yield
     finally:
-        with _interrupts_wait():
+        with held():
             ray.shutdown()
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lasaft.errors import LasaftError, StageError
+from pipeline.interrupts import raise_if_received
 
 # One thread a task: the tasks themselves fill the cores.
 _ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}}
 _SHOWN_FAILURES = 20
+# How long Ctrl-C can go unnoticed where its exception was lost.
+_PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ def run_tasks(
             while waiting and len(running) < limit:
                 index, values = waiting.pop()
                 running[remote.remote(*values)] = index
-            done, _ = ray.wait(list(running), num_returns=1)
+            done, _ = ray.wait(list(running), num_returns=1, timeout=_PATIENCE_SECONDS)
+            raise_if_received()
+            if not done:
+                continue
             index = running.pop(done[0])
             try:
                 results[index] = ray.get(done[0])

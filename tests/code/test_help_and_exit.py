@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ import pytest
 
 from jobs._run import Result, run_job
 from lasaft.errors import ConfigError, DataError, StageError
+from pipeline import interrupts
 from pipeline.cli import Command, parse
 from pipeline.cli.help import help_page
 from pipeline.cli.jobs import JOBS
@@ -107,6 +110,35 @@ def test_an_error_is_one_message_and_an_exit_code(
     assert run_job("run", [], _command, _raising(error)) == code
     out, err = capsys.readouterr()
     assert (out, err) == ("", message)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("error", [StageError("2 tracks failed"), ValueError("a worker is gone")])
+def test_a_failure_after_ctrl_c_is_an_interruption(
+    capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int, error: Exception
+) -> None:
+    def work(command: Command) -> Result:
+        with contextlib.suppress(KeyboardInterrupt):  # as in a destructor, where it is lost
+            signal.raise_signal(number)
+        raise error
+
+    assert run_job("run", [], _command, work) == code
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+
+
+def test_a_held_interruption_comes_when_it_is_let_go() -> None:
+    done = []
+
+    def work(command: Command) -> Result:
+        with interrupts.held():
+            signal.raise_signal(signal.SIGINT)
+            done.append("inside")
+        done.append("after")
+        return Result("", {})
+
+    assert run_job("run", [], _command, work) == 130
+    assert done == ["inside"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_error_from_a_ray_task_is_told_without_its_trace(

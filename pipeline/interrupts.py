@@ -1,0 +1,80 @@
+"""Ctrl-C and SIGTERM: an orderly end of a job, also where one arrives at a bad moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_seen: list[int] = []
+
+
+def _remember_and_raise(number: int, frame: FrameType | None) -> None:
+    _seen.append(number)
+    raise KeyboardInterrupt
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Raise KeyboardInterrupt for both signals inside the ``with``, and remember that one came."""
+    if not _in_main_thread():
+        yield
+        return
+    _seen.clear()
+    before = {number: signal.signal(number, _remember_and_raise) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let both signals wait until the end of the ``with``, whoever takes them in between."""
+    if not _in_main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: waiting.append(number))
+        for number in _SIGNALS
+    }
+    try:
+        yield
+    finally:
+        _restore(before)
+    for number in waiting[:1]:
+        signal.raise_signal(number)
+
+
+def received() -> int | None:
+    """Return the first signal that came inside :func:`watched`, if one came.
+
+    An exception alone does not tell: raised inside a destructor or a native callback it is lost,
+    and the processes that share the terminal fail at the same time for the same reason.
+    """
+    return _seen[0] if _seen else None
+
+
+def raise_if_received() -> None:
+    """Go on only if no signal came; for loops that wait on other processes.
+
+    Raises:
+        KeyboardInterrupt: one came, but its exception was lost.
+    """
+    if _seen:
+        raise KeyboardInterrupt
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        # None: a handler that was not set from Python, which cannot be put back.
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
