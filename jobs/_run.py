@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import signal
@@ -75,7 +76,9 @@ def _run(
             _write(command.help)
             return 0
         again.append(command.again)
-        result = work(command)
+        # Ray and others print what they have to say; standard output is for the result alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            result = work(command)
         _write(json.dumps(result.data) + "\n" if command.json else result.text.rstrip() + "\n")
         return result.exit_code
     except LasaftError as error:

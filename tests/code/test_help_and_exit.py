@@ -126,6 +126,15 @@ def test_a_failure_after_ctrl_c_is_an_interruption(
     assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
 
 
+def test_standard_output_holds_the_result_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(command: Command) -> Result:
+        print("(raylet) a node is gone")
+        return Result("done", {})
+
+    assert run_job("run", [], _command, work) == 0
+    assert capsys.readouterr() == ("done\n", "(raylet) a node is gone\n")
+
+
 def test_a_held_interruption_comes_when_it_is_let_go() -> None:
     done = []
 
