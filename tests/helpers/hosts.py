@@ -1,0 +1,184 @@
+"""Several hosts on this machine, as network namespaces with own addresses, and Ray on them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_SCRIPTS = Path(sys.executable).parent
+_PORT = 6399
+
+
+def why_not() -> str | None:
+    """Return why this machine cannot have hosts, or None if it can."""
+    if shutil.which("ip") is None:
+        return "needs iproute2 (ip)"
+    if os.geteuid() != 0:
+        return "needs root, for network namespaces"
+    name = f"try{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        return f"network namespaces cannot be made here: {made.stderr.strip()}"
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+    return None
+
+
+@dataclass
+class Hosts:
+    """Hosts ``0 .. count - 1`` on one bridge; host 0 holds the head of a Ray cluster.
+
+    Args:
+        count: how many hosts.
+        folder: for Ray's own files; its path must be short (socket names).
+        token: what Ray's processes show each other.
+    """
+
+    count: int
+    folder: Path
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    # Two of these may exist on one machine.
+    number: int = field(default_factory=lambda: os.getpid() % 200 + 20)
+
+    @property
+    def head(self) -> str:
+        """The address of the Ray cluster."""
+        return f"{self.ip(0)}:{_PORT}"
+
+    def ip(self, host: int) -> str:
+        """Return the address of a host."""
+        return f"10.77.{self.number}.{10 + host}"
+
+    def name(self, host: int) -> str:
+        """Return the name of a host's namespace."""
+        return f"lasaft{self.number}-{host}"
+
+    @property
+    def _hub(self) -> str:
+        return f"lasaft{self.number}-hub"
+
+    def build(self) -> None:
+        """Make the hosts and the bridge between them."""
+        _ip("netns", "add", self._hub)
+        _ip("-n", self._hub, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", self._hub, "link", "set", "bridge", "up")
+        for host in range(self.count):
+            name, port = self.name(host), f"port{host}"
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+            _ip("link", "add", "eth0", "netns", name, "type", "veth",
+                "peer", "name", port, "netns", self._hub)  # fmt: skip
+            _ip("-n", self._hub, "link", "set", port, "master", "bridge", "up")
+            _ip("-n", name, "addr", "add", f"{self.ip(host)}/24", "dev", "eth0")
+            _ip("-n", name, "link", "set", "eth0", "up")
+            etc = Path("/etc/netns") / name
+            etc.mkdir(parents=True, exist_ok=True)
+            lines = ("127.0.0.1 localhost", f"{self.ip(host)} {socket.gethostname()}")
+            (etc / "hosts").write_text("\n".join(lines) + "\n")
+
+    def close(self) -> None:
+        """End everything that runs on the hosts, and the hosts."""
+        for host in range(self.count):
+            self.kill(host)
+            subprocess.run(["ip", "netns", "delete", self.name(host)], check=False)
+            shutil.rmtree(Path("/etc/netns") / self.name(host), ignore_errors=True)
+        subprocess.run(["ip", "netns", "delete", self._hub], check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the processes on a host."""
+        return {
+            **os.environ,
+            "PATH": f"{_SCRIPTS}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "GLOO_SOCKET_IFNAME": "eth0",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start_ray(self, host: int, num_cpus: int = 1) -> None:
+        """Start Ray on a host: the head on host 0, else a worker that joins it."""
+        where = ["--head", f"--port={_PORT}"] if host == 0 else [f"--address={self.head}"]
+        folder = self.folder / str(host)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The folder of a worker's session is the head's own name for it: each host needs its own.
+        done = self.run(
+            host, "ray", "start", *where, f"--node-ip-address={self.ip(host)}",
+            f"--temp-dir={folder}", f"--num-cpus={num_cpus}", "--include-log-monitor=false",
+            "--object-store-memory=200000000", "--disable-usage-stats",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(
+        self, host: int, *command: str, seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on a host until it ends."""
+        return subprocess.run(
+            ["ip", "netns", "exec", self.name(host), *command],
+            env=self.environment(), capture_output=True, text=True, check=False, timeout=seconds,
+        )  # fmt: skip
+
+    def start(self, host: int, *command: str) -> subprocess.Popen[str]:
+        """Start a command on a host, in a process group of its own."""
+        return subprocess.Popen(
+            ["ip", "netns", "exec", self.name(host), *command],
+            env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def processes(self, host: int) -> list[int]:
+        """Return the ids of all processes on a host."""
+        listed = subprocess.run(
+            ["ip", "netns", "pids", self.name(host)], capture_output=True, text=True, check=False
+        )
+        return [int(word) for word in listed.stdout.split()]
+
+    def kill(self, host: int) -> None:
+        """End a host as a power cut does: every process on it at once."""
+        for _ in range(50):
+            alive = self.processes(host)
+            for process in alive:
+                with _gone():
+                    os.kill(process, signal.SIGKILL)
+            if not alive:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"processes of {self.name(host)} do not end: {self.processes(host)}")
+
+    def link(self, host: int, state: str) -> None:
+        """Cut a host off (``down``) or join it again (``up``)."""
+        _ip("-n", self._hub, "link", "set", f"port{host}", state)
+
+
+@contextmanager
+def hosts(count: int, folder: Path) -> Iterator[Hosts]:
+    """Have ``count`` hosts inside the ``with``; nothing is left of them after it."""
+    made = Hosts(count, folder)
+    try:
+        made.build()
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    try:
+        yield
+    except ProcessLookupError:
+        return
+
+
+def _ip(*words: str) -> None:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr.strip()}"
