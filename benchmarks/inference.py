@@ -1,26 +1,36 @@
-"""Separates a song with the plain network, the network as it is, and its inference forms.
+"""Separates a song with the plain network, source by source, and with its inference forms.
 
     python -m benchmarks.inference --variant CUNET_TFC_GPoCM_LaSAFT --seconds 30
+    python -m benchmarks.inference --variant all --seconds 5
+    python -m benchmarks.inference --device cuda
 
-Times are of one thread's work in one run, interleaved; the best of several rounds counts.
+On a CPU the forms take turns, window by window, so that other work on the machine slows them
+alike, and what counts is CPU time. On a GPU the whole song goes through one form after the other,
+and what counts is time by the clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.plain import plain_form
+from lasaft.blocks import ConvNorm
 from lasaft.config import VARIANTS, ModelConfig
-from lasaft.memory import keep_freed_memory
+from lasaft.frequency import LaSAFT as LaSAFTLayer
+from lasaft.frequency import LightSAFT, ResidualTDF
 from lasaft.model import LaSAFT
-from lasaft.separation import Separator
+from lasaft.separation import BuildEstimator, Separator
 from lasaft.specialise import specialise
+
+# Windows that go through the network at once.
+_BATCH = {"cpu": 1, "cuda": 8}
 
 
 def source_by_source(model: LaSAFT, conditions: Tensor) -> Callable[[Tensor], Tensor]:
@@ -36,6 +46,22 @@ def source_by_source(model: LaSAFT, conditions: Tensor) -> Callable[[Tensor], Te
     return estimate
 
 
+def half_precision(model: LaSAFT, conditions: Tensor) -> Callable[[Tensor], Tensor]:
+    """The same under float16 autocast."""
+    estimate = source_by_source(model, conditions)
+
+    def half(mixture: Tensor) -> Tensor:
+        with torch.autocast(mixture.device.type, torch.float16):
+            return estimate(mixture).float()
+
+    return half
+
+
+def compiled(model: LaSAFT, conditions: Tensor) -> Callable[[Tensor], Tensor]:
+    """The inference form in bfloat16, compiled."""
+    return torch.compile(specialise(model, conditions, torch.bfloat16))
+
+
 def random_model(variant: str) -> LaSAFT:
     """A network with random weights, whose BatchNorm statistics fit some noise."""
     torch.manual_seed(0)
@@ -48,56 +74,143 @@ def random_model(variant: str) -> LaSAFT:
     return model.eval()
 
 
-def forms(model: LaSAFT) -> dict[str, Separator]:
+def forms(model: LaSAFT, device: str) -> dict[str, Separator]:
+    """What is compared, the measure of all first."""
     plain = plain_form(model)
 
-    def form(network: LaSAFT, build: Callable) -> Separator:
-        return Separator(network, overlap_ratio=0.0, build_estimator=build)
+    def form(network: LaSAFT, build: BuildEstimator) -> Separator:
+        return Separator(network, 0.0, _BATCH[device], build_estimator=build)
 
+    if device == "cuda":
+        return {
+            "plain, source by source, float32": form(plain, source_by_source),
+            "plain, source by source, float16 autocast": form(plain, half_precision),
+            "specialised, float32": form(model, specialise),
+            "specialised, bfloat16, compiled": form(model, compiled),
+        }
     return {
         "plain, source by source": form(plain, source_by_source),
-        "network, source by source": form(model, source_by_source),
         "specialised, float32": form(model, specialise),
         "specialised, bfloat16": form(model, partial(specialise, dtype=torch.bfloat16)),
     }
 
 
-def measure(separators: dict[str, Separator], wave: Tensor, rounds: int) -> None:
-    seconds = dict.fromkeys(separators, float("inf"))
-    stems: dict[str, Tensor] = {}
-    for _ in range(rounds):
+@dataclass
+class Result:
+    """What one form needed and made of the song."""
+
+    cpu: float = 0.0
+    wall: float = 0.0
+    pieces: list[Tensor] | None = None
+
+    def run(self, separator: Separator, wave: Tensor) -> None:
+        """Separate a piece and add what it took."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        stems = separator.separate(wave, separator.config.sample_rate)
+        self.wall += time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
+        self.pieces = [*(self.pieces or []), torch.stack(list(stems.values()))]
+
+
+def measure(separators: Mapping[str, Separator], wave: Tensor, piece: int) -> dict[str, Result]:
+    """Separate ``wave`` in pieces of so many samples, all forms in turn."""
+    for separator in separators.values():
+        separator.separate(wave[:, :piece], separator.config.sample_rate)  # builds and warms up
+    results = {name: Result() for name in separators}
+    for part in wave.split(piece, dim=1):
         for name, separator in separators.items():
-            start = time.process_time()
-            result = separator.separate(wave, separator.config.sample_rate)
-            seconds[name] = min(seconds[name], time.process_time() - start)
-            stems[name] = torch.stack(list(result.values()))
-    first, truth = next(iter(stems.items()))
-    print("| form | CPU s | times as fast | largest difference / scale | SNR dB |")
-    print("|---|---|---|---|---|")
-    for name, stem in stems.items():
-        difference = stem - truth
+            results[name].run(separator, part)
+    return results
+
+
+def show(results: Mapping[str, Result], floor: float | None) -> None:
+    """Print a table; ``floor`` is the time that moving the least possible memory takes."""
+    last = "" if floor is None else " share of the bandwidth floor |"
+    print(f"| form | CPU s | wall s | times as fast | largest difference / scale | SNR dB |{last}")
+    print("|---|---|---|---|---|---|" + ("---|" if last else ""))
+    first, truth = next(iter(results.values())), torch.empty(0)
+    for name, result in results.items():
+        stems = torch.cat(result.pieces or [], dim=-1)
+        truth = stems if result is first else truth
+        difference = stems - truth
         largest = float(difference.abs().max() / truth.abs().max())
         snr = 20 * float((truth.norm() / difference.norm().clamp_min(1e-30)).log10())
-        equality = f"{largest:.1e} | {snr:.0f}" if name != first else "|"
+        equality = " | " if result is first else f"{largest:.1e} | {snr:.0f}"
+        speed = first.cpu / result.cpu if floor is None else first.wall / result.wall
+        share = "" if floor is None else f" {floor / result.wall:.2f} |"
         print(
-            f"| {name} | {seconds[name]:.2f} | {seconds[first] / seconds[name]:.2f} | {equality} |"
+            f"| {name} | {result.cpu:.2f} | {result.wall:.2f} | {speed:.2f} | {equality} |{share}"
         )
+
+
+def traffic_bytes(model: LaSAFT) -> int:
+    """Bytes that one window of one source must move in 16 bit.
+
+    Every convolution and frequency transform reads its input and writes its output once; all else
+    happens in between. Nothing is shared between sources.
+    """
+    model, moved = plain_form(model).cpu(), 0
+    kinds = (ConvNorm, ResidualTDF, LaSAFTLayer, LightSAFT)
+
+    def count(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        nonlocal moved
+        moved += 2 * (inputs[0].numel() + output.numel())
+
+    for module in model.modules():
+        if isinstance(module, kinds) or module is model.network.last:
+            module.register_forward_hook(count)
+    config = model.config
+    with torch.no_grad():
+        spec = torch.zeros(1, config.spec_channels, config.num_frame, config.bins)
+        model.estimate(spec, torch.zeros(1, dtype=torch.int64))
+    return moved
+
+
+def bytes_per_second() -> float:
+    """How fast the GPU copies memory, reading and writing counted."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(10):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        target.copy_(source)
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * len(source) / best
+
+
+def benchmark(variant: str, options: argparse.Namespace) -> None:
+    """Print one variant's table."""
+    model = random_model(variant)
+    config = model.config
+    window = (config.num_frame - 1 - 2 * config.trim_frames) * config.hop_length
+    windows = -(-int(config.sample_rate * options.seconds) // window)
+    floor = None
+    if options.device == "cuda":
+        traffic = traffic_bytes(model) * windows * len(config.sources)
+        floor = traffic / bytes_per_second()
+    generator = torch.Generator().manual_seed(0)
+    samples = int(config.sample_rate * options.seconds)
+    wave = 0.1 * torch.randn(config.audio_channels, samples, generator=generator).cumsum(-1).sin()
+    separators = forms(model.to(options.device), options.device)
+    piece = window if options.device == "cpu" else samples
+    print(f"\n{variant}, {options.seconds:g} s, {options.device}, {options.threads} threads\n")
+    show(measure(separators, wave, piece), floor)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--variant", choices=VARIANTS, default="CUNET_TFC_GPoCM_LaSAFT")
-    parser.add_argument("--seconds", type=float, default=2.7, help="of stereo music-like noise")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--variant", choices=("all", *VARIANTS), default="CUNET_TFC_GPoCM_LaSAFT")
+    parser.add_argument("--seconds", type=float, default=30, help="of stereo music-like noise")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--keep_memory", action="store_true", help="for all forms alike")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("device: got cuda, but torch sees no GPU here")
     torch.set_num_threads(options.threads)
-    if options.keep_memory:
-        keep_freed_memory()
-    wave = 0.1 * torch.randn(2, int(44100 * options.seconds)).cumsum(-1).sin()
-    print(f"{options.variant}, {options.seconds:g} s, {options.threads} threads")
-    measure(forms(random_model(options.variant)), wave, options.rounds)
+    for variant in VARIANTS if options.variant == "all" else (options.variant,):
+        benchmark(variant, options)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--measure", choices=FORMS, help="one form alone, printed as JSON")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("device: got cuda, but torch sees no GPU here")
     if options.measure:
         print(json.dumps(measure(options.measure, options)))
         return

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lasaft import metrics as metrics
     from lasaft.checkpoint import load_model as load_model
     from lasaft.config import ModelConfig as ModelConfig
+    from lasaft.export import export_model as export_model
     from lasaft.model import LaSAFT as LaSAFT
     from lasaft.separation import Separator as Separator
 
@@ -17,9 +18,10 @@ _LAZY = {
     "LaSAFT": "lasaft.model",
     "ModelConfig": "lasaft.config",
     "Separator": "lasaft.separation",
+    "export_model": "lasaft.export",
     "load_model": "lasaft.checkpoint",
 }
-__all__ = ["LaSAFT", "ModelConfig", "Separator", "load_model", "metrics"]
+__all__ = ["LaSAFT", "ModelConfig", "Separator", "export_model", "load_model", "metrics"]
 
 
 def __getattr__(name: str) -> Any:

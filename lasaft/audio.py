@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import soundfile
@@ -79,7 +80,47 @@ class Encoding:
         return "RF64" if big else self.format.upper()
 
 
-class AudioReader:
+def _name(path: Path) -> Any:
+    # As bytes, which its types do not know: a file name need not be Unicode.
+    return os.fsencode(path)
+
+
+def _video_format(head: bytes) -> str:
+    """Name the container whose first bytes these are: libsndfile may find "MPEG audio" in it."""
+    if head[4:8] == b"ftyp":
+        return "MP4"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "AVI"
+    starts = {
+        b"\x1aE\xdf\xa3": "Matroska or WebM",
+        b"\x00\x00\x01\xba": "MPEG video",
+        b"FLV": "FLV",
+    }
+    return next((name for start, name in starts.items() if head.startswith(start)), "")
+
+
+class _AudioFile:
+    """An open file that a ``with`` block closes."""
+
+    _file: soundfile.SoundFile
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AudioReader(_AudioFile):
     """An audio file that is read block by block; use as a context manager.
 
     Attributes:
@@ -96,13 +137,22 @@ class AudioReader:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
             raise AudioError(f"{path}: {what}, give an audio file ({READABLE})")
+        refusal = f"{path}: is not an audio file that can be read ({READABLE})"
         try:
-            self._file = soundfile.SoundFile(path)
+            with path.open("rb") as stream:
+                video = _video_format(stream.read(16))
+        except OSError as error:
+            raise AudioError(f"{path}: cannot be read: {error.strerror}") from error
+        if video:
+            raise AudioError(f"{refusal}: it is {video}, extract its audio first")
+        try:
+            self._file = soundfile.SoundFile(_name(path))
         except soundfile.SoundFileError as error:
             reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-            raise AudioError(
-                f"{path}: is not an audio file that can be read ({READABLE}): {reason}"
-            ) from error
+            # What libsndfile says of files without MPEG frames.
+            if reason.startswith("File does not exist"):
+                reason = "no audio in it is recognised"
+            raise AudioError(f"{refusal}: {reason}") from error
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         self.frames = self._file.frames
         if self.frames == 0:
@@ -130,23 +180,8 @@ class AudioReader:
         if position == 0:
             raise AudioError(f"{self.path}: holds no audio (0 samples)")
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class AudioWriter:
+class AudioWriter(_AudioFile):
     """An audio file that is written block by block; use as a context manager.
 
     Args:
@@ -168,8 +203,8 @@ class AudioWriter:
         self.path, self.peak, self.clipped, self._encoding = path, 0.0, 0, encoding
         try:
             self._file = soundfile.SoundFile(
-                path, "w", samplerate=sample_rate, channels=channels, subtype=encoding.subtype,
-                format=encoding.container(frames, channels),
+                _name(path), "w", samplerate=sample_rate, channels=channels,
+                subtype=encoding.subtype, format=encoding.container(frames, channels),
             )  # fmt: skip
         except soundfile.SoundFileError as error:
             raise AudioError(f"{path}: cannot be written: {error}") from error
@@ -186,21 +221,6 @@ class AudioWriter:
             self._file.write(np.ascontiguousarray(block.T))
         except soundfile.SoundFileError as error:
             raise AudioError(f"{self.path}: cannot be written: {error}") from error
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def check_finite(block: Samples, name: object, position: int, sample_rate: int) -> None:

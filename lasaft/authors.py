@@ -114,8 +114,10 @@ def from_authors_state_dict(state: Mapping[str, Tensor], config: ModelConfig) ->
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = {}
     for key, value in state.items():
-        prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), "")
-        result[key.removeprefix(prefix)] = value
+        # Saved out of DataParallel or DDP, every key has one more prefix.
+        name = key.removeprefix("module.")
+        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
+        result[name.removeprefix(prefix)] = value
     return result
 
 

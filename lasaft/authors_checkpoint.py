@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lasaft.errors import CheckpointError
-from lasaft.pickle_reader import StandIn, read_pickle
+from lasaft.pickle_reader import StandIn, as_dict, read_pickle
 
 _DTYPES = {
     "BFloat16Storage": torch.bfloat16,
@@ -33,6 +34,10 @@ _DTYPES = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MOST_DIMENSIONS = 16
+# Lightning's names for the hyper-parameters, newest first.
+_HYPER_PARAMETERS = ("hyper_parameters", "hparams", "module_arguments")
+# More than any honest file has: a few bytes of a pickle can stand for any amount of values.
+_MOST_OPTIONS, _LONGEST_TEXT = 1000, 1000
 
 
 @dataclass(frozen=True)
@@ -87,47 +92,67 @@ def read_authors_checkpoint(path: str | Path) -> AuthorsCheckpoint:
         read = _read_zip if zipfile.is_zipfile(stream) else _read_legacy
         stream.seek(0)
         content, load = read(stream, str(path))
-        return _lightning(content, load, str(path), sha256)
+        return _lightning(content, load, path, sha256)
 
 
 def _lightning(
-    content: Any, load: Callable[[_View], Tensor], name: str, sha256: str
+    content: Any, load: Callable[[_View], Tensor], path: Path, sha256: str
 ) -> AuthorsCheckpoint:
     found = _items(content)
     weights = _items(found.get("state_dict"))
     if not weights:
         keys = ", ".join(str(key) for key in found if isinstance(key, str)) or "nothing"
-        raise CheckpointError(f"{name}: has no state_dict, it is no Lightning checkpoint ({keys})")
-    wrong = [str(key) for key, value in weights.items() if not isinstance(value, _View)]
-    if wrong:
-        raise CheckpointError(f"{name}: these of state_dict are no tensors: {', '.join(wrong)}")
-    if not isinstance(found.get("hyper_parameters"), dict | StandIn):
-        raise CheckpointError(f"{name}: has no hyper_parameters, so its network is not known")
-    hyper = {key: _plain(value) for key, value in _items(found["hyper_parameters"]).items()}
+        raise CheckpointError(f"{path}: has no state_dict, it is no Lightning checkpoint ({keys})")
+    name = next((name for name in _HYPER_PARAMETERS if name in found), "")
+    if not isinstance(found.get(name), dict | StandIn):
+        raise CheckpointError(f"{path}: has no hyper_parameters, so its network is not known")
+    hyper = _items(found[name])
+    if not all(_is_name(key) for key in (*weights, *hyper)) or len(hyper) > _MOST_OPTIONS:
+        raise CheckpointError(f"{path}: refused: state_dict or {name} has keys that are no names")
+    _check_tensors(weights, path)
+    plain = {key: value for key, value in hyper.items() if _is_plain(value)}
     return AuthorsCheckpoint(
-        state_dict={str(key): load(view) for key, view in weights.items()},
-        hyper_parameters={str(key): value for key, value in hyper.items() if value is not _OBJECT},
-        other={
-            str(key): value
-            for key, value in found.items()
-            if isinstance(value, str | int | float) and isinstance(key, str)
+        state_dict={key: load(view) for key, view in weights.items()},
+        hyper_parameters={
+            key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()
         },
-        left_out=sorted(str(key) for key, value in hyper.items() if value is _OBJECT),
+        other={
+            key: value
+            for key, value in found.items()
+            if _is_name(key) and value is not None and _is_plain(value, within=())
+        },
+        left_out=sorted(key for key in hyper if key not in plain),
         sha256=sha256,
     )
 
 
-_OBJECT = object()
+def _check_tensors(weights: Mapping[str, Any], path: Path) -> None:
+    wrong = [key for key, value in weights.items() if not isinstance(value, _View)]
+    if wrong:
+        raise CheckpointError(f"{path}: these of state_dict are no tensors: {', '.join(wrong)}")
+    # A tensor may repeat its storage (stride 0) or share it, but honest ones hardly do.
+    size = sum(math.prod(view.shape) * view.storage.dtype.itemsize for view in weights.values())
+    limit = 4 * path.stat().st_size + 2**20
+    if size > limit:
+        raise CheckpointError(
+            f"{path}: refused: its tensors would take {size:.3g} bytes, allowed: {limit:.3g} in a "
+            "file of this size"
+        )
 
 
-def _plain(value: Any, depth: int = 4) -> Any:
-    """Return ``value`` if it is plain to the bottom, else ``_OBJECT``."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple) and depth and len(value) < 1000:
-        values = [_plain(item, depth - 1) for item in value]
-        return _OBJECT if any(item is _OBJECT for item in values) else values
-    return _OBJECT
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and len(key) <= _LONGEST_TEXT
+
+
+def _is_plain(value: Any, within: tuple[type, ...] = (list, tuple)) -> bool:
+    """Is it a number or a text, or a list of those, and of sensible size?"""
+    if isinstance(value, within):
+        return len(value) <= _MOST_OPTIONS and all(_is_plain(item, ()) for item in value)
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_TEXT
+    return value is None or isinstance(value, float)
 
 
 def _items(value: Any) -> dict[Any, Any]:
@@ -138,7 +163,7 @@ def _items(value: Any) -> dict[Any, Any]:
 
 
 def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
-    return dict(pairs)
+    return as_dict(pairs)
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _View:
@@ -175,7 +200,7 @@ def _storage(identity: Any) -> _Storage:
     kind, storage_type, key, _, count = identity[:5]
     dtype = _DTYPES.get(storage_type.name.rpartition(".")[2])
     if kind != "storage" or dtype is None or type(key) is not str or type(count) is not int:
-        raise ValueError(f"a storage of unknown kind: {getattr(storage_type, 'name', kind)}")
+        raise ValueError(f"a storage of unknown kind: {getattr(storage_type, 'name', 'none')}")
     return _Storage(dtype, key, count)
 
 
@@ -183,10 +208,13 @@ def _tensor(view: _View, data: bytes, name: str) -> Tensor:
     storage = view.storage
     if len(data) < storage.count * storage.dtype.itemsize:
         raise CheckpointError(f"{name}: is damaged, tensor data {storage.key} is cut short")
-    if 0 in view.shape:
-        return torch.empty(view.shape, dtype=storage.dtype)
-    flat = torch.frombuffer(bytearray(data), dtype=storage.dtype, count=storage.count)
-    return flat.as_strided(view.shape, view.stride, view.offset).clone()
+    try:
+        if 0 in view.shape:
+            return torch.empty(view.shape, dtype=storage.dtype)
+        flat = torch.frombuffer(bytearray(data), dtype=storage.dtype, count=storage.count)
+        return flat.as_strided(view.shape, view.stride, view.offset).clone()
+    except (RuntimeError, TypeError) as error:  # sizes beyond what torch can count
+        raise CheckpointError(f"{name}: is damaged, a tensor of {storage.key}: {error}") from error
 
 
 def _read_zip(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Tensor]]:
@@ -242,7 +270,7 @@ def _read_legacy(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Te
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise CheckpointError(f"{name}: was written on a big-endian machine, which is not read")
     content, keys = unpickle(), unpickle()
-    if not isinstance(keys, list) or any(key not in storages for key in keys):
+    if not isinstance(keys, list) or not all(type(key) is str and key in storages for key in keys):
         raise CheckpointError(f"{name}: is damaged, it lists storages that it does not have")
     places: dict[str, int] = {}
     for key in keys:

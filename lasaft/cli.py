@@ -1,15 +1,23 @@
-"""The ``lasaft`` command: separate songs, import the authors' checkpoints, score estimates."""
+"""The ``lasaft`` command: separate songs, score stems, import and export networks."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lasaft.console import (
+    complain,
+    print_json,
+    print_table,
+    say,
+    stopped_by_signals,
+    text_of,
+)
 from lasaft.errors import ConfigError, LasaftError, StageError
 
 if TYPE_CHECKING:
@@ -18,23 +26,25 @@ if TYPE_CHECKING:
     from lasaft.separation import Separator
     from lasaft.stems import Stems
 
-INTERRUPTED = 130
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0 all well, 1 something failed, 2 wrong usage."""
+    """Run the command and return its exit code.
+
+    0 all well, 1 something failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM.
+    """
     try:
-        options = _parser().parse_args(arguments)
-        return options.run(options)
+        with stopped_by_signals():
+            options = _parser().parse_args(arguments)
+            return options.run(options)
     except LasaftError as error:
-        _complain(str(error))
+        complain(str(error))
         return error.exit_code
     except OSError as error:
-        _complain(_text(error))
+        complain(text_of(error))
         return 1
-    except KeyboardInterrupt:
-        _complain("interrupted; what was finished is kept, nothing is half-written")
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        complain("interrupted; what was finished is kept, nothing is half-written")
+        return 128 + getattr(stop, "number", signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,8 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_separate(commands)
-    _add_import(commands)
     _add_score(commands)
+    _add_import(commands)
+    _add_export(commands)
     return parser
 
 
@@ -89,10 +100,17 @@ def _add_import(commands: Any) -> None:
     )
 
 
+def _add_export(commands: Any) -> None:
+    text = "Write a network as one ONNX or torch.export file; it maps spectrograms to spectrograms."
+    parser = _command(commands, "export", _export, text)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a checkpoint folder")
+    parser.add_argument("file", type=Path, metavar="FILE", help="ends in .onnx or .pt2")
+
+
 def _add_score(commands: Any) -> None:
     text = "Score estimates against references with BSS Eval v4 (museval's numbers and JSON)."
     parser = _command(commands, "score", _score, text)
-    layout = "<source>.wav, or <track>/<source>.wav"
+    layout = "<source>.wav, <track>/<source>.wav or <split>/<track>/<source>.wav"
     parser.add_argument("references", type=Path, metavar="REFERENCE_DIR", help=layout)
     parser.add_argument("estimates", type=Path, metavar="ESTIMATE_DIR", help="the same names")
     parser.add_argument(
@@ -118,21 +136,21 @@ def _separate(options: argparse.Namespace) -> int:
         try:
             done.append(_separate_song(separator, song, files, encoding))
         except (LasaftError, OSError) as error:
-            failed[str(song)] = _text(error)
-            _complain(_text(error))
+            failed[str(song)] = text_of(error)
+            complain(text_of(error))
             continue
         for note in done[-1].notes:
-            _say(f"{song}: {note}")
+            say(f"{song}: {note}")
     if options.json:
         results = [stems.as_json() for stems in done]
-        _print_json({"checkpoint": digest, "songs": results, "failed": failed})
+        print_json({"checkpoint": digest, "songs": results, "failed": failed})
     else:
         rows = [
             (str(path), f"{stems.seconds:.1f}", f"{stems.peaks[target]:.3f}")
             for stems in done
             for target, path in stems.files.items()
         ]
-        _print_table(("file", "seconds", "peak"), rows)
+        print_table(("file", "seconds", "peak"), rows)
     return _outcome(len(songs), len(failed), "songs were separated")
 
 
@@ -200,13 +218,33 @@ def _import_checkpoint(options: argparse.Namespace) -> int:
     )
     variant = variant_name(config)
     if left_out:
-        _say(f"{options.file}: left out, because they are objects: {', '.join(left_out)}")
+        say(f"{options.file}: left out, because they are objects: {', '.join(left_out)}")
     if options.json:
         folder = str(options.folder)
-        _print_json({"folder": folder, "hash": digest, "model": variant, "left_out": left_out})
+        print_json({"folder": folder, "hash": digest, "model": variant, "left_out": left_out})
     else:
         rows = [(str(options.folder), variant, ", ".join(config.sources), digest[:12])]
-        _print_table(("checkpoint", "model", "sources", "hash"), rows)
+        print_table(("checkpoint", "model", "sources", "hash"), rows)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from lasaft.checkpoint import build_model, load_checkpoint
+    from lasaft.export import export_model
+    from lasaft.stems import check_writable
+
+    check_writable(options.file.parent, str(options.file))
+    checkpoint = load_checkpoint(options.checkpoint)
+    provenance = {"checkpoint": checkpoint.hash, **checkpoint.provenance}
+    done = export_model(build_model(checkpoint), options.file, provenance)
+    multiple = done.frame_multiple
+    if options.json:
+        result = {"file": str(done.path), "bytes": done.bytes, "error": done.error}
+        print_json({**result, "frame_multiple": multiple, "least_frames": 2 * multiple})
+    else:
+        frames = f"{2 * multiple}, {3 * multiple}, {4 * multiple} ..."
+        row = (str(done.path), f"{done.bytes / 1e6:.1f}", frames, f"{done.error:.1e}")
+        print_table(("file", "MB", "frames", "difference"), [row])
     return 0
 
 
@@ -220,28 +258,29 @@ def _score(options: argparse.Namespace) -> int:
     for result in score_folders(options.references, options.estimates, options.output_dir):
         if isinstance(result, LasaftError):
             failed.append(str(result))
-            _complain(str(result))
+            complain(str(result))
             continue
         done.append(result)
         for note in result.notes:
-            _say(note)
+            say(note)
     table = medians(done)
     if options.json:
-        _print_json({"tracks": table, "failed": failed})
+        print_json({"tracks": table, "failed": failed})
     else:
-        header = ("track", "source", "SDR", "ISR", "SIR", "SAR")
         rows = [
-            (
-                track,
-                source,
-                *("-" if value is None else f"{value:.2f}" for value in values.values()),
-            )
+            (track, source, *map(_cell, values.values()))
             for track, sources in table.items()
             for source, values in sources.items()
         ]
-        _print_table(header, rows)
-        _say("dB, median over frames of 1 s")
+        print_table(("track", "source", "SDR", "ISR", "SIR", "SAR", "frames", "NaN"), rows)
+        say("dB, median over frames of 1 s; NaN: frames without a score (silence)")
     return _outcome(len(done) + len(failed), len(failed), "tracks were scored")
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -250,36 +289,8 @@ def _names(text: str | None) -> list[str] | None:
 
 def _outcome(total: int, failed: int, what: str) -> int:
     if failed:
-        _complain(f"{total - failed} of {total} {what}, {failed} failed (named above)")
+        complain(f"{total - failed} of {total} {what}, {failed} failed (named above)")
     return 1 if failed else 0
-
-
-def _print_json(value: Any) -> None:
-    # JSON has no NaN: a median without frames is null.
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    if not rows:
-        return
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
-
-
-def _text(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-def _complain(text: str) -> None:
-    _say(f"lasaft: {text}")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# Not allowed in file names on one system or another, with a meaning in paths, or not Unicode.
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
+_LONGEST_NAME_BYTES = 180  # leaves room for endings below the 255 of common file systems
+
+
+def safe_name(name: str) -> str:
+    """Return ``name`` as one part of a path that is good on every system.
+
+    A name that is good already stays as it is. A long one is cut and told apart by a sum; other
+    names may fall together.
+
+    >>> safe_name("../AC/DC: Back?")
+    '_AC_DC_ Back_'
+    """
+    safe = _UNSAFE.sub("_", name).strip(" .") or "_"
+    if len(safe.encode()) > _LONGEST_NAME_BYTES:
+        sum_ = zlib.crc32(safe.encode())
+        safe = f"{safe.encode()[:_LONGEST_NAME_BYTES].decode(errors='ignore')}-{sum_:08x}"
+    return safe
 
 
 def _sync(path: Path) -> None:
@@ -23,7 +44,7 @@ def _sync(path: Path) -> None:
 def _temporary(path: Path) -> Path:
     # A name of 255 bytes leaves no room for a suffix, so a long one is cut and told apart by a sum.
     return path.with_name(
-        f".{path.name[:48]}.{zlib.crc32(path.name.encode()):08x}.tmp-{os.getpid()}"
+        f".{path.name[:48]}.{zlib.crc32(os.fsencode(path.name)):08x}.tmp-{os.getpid()}"
     )
 
 

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from lasaft.conditioning import Condition
 from lasaft.frequency import Attention, FrequencyLayer, LaSAFT, LightSAFT, ResidualTDF
+from lasaft.fused_conv import norm_as_affine
+from lasaft.onednn import relu_of_product
 
-# Rows (frames x channels) that go through the layers at once: enough for the matrix product to
-# be fast, few enough for its result to stay in a core's cache.
-_ROWS = 192
-
-
-def norm_as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return float64 scale and shift [channel] of a BatchNorm in eval mode."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift + norm.bias.detach().double() if norm.affine else shift
+# Bytes of one bin of as many frames as go through the layers at once on a CPU: enough for the
+# matrix products to be fast, few enough for their results to stay in a core's cache.
+_BYTES = 384
 
 
 class FusedLayer(nn.Module):
-    """A frequency layer whose BatchNorm scales its input instead of its output.
+    """A frequency layer on columns: a column holds all bins of one channel of one frame.
 
-    Both give the same, because BatchNorm scales whole rows: s * (x W) = (s * x) W.
+    BatchNorm scales the layer's input instead of its output: W x s = W (x s).
 
     Args:
         parts: into how many equal runs the outputs are split; each is computed by itself.
@@ -43,26 +33,30 @@ class FusedLayer(nn.Module):
     def __init__(self, layer: FrequencyLayer, outputs: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         scale, shift = norm_as_affine(layer.norm)
-        weight = layer.linear.weight.detach().mT[:, outputs].permute(1, 0, 2)
-        bias = shift[:, None]
+        bias = shift.expand(len(outputs), 1, -1)
         if layer.linear.bias is not None:
             linear_bias = layer.linear.bias.detach().double()[outputs]
-            bias = scale[:, None] * linear_bias[:, None] + shift[:, None]
-        else:
-            bias = bias.expand(len(outputs), -1, -1)
-        # [part, input, output], [channel, 1] and [part, channel, 1 or output]
-        self.register_buffer("weight", weight.to(dtype).contiguous())
-        self.register_buffer("scale", scale[:, None].to(dtype))
+            bias = linear_bias[..., None] * scale + shift
+        # [part, output, input], [channel] and [part, 1 or output, channel]
+        self.register_buffer("weight", layer.linear.weight.detach()[outputs].to(dtype))
+        self.register_buffer("scale", scale.to(dtype))
         self.register_buffer("bias", bias.to(dtype).contiguous())
         self.activation = layer.activation
 
-    def forward(self, rows: Tensor, part: int = 0) -> Tensor:
-        """Return one part for rows [frame, channel, input] that ``scale`` has scaled."""
-        frames, channels, inputs = rows.shape
-        y = torch.mm(rows.reshape(-1, inputs), self.weight[part]).view(frames, channels, -1)
-        y.add_(self.bias[part])
+    def scaled_(self, columns: Tensor) -> Tensor:
+        """Return columns [input, frame x channel] times the scale of their channel, in place."""
+        return columns.view(len(columns), -1, len(self.scale)).mul_(self.scale).flatten(1)
+
+    def forward(self, columns: Tensor, part: int = 0) -> Tensor:
+        """Return one part for columns [input, frame x channel] that ``scale`` has scaled."""
+        frames = columns.shape[1] // len(self.scale)
+        bias = self.bias[part].repeat(1, frames)
+        if isinstance(self.activation, nn.ReLU) and len(bias) == 1:
+            return relu_of_product(self.weight[part], columns, bias[0])
+        y = torch.addmm(bias, self.weight[part], columns)
         # Other activations find the channels where they expect them, on axis 1.
-        return y.relu_() if isinstance(self.activation, nn.ReLU) else self.activation(y)
+        y = y.view(len(y), frames, -1).mT
+        return self.activation(y).mT.reshape(len(y), -1)
 
 
 class FusedFrequency(nn.Module):
@@ -72,24 +66,29 @@ class FusedFrequency(nn.Module):
         super().__init__()
         self.first = first
 
-    def changes(self, rows: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return the transform of rows [frame, channel, bin] for each condition."""
+    def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
+        """Return the transform of columns [bin, frame x channel] for each condition."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return x + its transform for each condition; a single one overwrites ``x``."""
-        batch, channels, frames, _ = x.shape
-        several = len(conditions) > 1
-        results = [torch.empty_like(x) for _ in conditions] if several else [x]
-        step = max(1, _ROWS // channels)
-        for item, start in product(range(batch), range(0, frames, step)):
-            block = x[item, :, start : start + step].transpose(0, 1)
-            rows = torch.empty(block.shape, dtype=x.dtype, device=x.device)
-            torch.mul(block, self.first.scale, out=rows)
-            for result, change in zip(results, self.changes(rows, conditions), strict=True):
-                place = result[item, :, start : start + step].transpose(0, 1)
-                torch.add(block, change, out=place)
-        return results
+    def forward(self, x: Tensor, conditions: Sequence[int], results: Sequence[Tensor]) -> None:
+        """Write x + its transform into one result for each condition; ``x`` may be one of them."""
+        channels = x.shape[1]
+        step = x.shape[3]
+        if x.device.type == "cpu":
+            step = max(1, _BYTES * torch.get_num_threads() // x.itemsize // channels)
+        for item in range(len(x)):
+            blocks = _columns(x[item], step)
+            places = zip(*(_columns(result[item], step) for result in results), strict=True)
+            for block, targets in zip(blocks, places, strict=True):
+                scale = self.first.scale.repeat(block.shape[1] // channels)
+                changes = self.changes(block * scale, conditions)
+                for target, change in zip(targets, changes, strict=True):
+                    torch.add(block, change, out=target)
+
+
+def _columns(x: Tensor, step: int) -> tuple[Tensor, ...]:
+    """[channel, bin, frame] -> [bin, frame x channel] of ``step`` frames each."""
+    return x.permute(1, 2, 0).flatten(1).split(step * len(x), dim=1)
 
 
 class FusedTDF(FusedFrequency):
@@ -104,13 +103,13 @@ class FusedTDF(FusedFrequency):
         super().__init__(first)
         self.others = nn.ModuleList(others)
 
-    def changes(self, rows: Tensor, conditions: Sequence[int]) -> list[Tensor]:
+    def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
         """Squeeze and expand."""
-        rows = self.first(rows)
+        columns = self.first(columns)
         for layer in self.others:
             assert isinstance(layer, FusedLayer)
-            rows = layer(rows.mul_(layer.scale))
-        return [rows] * len(conditions)
+            columns = layer(layer.scaled_(columns))
+        return [columns] * len(conditions)
 
 
 class FusedLaSAFT(FusedFrequency):
@@ -128,13 +127,13 @@ class FusedLaSAFT(FusedFrequency):
         self.weights = weights
         self.expand = expand
 
-    def changes(self, rows: Tensor, conditions: Sequence[int]) -> list[Tensor]:
+    def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
         """Return the attended sum of the latent sources' values."""
         if self.first is not self.expand:
-            rows = self.first(rows).mul_(self.expand.scale)
+            columns = self.expand.scaled_(self.first(columns))
         sums: list[Tensor] = []
         for latent in range(len(self.expand.weight)):
-            value = self.expand(rows, latent)
+            value = self.expand(columns, latent)
             weights = [self.weights[which][latent] for which in conditions]
             if not latent:
                 sums = [value * weight for weight in weights]
@@ -154,17 +153,16 @@ class FusedLightSAFT(FusedFrequency):
         if isinstance(frequency.expand, FrequencyLayer):
             self.expand = FusedLayer(frequency.expand, _all_outputs(frequency.expand), dtype)
 
-    def changes(self, rows: Tensor, conditions: Sequence[int]) -> list[Tensor]:
+    def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
         """Return the expansion of the attended bottlenecks."""
-        latent = len(self.weights[0])
-        values = self.first(rows).unflatten(-1, (latent, -1)).unbind(-2)
+        values = self.first(columns).chunk(len(self.weights[0]))
         return [self._change(values, self.weights[which]) for which in conditions]
 
     def _change(self, values: Sequence[Tensor], weights: list[float]) -> Tensor:
         total = values[0] * weights[0]
         for value, weight in zip(values[1:], weights[1:], strict=True):
             total.add_(value, alpha=weight)
-        return total if self.expand is None else self.expand(total.mul_(self.expand.scale))
+        return total if self.expand is None else self.expand(self.expand.scaled_(total))
 
 
 def build_fused_frequency(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickletools
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
@@ -31,6 +31,7 @@ _HARMLESS = {
     "decimal": {"Decimal"},
     "fractions": {"Fraction"},
     "functools": {"partial"},
+    "inspect": {"_empty"},
     "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
     "types": {"SimpleNamespace"},
     "uuid": {"UUID"},
@@ -55,6 +56,18 @@ class Builder(StandIn):
         self.make = make
 
 
+def as_key(value: Any) -> Any:
+    """Return ``value`` if it may be a key: to hash tuples within tuples can take for ever."""
+    if isinstance(value, tuple) and any(isinstance(item, tuple) for item in value):
+        raise ValueError("a tuple of tuples as a key")
+    return value
+
+
+def as_dict(pairs: Iterable[Any]) -> dict[Any, Any]:
+    """Return a dict of pairs of a key and a value."""
+    return {as_key(key): value for key, value in pairs}
+
+
 _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 # Their argument is the value.
@@ -64,7 +77,11 @@ _LITERALS = {
     "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
 }  # fmt: skip
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
-_FROM_MARK = {"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}
+_FROM_MARK = {
+    "TUPLE": tuple,
+    "LIST": list,
+    "FROZENSET": lambda values: frozenset(map(as_key, values)),
+}
 _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -102,6 +119,7 @@ def read_pickle(
         AttributeError,
         OverflowError,
         MemoryError,
+        RecursionError,
     ) as error:
         raise CheckpointError(f"{name}: is damaged, its pickle cannot be read: {error}") from error
 
@@ -171,16 +189,18 @@ class _Machine:
         self._memo[len(self._memo)] = self.stack[-1]
 
     def op_dict(self, _: object) -> None:
-        values = self._pop_mark()
-        self.stack.append(dict(zip(values[::2], values[1::2], strict=True)))
+        self.stack.append(self._pop_pairs())
 
     def op_setitem(self, _: object) -> None:
         value, key = self._pop(), self._pop()
-        self._put({key: value})
+        self._put(as_dict([(key, value)]))
 
     def op_setitems(self, _: object) -> None:
+        self._put(self._pop_pairs())
+
+    def _pop_pairs(self) -> dict[Any, Any]:
         values = self._pop_mark()
-        self._put(dict(zip(values[::2], values[1::2], strict=True)))
+        return as_dict(zip(values[::2], values[1::2], strict=True))
 
     def _put(self, items: dict[Any, Any]) -> None:
         target = self.stack[-1]
@@ -206,7 +226,7 @@ class _Machine:
         if isinstance(target, StandIn):
             target.arguments += tuple(values)
         else:
-            target.update(values)
+            target.update(map(as_key, values))
 
     def op_binpersid(self, _: object) -> None:
         self.stack.append(self._persistent(self._pop()))

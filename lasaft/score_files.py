@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lasaft.audio import Samples, read_audio
 from lasaft.errors import AudioError, DataError
-from lasaft.files import atomic_write_json
-from lasaft.metrics import METRICS, Scores, bss_eval
+from lasaft.files import atomic_write_bytes
+from lasaft.metrics import METRICS, Scores, bss_eval, museval_json
 
 ENDINGS = (".wav", ".flac", ".mp3", ".ogg")
 # In a folder of references this is no source: MUSDB18 keeps it beside them.
@@ -30,42 +29,14 @@ class TrackScores:
     notes: tuple[str, ...]
 
 
-def museval_document(scores: Scores, names: Sequence[str]) -> dict[str, Any]:
-    """Return scores in the JSON schema of museval 0.4.1: five digits, infinite as NaN.
-
-    Args:
-        scores: of one track.
-        names: of its sources, in order.
-    """
-    columns = {metric: scores.metric(metric).tolist() for metric in METRICS}
-    return {
-        "museval_version": "0.4.1",
-        "targets": [
-            {
-                "name": name,
-                "frames": [
-                    {
-                        "time": index * scores.hop_seconds,
-                        "duration": scores.window_seconds,
-                        "metrics": {
-                            metric: _rounded(columns[metric][row][index]) for metric in METRICS
-                        },
-                    }
-                    for index in range(scores.sdr.shape[1])
-                ],
-            }
-            for row, name in enumerate(names)
-        ],
-    }
-
-
 def score_folders(
     references: Path, estimates: Path, output: Path
 ) -> Iterator[TrackScores | DataError | AudioError]:
     """Score every track of a folder and write ``output/<track>.json``; yield one after the other.
 
     A track is a folder of ``<source>.wav`` (or flac, mp3, ogg); ``references`` is one, or a folder
-    of them. A track that cannot be scored is yielded as its error, and the others go on.
+    of them, or of splits (train, test) with them, as museval's tools have it. A track that cannot
+    be scored is yielded as its error, and the others go on.
 
     Raises:
         DataError: there are no references, or no such folders.
@@ -76,7 +47,8 @@ def score_folders(
         except (DataError, AudioError) as error:
             yield error
             continue
-        atomic_write_json(output / f"{name}.json", museval_document(result.scores, result.names))
+        text = museval_json(result.scores, result.names)
+        atomic_write_bytes(output / f"{name}.json", text.encode())
         yield result
 
 
@@ -122,23 +94,29 @@ def score_track(track: str, references: Path, estimates: Path) -> TrackScores:
 def medians(tracks: Sequence[TrackScores]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return track -> source -> metric -> median over frames in dB (None: no finite frame).
 
-    Of several tracks a last entry, ``median``, has the medians over the tracks.
+    With each source's metrics stand ``frames``, their number, and ``nan``, how many of them have
+    no SDR. Of several tracks a last entry, ``median``, has the medians over the tracks and the
+    sums of frames.
     """
     table = {
-        track.track: {
-            name: {metric: _finite(track.scores.median(metric)[row]) for metric in METRICS}
-            for row, name in enumerate(track.names)
-        }
+        track.track: {name: _figures(track.scores, row) for row, name in enumerate(track.names)}
         for track in tracks
     }
     if len(tracks) > 1:
         names = dict.fromkeys(name for sources in table.values() for name in sources)
         rows = {name: [row[name] for row in table.values() if name in row] for name in names}
-        table["median"] = {
-            name: {metric: _median([row[metric] for row in rows[name]]) for metric in METRICS}
-            for name in names
-        }
+        table["median"] = {name: _over_tracks(rows[name]) for name in names}
     return table
+
+
+def _figures(scores: Scores, row: int) -> dict[str, float | None]:
+    medians: dict[str, float | None] = {m: _finite(scores.median(m)[row]) for m in METRICS}
+    return {**medians, "frames": scores.sdr.shape[1], "nan": int(np.isnan(scores.sdr[row]).sum())}
+
+
+def _over_tracks(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
+    sums = {name: sum(row[name] or 0 for row in rows) for name in ("frames", "nan")}
+    return {**{metric: _median([row[metric] for row in rows]) for metric in METRICS}, **sums}
 
 
 def _median(values: list[float | None]) -> float | None:
@@ -148,10 +126,6 @@ def _median(values: list[float | None]) -> float | None:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _rounded(value: float) -> float:
-    return round(value, 5) if math.isfinite(value) else math.nan
 
 
 def _check_alike(
@@ -182,17 +156,26 @@ def _sources(folder: Path) -> dict[str, Path]:
     return files
 
 
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_dir()]
+
+
 def _tracks(references: Path, estimates: Path) -> list[tuple[str, Path, Path]]:
     for folder in (references, estimates):
         if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder")
     if _sources(references):
         return [(references.resolve().name, references, estimates)]
-    tracks = [folder for folder in sorted(references.iterdir()) if folder.is_dir()]
-    found = [(path.name, path, estimates / path.name) for path in tracks if _sources(path)]
+    found = []
+    for folder in _folders(references):
+        # A track, or a split such as museval's train and test.
+        for track in [folder] if _sources(folder) else _folders(folder):
+            if _sources(track):
+                name = track.relative_to(references)
+                found.append((name.as_posix(), track, estimates / name))
     if not found:
         raise DataError(
             f"{references}: holds no references, neither <source>.wav nor <track>/<source>.wav "
-            f"({', '.join(ENDINGS)})"
+            f"nor <split>/<track>/<source>.wav ({', '.join(ENDINGS)})"
         )
     return found

@@ -9,7 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lasaft.blocks import Block
-from lasaft.fused import FusedBlock, FusedConv, SkipState
+from lasaft.buffers import Buffers
+from lasaft.fused import FusedBlock
+from lasaft.fused_conv import FusedConv, channels_last
+from lasaft.fused_dense import SkipState
 from lasaft.model import LaSAFT
 
 
@@ -53,13 +56,15 @@ class Specialised(nn.Module):
         self.levels = config.levels
         plain = [*network.encoders, network.middle, *network.decoders]
         self.blocks = nn.ModuleList()
-        for block in plain:
+        for number, block in enumerate(plain):
             assert isinstance(block, Block)
-            self.blocks.append(FusedBlock(block, condition, dtype))
+            self.blocks.append(FusedBlock(block, condition, dtype, number))
         self.first = FusedConv.fold(network.first, dtype)
         self.downs = nn.ModuleList(FusedConv.fold(down, dtype) for down in network.downs)
         self.ups = nn.ModuleList(FusedConv.fold(up, dtype) for up in network.ups)
         self.last = FusedConv(network.last, network.activation, dtype)
+        # Not in use at present; calls from several threads have one each.
+        self._idle: list[Buffers] = []
         listens = [config.attentive or modulated for modulated in config.modulated_blocks]
         self.shared_blocks = listens.index(True) if any(listens) else len(plain)
 
@@ -72,54 +77,59 @@ class Specialised(nn.Module):
         model.network.check_frames(mixture_spec.shape[2])
         with torch.autocast(mixture_spec.device.type, enabled=False):
             seen = model.network_input(mixture_spec.float())
+            buffers = self._idle.pop() if self._idle else Buffers()
             estimates = [
-                model.to_spectrogram(model.to_estimate(output.float(), seen), mixture_spec)
-                for output in self._outputs(seen.to(self.dtype))
+                model.to_spectrogram(model.to_estimate(output.mT.float(), seen), mixture_spec)
+                for output in self._outputs(seen.mT.to(self.dtype), buffers)
             ]
+            self._idle.append(buffers)
         return torch.stack(estimates, dim=1)
 
-    def _outputs(self, seen: Tensor) -> Iterator[Tensor]:
+    def _outputs(self, seen: Tensor, buffers: Buffers) -> Iterator[Tensor]:
         """Run what is shared once, then the rest for one condition after the other.
 
         One after the other: its features then stay in the CPU's cache.
         """
         split, count = self.shared_blocks, len(self.conditions)
         skips: list[SkipState] = []
-        x = self.first(seen.contiguous(memory_format=torch.channels_last))
+        x = self.first(channels_last(seen), buffers)
         for number in range(split):
-            x = next(self._block(number).finish(self._mix(number, x, skips), [0]))
+            mixed = self._mix(number, x, skips, buffers)
+            x = next(self._block(number).finish(mixed, [0], buffers))
             if number < self.levels:
                 skips.append(x)
         if split == len(self.blocks):
-            yield from [self.last(x)] * count
+            yield from [self.last(x, buffers)] * count
             return
-        mixed = self._mix(split, x, skips)
+        mixed = self._mix(split, x, skips, buffers)
         # What shared skips add to the decoders is shared as well.
         begun = [
             self._block(2 * self.levels - level).begin(skip) for level, skip in enumerate(skips)
         ]
-        heads = self._block(split).finish(mixed, range(count))
+        heads = self._block(split).finish(mixed, range(count), buffers)
         for which, head in enumerate(heads):
-            yield self._rest(which, head, list(begun))
+            yield self._rest(which, head, list(begun), buffers)
 
-    def _rest(self, which: int, x: Tensor, skips: list[SkipState]) -> Tensor:
+    def _rest(self, which: int, x: Tensor, skips: list[SkipState], buffers: Buffers) -> Tensor:
         """Run the blocks after the shared ones for one condition."""
         if self.shared_blocks < self.levels:
             skips.append(x)
         for number in range(self.shared_blocks + 1, len(self.blocks)):
-            x = next(self._block(number).finish(self._mix(number, x, skips), [which]))
+            mixed = self._mix(number, x, skips, buffers)
+            x = next(self._block(number).finish(mixed, [which], buffers))
             if number < self.levels:
                 skips.append(x)
-        return self.last(x)
+        return self.last(x, buffers)
 
-    def _mix(self, number: int, x: Tensor, skips: list[SkipState]) -> Tensor:
+    def _mix(self, number: int, x: Tensor, skips: list[SkipState], buffers: Buffers) -> Tensor:
         """Bring the last block's features to this block's resolution, and mix them."""
         block = self._block(number)
         if number == 0:
-            return block.mix(x)
+            return block.mix(x, None, buffers)
         if number <= self.levels:
-            return block.mix(self.downs[number - 1](x))
-        return block.mix(self.ups[number - self.levels - 1](x), skips.pop())
+            return block.mix(self.downs[number - 1](x, buffers), None, buffers)
+        high = self.ups[number - self.levels - 1](x, buffers)
+        return block.mix(high, skips.pop(), buffers)
 
     def _block(self, number: int) -> FusedBlock:
         block = self.blocks[number]

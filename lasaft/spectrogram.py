@@ -87,7 +87,7 @@ class Spectrogram(nn.Module):
     ) -> Float[Tensor, "batch plane frame bin"]:
         """Give ``magnitude`` the mixture's phase (0 where the mixture is silent)."""
         real, imag = mixture_spec.chunk(2, dim=1)
-        size = torch.hypot(real, imag)
+        size = Spectrogram.magnitude(mixture_spec)
         silent = size == 0
         size = size.masked_fill(silent, 1.0)
         cosine = (real / size).masked_fill(silent, 1.0)

@@ -12,14 +12,11 @@ from typing import Any
 
 from lasaft.audio import SUBTYPES, AudioReader, AudioWriter, Encoding
 from lasaft.errors import AudioError, ConfigError
-from lasaft.files import atomic_path
+from lasaft.files import atomic_path, safe_name
 from lasaft.separation import Separator
 
 DEFAULT_NAME = "{track}/{source}"
 _FIELDS = ("track", "source")
-# Not allowed in file names on one system or another, or with a meaning in paths.
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
-_LONGEST_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -108,18 +105,6 @@ def plan_files(
     return plan
 
 
-def safe_name(name: str) -> str:
-    """Return ``name`` as one part of a path that is good on every system.
-
-    >>> safe_name("../AC/DC: Back?")
-    '_AC_DC_ Back_'
-    """
-    name = _UNSAFE.sub("_", name.lstrip("."))
-    while len(name.encode()) > _LONGEST_NAME_BYTES:
-        name = name[:-1]
-    return name.rstrip(". ") or "_"
-
-
 def separate_file(
     separator: Separator,
     song: Path,
@@ -186,14 +171,15 @@ def _notes(separator: Separator, rate: int, channels: int, clipped: Mapping[str,
     return notes
 
 
-def check_writable(folder: Path) -> None:
-    """Make ``folder`` and raise an AudioError if nothing can be written there."""
+def check_writable(folder: Path, what: str = "") -> None:
+    """Make ``folder`` and raise an AudioError that begins with ``what`` if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise AudioError(f"output_dir {folder}: cannot be written: {error.strerror}") from error
+        what = what or f"output_dir {folder}"
+        raise AudioError(f"{what}: cannot be written: {error.strerror}") from error
 
 
 def _same(path: Path) -> str:

@@ -1,9 +1,13 @@
-"""Convolutions over three frames with half the multiplications: four frames at a time."""
+"""Convolutions over three rows with half the multiplications: four rows at a time.
+
+Four rows and their neighbours become six components, which are convolved over columns alone.
+
+Source: Winograd's F(4, 3) along the rows; Lavin and Gray, arXiv 1509.09308.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,105 +17,60 @@ from torch import Tensor
 _A, _B = math.sqrt(0.5), math.sqrt(2.0)
 _POINTS = (0.0, _A, -_A, _B, -_B)
 TILE = 4
+COMPONENTS = 6
 
 
-@runtime_checkable
-class Domain(Protocol):
-    """A way of convolving over frames and bins: a sum of products of components."""
-
-    def kernels(self, weight: Tensor) -> list[Tensor]:
-        """Return the kernel's components [outer, inner, frame, bin]."""
-        ...
-
-    def offsets(self, bias: Tensor) -> list[Tensor]:
-        """Return the components [outer] of a constant."""
-        ...
-
-    def enter(self, x: Tensor) -> list[Tensor]:
-        """Return the components of features [batch, channel, frame, bin]."""
-        ...
-
-    def leave(self, components: list[Tensor]) -> Tensor:
-        """Return the features that the components stand for."""
-        ...
+def tiled_kernels(weight: Tensor) -> list[Tensor]:
+    """Return the components [outer, inner, 1, column] of a kernel of three rows."""
+    rows = []
+    for point in _POINTS:
+        others = math.prod(point - other for other in _POINTS if other != point)
+        powers = torch.tensor([1.0, point, point**2], dtype=weight.dtype, device=weight.device)
+        rows.append(torch.einsum("oirc,r->oic", weight, powers / others))
+    return [row.unsqueeze(2) for row in (*rows, weight[:, :, 2])]
 
 
-class Direct:
-    """The features themselves are the one component."""
-
-    def kernels(self, weight: Tensor) -> list[Tensor]:
-        """Return the kernel."""
-        return [weight]
-
-    def offsets(self, bias: Tensor) -> list[Tensor]:
-        """Return the bias."""
-        return [bias]
-
-    def enter(self, x: Tensor) -> list[Tensor]:
-        """Return the features."""
-        return [x]
-
-    def leave(self, components: list[Tensor]) -> Tensor:
-        """Return the features."""
-        return components[0]
+def tiled_offsets(bias: Tensor) -> list[Tensor]:
+    """Return the components of a constant: what they stand for is ``bias`` in every row."""
+    back = [[point**row for point in _POINTS] + [0.0] for row in range(TILE)]
+    back[-1][-1] = 1.0
+    one = torch.ones(TILE, 1, dtype=torch.float64)
+    shares = torch.linalg.lstsq(torch.tensor(back, dtype=torch.float64), one).solution
+    return [bias * float(share) for share in shares]
 
 
-class Tiled:
-    """Four frames and their neighbours as six components, convolved over bins alone.
+def into_tiles(x: Tensor, out: Tensor) -> None:
+    """Write the components of features.
 
-    Source: Winograd's F(4, 3) along the frames; Lavin and Gray, arXiv 1509.09308. The number of
-    frames must be a multiple of four.
+    Args:
+        x: [batch, row, number]: numbers are columns and channels; rows a multiple of four.
+        out: [component, batch, row / 4, number].
     """
+    first, second, third, fourth = (x[:, row::TILE] for row in range(TILE))
+    before, plus_a, minus_a, plus_b, minus_b, after = out
+    # The row before the four is the tile before's fourth, the one after the next's first.
+    torch.sub(fourth, second, alpha=2.5, out=before)
+    before[:, 1:].add_(fourth[:, :-1])
+    torch.sub(first, third, alpha=2.5, out=after)
+    after[:, :-1].add_(first[:, 1:])
+    for plus, minus, weight, size in ((plus_a, minus_a, 2.0, _A), (plus_b, minus_b, 0.5, _B)):
+        even, odd = torch.sub(fourth, second, alpha=weight), torch.sub(third, first, alpha=weight)
+        torch.add(even, odd, alpha=size, out=plus)
+        torch.sub(even, odd, alpha=size, out=minus)
 
-    def kernels(self, weight: Tensor) -> list[Tensor]:
-        """Return six kernels [outer, inner, 1, bin] for one of three frames."""
-        rows = []
-        for point in _POINTS:
-            others = math.prod(point - other for other in _POINTS if other != point)
-            powers = torch.tensor([1.0, point, point**2], dtype=weight.dtype, device=weight.device)
-            rows.append(torch.einsum("oitf,t->oif", weight, powers / others))
-        return [row.unsqueeze(2) for row in (*rows, weight[:, :, 2])]
 
-    def offsets(self, bias: Tensor) -> list[Tensor]:
-        """Return six constants that add up to ``bias`` in every frame."""
-        back = [[point**frame for point in _POINTS] + [0.0] for frame in range(TILE)]
-        back[-1][-1] = 1.0
-        one = torch.ones(TILE, 1, dtype=torch.float64)
-        shares = torch.linalg.lstsq(torch.tensor(back, dtype=torch.float64), one).solution
-        return [bias * float(share) for share in shares]
+def from_tiles(components: Tensor, out: Tensor) -> None:
+    """Write the features that components stand for; the components are overwritten.
 
-    def enter(self, x: Tensor) -> list[Tensor]:
-        """Return the six components [batch, channel, frame / 4, bin]."""
-        first, second, third, fourth = (x[:, :, frame::TILE] for frame in range(TILE))
-        # The frame before the four is the tile before's fourth, the one after the next's first.
-        before = torch.sub(fourth, second, alpha=2.5)
-        before[:, :, 1:].add_(fourth[:, :, :-1])
-        after = torch.sub(first, third, alpha=2.5)
-        after[:, :, :-1].add_(first[:, :, 1:])
-        even_a, odd_a = torch.sub(fourth, second, alpha=2.0), torch.sub(third, first, alpha=2.0)
-        even_b, odd_b = torch.sub(fourth, second, alpha=0.5), torch.sub(third, first, alpha=0.5)
-        return [
-            before,
-            torch.add(even_a, odd_a, alpha=_A),
-            even_a.sub_(odd_a, alpha=_A),
-            torch.add(even_b, odd_b, alpha=_B),
-            even_b.sub_(odd_b, alpha=_B),
-            after,
-        ]
-
-    def leave(self, components: list[Tensor]) -> Tensor:
-        """Return the features [batch, channel, frame, bin]."""
-        zero, plus_a, minus_a, plus_b, minus_b, infinity = components
-        even_a, odd_a = plus_a + minus_a, plus_a - minus_a
-        even_b, odd_b = plus_b + minus_b, plus_b - minus_b
-        batch, channels, tiles, bins = zero.shape
-        shape = (batch, channels, tiles * TILE, bins)
-        x = torch.empty(
-            shape, dtype=zero.dtype, device=zero.device, memory_format=torch.channels_last
-        )
-        first, second, third, fourth = (x[:, :, frame::TILE] for frame in range(TILE))
-        torch.add(even_a, even_b, out=first).add_(zero)
-        torch.add(odd_a.mul_(_A), odd_b, alpha=_B, out=second)
-        torch.add(even_a.mul_(0.5), even_b, alpha=2.0, out=third)
-        torch.add(odd_a.mul_(0.5), odd_b, alpha=_B**3, out=fourth).add_(infinity)
-        return x
+    Args:
+        components: [component, tile, number].
+        out: [tile, four rows, number].
+    """
+    zero, plus_a, minus_a, plus_b, minus_b, infinity = components
+    even_a, odd_a = plus_a + minus_a, plus_a.sub_(minus_a)
+    even_b, odd_b = plus_b + minus_b, plus_b.sub_(minus_b)
+    first, second, third, fourth = out.unbind(1)
+    torch.add(even_a, even_b, out=first).add_(zero)
+    torch.add(odd_a.mul_(_A), odd_b, alpha=_B, out=second)
+    torch.add(even_a.mul_(0.5), even_b, alpha=2.0, out=third)
+    torch.add(odd_a.mul_(0.5), odd_b, alpha=_B**3, out=fourth).add_(infinity)

@@ -1,9 +1,10 @@
-"""Scores in the JSON structure of museval, and back."""
+"""Scores as the text of museval's JSON files, to the byte, and back."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,13 @@ from lasaft.metrics.bss_eval import METRICS, Scores
 
 MUSEVAL_VERSION = "0.4.1"  # the version whose structure and numbers these are
 _ORDER = ("SDR", "SIR", "SAR", "ISR")  # museval's order of keys
-_DIGITS = 5
 
 
-def museval_json(scores: Scores, sources: Sequence[str]) -> dict[str, Any]:
-    """Return the scores of a track as museval's ``TrackStore`` holds them in its JSON.
+def museval_json(scores: Scores, sources: Sequence[str]) -> str:
+    """Return the text that ``museval.TrackStore.json`` gives for the same numbers.
 
     Scores have five decimals; infinite ones become NaN, which JSON writers of Python spell
-    ``NaN``. The numbers are floats.
+    ``NaN``.
 
     Args:
         scores: of one track.
@@ -35,6 +35,12 @@ def museval_json(scores: Scores, sources: Sequence[str]) -> dict[str, Any]:
     if len(sources) != len(scores.sdr) or len(set(sources)) != len(sources):
         raise DataError(f"names {list(sources)} for {len(scores.sdr)} scored sources; one each")
     tables = {name: scores.metric(name) for name in _ORDER}
+    decimals: list[str] = []
+
+    def mark(score: float) -> str:
+        decimals.append(f"{score:.5f}" if np.isfinite(score) else "NaN")
+        return "@"
+
     targets = [
         {
             "name": source,
@@ -42,49 +48,55 @@ def museval_json(scores: Scores, sources: Sequence[str]) -> dict[str, Any]:
                 {
                     "time": frame * scores.hop_seconds,
                     "duration": scores.window_seconds,
-                    "metrics": {name: _rounded(tables[name][row, frame]) for name in _ORDER},
+                    "metrics": {name: mark(tables[name][row, frame]) for name in _ORDER},
                 }
                 for frame in range(scores.sdr.shape[1])
             ],
         }
         for row, source in enumerate(sources)
     ]
-    return {"targets": targets, "museval_version": MUSEVAL_VERSION}
+    text = json.dumps({"targets": targets, "museval_version": MUSEVAL_VERSION}, indent=2)
+    # json has no way to write 1.00000 for 1.0: each score is a mark that is replaced in order.
+    remaining = iter(decimals)
+    return re.sub(r'(?<="[SI][DIAS]R": )"@"', lambda _: next(remaining), text)
 
 
-def _rounded(score: float) -> float:
-    return round(float(score), _DIGITS) if math.isfinite(score) else math.nan
-
-
-def read_museval_json(content: Mapping[str, Any]) -> tuple[list[str], Scores]:
-    """Return the source names and scores of a decoded museval JSON.
+def read_museval_json(text: str | bytes) -> tuple[tuple[str, ...], Scores]:
+    """Return the source names and scores of a museval JSON file.
 
     Args:
-        content: what ``json.loads`` made of the file; any version of museval.
+        text: of the file; of any version of museval, or of another tool with its structure.
 
     Returns:
         The names of the sources and their scores, infinite ones as NaN.
 
     Raises:
-        DataError: not museval's structure, no targets, or targets of different lengths.
+        DataError: not JSON, not museval's structure, or targets of different lengths.
     """
     try:
-        targets = content["targets"]
-        names = [str(target["name"]) for target in targets]
-        tables = {
-            name: [
-                [float(frame["metrics"][name]) for frame in target["frames"]] for target in targets
-            ]
-            for name in METRICS
-        }
-        times = [float(frame["time"]) for frame in targets[0]["frames"]]
-        window = float(targets[0]["frames"][0]["duration"])
-        arrays = [np.array(tables[name], np.float64) for name in METRICS]
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON ({error})") from error
+    try:
+        return _scores_of(content["targets"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(
-            "not museval's structure (targets with equally many frames of SDR, ISR, SIR, SAR): "
-            f"{type(error).__name__} {error}"
+            "not museval's structure (targets, each with a name and equally many frames of SDR, "
+            f"SIR, SAR, ISR): {type(error).__name__} {error}"
         ) from error
+
+
+def _scores_of(targets: list[dict[str, Any]]) -> tuple[tuple[str, ...], Scores]:
+    names = tuple(target["name"] for target in targets)
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ValueError(f"names {list(names)}")
+    tables = [
+        [[float(frame["metrics"][name]) for frame in target["frames"]] for target in targets]
+        for name in METRICS
+    ]
+    times = [float(frame["time"]) for frame in targets[0]["frames"]]
+    window = float(targets[0]["frames"][0]["duration"])
+    arrays = [np.array(table, np.float64) for table in tables]
     for array in arrays:
         array[np.isinf(array)] = np.nan
     hop = times[1] - times[0] if len(times) > 1 else window

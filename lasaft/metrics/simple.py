@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from lasaft.metrics.frames import ratio_db
 from lasaft.metrics.signals import Array
 
 _MDX_DELTA = 1e-7  # of the MDX 2021 challenge; the other convention in use is 1e-8
+_BLOCK = 1 << 14  # samples at a time: both signals in float64 stay in a second-level cache
 
 
 def usdr(references: Any, estimates: Any, *, delta: float = _MDX_DELTA) -> Array:
@@ -35,8 +37,11 @@ def usdr(references: Any, estimates: Any, *, delta: float = _MDX_DELTA) -> Array
         Mitsufuji et al., Music Demixing Challenge 2021.
     """
     true, ours = _same_shape(references, estimates)
-    power = np.array([_energy(s) for s in true])
-    error = np.array([_energy(s - e) for s, e in zip(true, ours, strict=True)])
+    sums = np.zeros((2, len(true)))
+    for index, (reference, estimate) in enumerate(zip(true, ours, strict=True)):
+        for s, e in _blocks(reference, estimate):
+            sums[:, index] += _energy(s), _energy(s - e)
+    power, error = sums
     return ratio_db(power + delta, error + delta)
 
 
@@ -65,19 +70,36 @@ def si_sdr(references: Any, estimates: Any, *, zero_mean: bool = False) -> Array
         Le Roux, Wisdom, Erdogan, Hershey: SDR, half-baked or well done? 2019.
     """
     true, ours = _same_shape(references, estimates)
-    scores = []
-    for reference, estimate in zip(true, ours, strict=True):
-        s, e = reference, estimate
-        if zero_mean:
-            s, e = s - s.mean(axis=1, keepdims=True), e - e.mean(axis=1, keepdims=True)
-        power = _energy(s)
-        target = np.vdot(e, s) / power * s if power else np.full_like(s, np.nan)
-        scores.append(ratio_db(_energy(target), _energy(target - e)))
-    return np.array(scores)
+    sums = np.zeros((2, len(true)))
+    for index, (reference, estimate) in enumerate(zip(true, ours, strict=True)):
+        means = (_mean(reference), _mean(estimate)) if zero_mean else (0.0, 0.0)
+        power, product = 0.0, 0.0
+        for s, e in _blocks(reference, estimate, *means):
+            power += _energy(s)
+            product += float(np.vdot(e, s))
+        scale = product / power if power else np.nan
+        for s, e in _blocks(reference, estimate, *means):
+            target = scale * s
+            sums[:, index] += _energy(target), _energy(target - e)
+    return ratio_db(*sums)
 
 
-def _energy(signal: Array) -> Array:
-    return np.asarray(np.vdot(signal, signal))
+def _blocks(
+    reference: Array, estimate: Array, true_mean: Any = 0.0, our_mean: Any = 0.0
+) -> Iterator[tuple[Array, Array]]:
+    """Yield both signals in float64, a block of samples at a time, less their means."""
+    for begin in range(0, reference.shape[1], _BLOCK):
+        part = slice(begin, begin + _BLOCK)
+        s, e = (signal[:, part].astype(np.float64) for signal in (reference, estimate))
+        yield s - true_mean, e - our_mean
+
+
+def _mean(signal: Array) -> Array:
+    return signal.mean(axis=1, keepdims=True, dtype=np.float64)
+
+
+def _energy(signal: Array) -> float:
+    return float(np.vdot(signal, signal))
 
 
 def _same_shape(references: Any, estimates: Any) -> tuple[list[Array], list[Array]]:
@@ -91,7 +113,7 @@ def _same_shape(references: Any, estimates: Any) -> tuple[list[Array], list[Arra
                     f"{name}[{index}]: shape {array.shape}, dtype {array.dtype}; "
                     "each source must be real numbers [channel, sample]"
                 )
-            arrays[-1].append(array.astype(np.float64, copy=False))
+            arrays[-1].append(array)
     true, ours = arrays
     if [a.shape for a in true] != [a.shape for a in ours] or not true:
         raise AudioError(

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import get_lapack_funcs
 
 from lasaft.metrics.signals import Array
+
+# The matrices of a step are small: NumPy's own checks around LAPACK would take most of its time.
+_potrf, _trtri = get_lapack_funcs(("potrf", "trtri"), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -62,21 +66,38 @@ def factor_toeplitz(first_row: Array) -> ToeplitzFactor:
     """
     size = first_row.shape[1]
     above = first_row.transpose(1, 0, 2).reshape(size, -1)
-    u = np.linalg.solve(np.linalg.cholesky(first_row[0]), above)
+    u = np.linalg.solve(_cholesky(first_row[0]), above)
     v = u[:, size:]
-    rows, inverses = [u], [np.linalg.inv(np.triu(u[:, :size]))]
+    rows, inverses = [u], [_inverse(u[:, :size], lower=False)]
+    one = np.eye(size)
     for _ in range(1, len(first_row)):
         u = u[:, :-size]
         reflection = v[:, :size] @ inverses[-1]
-        upper = np.linalg.cholesky(np.eye(size) - reflection.T @ reflection)
-        lower = np.linalg.cholesky(np.eye(size) - reflection @ reflection.T)
-        scaled = np.linalg.inv(upper)
+        upper = _cholesky(one - reflection.T @ reflection)
+        lower = _cholesky(one - reflection @ reflection.T)
+        scaled = _inverse(upper, lower=True)
         u = scaled @ u - (scaled @ reflection.T) @ v
-        v = lower.T @ v - (np.linalg.inv(lower) @ reflection @ upper) @ u
+        v = lower.T @ v - (_inverse(lower, lower=True) @ reflection @ upper) @ u
         rows.append(u)
-        inverses.append(np.linalg.inv(np.triu(u[:, :size])))
+        inverses.append(_inverse(u[:, :size], lower=False))
         v = v[:, size:]
     return ToeplitzFactor(rows, inverses)
+
+
+def _cholesky(matrix: Array) -> Array:
+    """Return the lower factor of a symmetric matrix; raise LinAlgError if it has none."""
+    factor, info = _potrf(matrix, lower=1, clean=1)
+    if info:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    return factor
+
+
+def _inverse(matrix: Array, *, lower: bool) -> Array:
+    """Return the inverse of one triangle of a matrix, as a triangle."""
+    inverse, info = _trtri(matrix if lower else np.triu(matrix), lower=int(lower))
+    if info:
+        raise np.linalg.LinAlgError("the triangle is singular")
+    return inverse
 
 
 def dense_toeplitz(first_row: Array) -> Array:

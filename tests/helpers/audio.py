@@ -43,6 +43,11 @@ def read(path: Path) -> Samples:
     return np.asarray(soundfile.read(path, always_2d=True)[0].T, np.float32)
 
 
+def files_of(folder: Path) -> list[str]:
+    """The files below ``folder``, by their paths in it."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
 def tiny_config(**options: Any) -> ModelConfig:
     """A network of a few thousand weights with half a second as its window."""
     values: dict[str, Any] = {

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from lasaft.config import ModelConfig
-from pipeline.build import build_track
+from pipeline.build import build_shards
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.folders import RunFolder
-from pipeline.manifest import Manifest, ShardSettings, write_manifest
+from pipeline.manifest import Manifest, ShardSettings, track_entry, write_manifest
+from pipeline.preprocess import works_of
+from pipeline.track_checks import check_tracks
 from pipeline.tracks import list_tracks
 
 
@@ -25,9 +27,16 @@ def small_config(songs: Path, output: Path, *, train: TrainConfig | None = None)
 def make_shards(config: RunConfig) -> Manifest:
     """Build the shards that ``config`` asks for, as preprocess does but without Ray."""
     folders, settings = RunFolder.of(config), ShardSettings.of(config)
+    tracks = list_tracks(folders.songs, sources=settings.sources)
+    samples = check_tracks(
+        tracks, root=folders.songs, sample_rate=settings.sample_rate, channels=settings.channels
+    )
     entries = []
-    for track in list_tracks(folders.songs, sources=settings.sources):
-        entry = build_track(track, settings, folders.shards).entry
-        assert entry is not None
-        entries.append(entry)
+    for track, count in zip(tracks, samples, strict=True):
+        records = []
+        for work in works_of(track, count, settings, folders.shards):
+            outcome = build_shards(work)
+            assert outcome.records is not None
+            records.extend(outcome.records)
+        entries.append(track_entry(records))
     return write_manifest(folders.shards, entries, settings)

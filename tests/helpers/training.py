@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +127,9 @@ class NoiseData:
             keep[source * bins // count : (source + 1) * bins // count] = 1
             noise[:, source] *= keep
         return noise
+
+    def describe(self, epoch: int, batch: int, windows: Sequence[int]) -> str:
+        return f"windows {list(windows)} of batch {batch} in epoch {epoch}"
 
     def validation_tracks(self) -> Iterator[tuple[int, ValidationTrack]]:
         for place in range(self.ranks.rank, self.tracks, self.ranks.world):

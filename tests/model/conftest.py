@@ -1,22 +1,18 @@
-"""Checks the shapes in the signatures of the networks while their tests run."""
+"""Fixtures of the model library's tests."""
 
 from __future__ import annotations
 
-from jaxtyping import install_import_hook
+from collections.abc import Iterator
+from pathlib import Path
 
-# Takes hold of modules that nothing has imported yet.
-install_import_hook(
-    [
-        "lasaft.blocks",
-        "lasaft.conditioning",
-        "lasaft.frequency",
-        "lasaft.fused",
-        "lasaft.fused_frequency",
-        "lasaft.losses",
-        "lasaft.model",
-        "lasaft.specialise",
-        "lasaft.spectrogram",
-        "lasaft.unet",
-    ],
-    "beartype.beartype",
-)
+import pytest
+
+
+@pytest.fixture
+def empty_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test runs in an empty folder, and it must stay empty."""
+    folder = tmp_path / "working folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield
+    assert list(folder.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -105,11 +106,29 @@ def test_text_named_wav_is_an_error_that_names_the_file(tmp_path: Path) -> None:
         AudioReader(path)
 
 
-def test_a_video_file_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "film.mp4"
-    path.write_bytes(b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41" + bytes(4000))
-    with pytest.raises(AudioError, match=r"film\.mp4: is not an audio file .*wav, flac, mp3, ogg"):
+@pytest.mark.parametrize(
+    ("name", "head", "kind"),
+    [
+        ("film.mp4", b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41", "MP4"),
+        # libsndfile would look for MPEG frames in it, and find some.
+        ("film.mp3", b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41", "MP4"),
+        ("film.avi", b"RIFF\x00\x10\x00\x00AVI LIST", "AVI"),
+        ("film.mkv", b"\x1aE\xdf\xa3\x01\x00\x00\x00", "Matroska"),
+    ],
+)
+def test_a_video_file_is_an_error_that_names_the_file(
+    tmp_path: Path, name: str, head: bytes, kind: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(head + bytes(4000))
+    message = rf"{name}: is not an audio file .*\(wav, flac, mp3, ogg\): it is {kind}"
+    with pytest.raises(AudioError, match=message):
         AudioReader(path)
+
+
+def test_a_file_name_need_not_be_unicode(tmp_path: Path) -> None:
+    path = write(tmp_path / "song.wav", noise(2, 100)).rename(tmp_path / os.fsdecode(b"\xff.wav"))
+    assert read_audio(path)[0].shape == (2, 100)
 
 
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:

@@ -1,46 +1,22 @@
-"""Checkpoints of our own, and the safe import of the authors'."""
+"""Checkpoints of our own: safetensors and JSON."""
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
-import pickle
-import random
 import re
 import shutil
-import subprocess
-import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 import lasaft.checkpoint as checkpoint_module
-from lasaft.authors_checkpoint import read_authors_checkpoint
 from lasaft.checkpoint import load_checkpoint, load_model, save_checkpoint
-from lasaft.errors import CheckpointError, ConfigError
-from lasaft.importing import import_checkpoint
+from lasaft.errors import CheckpointError
 from tests.helpers.audio import tiny_config, tiny_model
-from tests.helpers.lightning import (
-    Running,
-    lightning_content,
-    pickled,
-    save_old_lightning,
-    save_raw_pickle,
-)
-from tests.helpers.parity import Fixture, relative_error
-
-NETWORK = "net_gpocm_lasaft_decoder"
-
-
-@pytest.fixture(scope="module")
-def fixture() -> Fixture:
-    return Fixture(NETWORK)
 
 
 @pytest.fixture
@@ -48,9 +24,6 @@ def saved(tmp_path: Path) -> Path:
     model = tiny_model()
     save_checkpoint(tmp_path / "c", model.state_dict(), model.config, {"run": "test"})
     return tmp_path / "c"
-
-
-# --- our own format -----------------------------------------------------------------------------
 
 
 def test_a_saved_network_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -213,248 +186,3 @@ def test_a_file_instead_of_a_folder_is_answered_with_advice(saved: Path, tmp_pat
     (tmp_path / "epoch=3.ckpt").touch()
     with pytest.raises(CheckpointError, match="lasaft import-checkpoint"):
         load_model(tmp_path / "epoch=3.ckpt")
-
-
-# --- the authors' files -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
-def test_an_old_lightning_file_is_imported_without_its_classes(
-    tmp_path: Path, fixture: Fixture, legacy: bool
-) -> None:
-    file = save_old_lightning(tmp_path / "epoch=3.ckpt", fixture, legacy=legacy)
-    digest, config, left_out = import_checkpoint(file, tmp_path / "c")
-    found = load_checkpoint(tmp_path / "c")
-    assert (found.hash, found.config) == (digest, config)
-    assert left_out == ["criterion", "optimizer_class", "options", "train_loss", "where"]
-    assert found.provenance["imported_from"] == "epoch=3.ckpt"
-    assert found.provenance["file"]["global_step"] == 1234
-    assert found.provenance["hyper_parameters"]["seed"] == 2020
-    model = load_model(tmp_path / "c")
-    with torch.no_grad():
-        ours = model(fixture.waves("wave"), fixture["condition"])
-    # The reference's own waveform; float32 against float32.
-    assert relative_error(ours, fixture.waves("separated")) < 1e-5
-
-
-def test_every_tensor_equals_what_torch_itself_reads(tmp_path: Path, fixture: Fixture) -> None:
-    base = torch.arange(24.0)
-    state = {
-        **fixture.state,
-        "view": base.view(4, 6)[1:, 2:5],
-        "transposed": base.view(4, 6).T,
-        "scalar": torch.tensor(3.5, dtype=torch.float64),
-        "empty": torch.zeros(0, 3),
-        "half": torch.randn(3, 5).half(),
-        "brain": torch.randn(7).bfloat16(),
-        "flags": torch.tensor([True, False]),
-        "expanded": torch.ones(1).expand(5),
-        "parameter": torch.nn.Parameter(torch.randn(2)),
-    }
-    for legacy in (False, True):
-        file = tmp_path / f"{legacy}.ckpt"
-        content = lightning_content(fixture, state_dict=state)
-        torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-        ours = read_authors_checkpoint(file).state_dict
-        assert list(ours) == list(state)
-        for name, value in state.items():
-            assert ours[name].dtype == value.dtype
-            assert torch.equal(ours[name], value)
-
-
-def test_source_names_can_be_given(tmp_path: Path, fixture: Fixture) -> None:
-    torch.save(lightning_content(fixture), tmp_path / "a.ckpt")
-    names = ["voice", "kit", "low", "rest"]
-    import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c", names)
-    assert load_model(tmp_path / "c").config.sources == tuple(names)
-    with pytest.raises(ConfigError, match=r"sources: got 1 .*made for 4"):
-        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c", ["voice"])
-    with pytest.raises(ConfigError, match="more than once"):
-        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c", ["a", "a", "b", "c"])
-
-
-def test_weights_that_do_not_fit_are_listed_by_the_authors_names(
-    tmp_path: Path, fixture: Fixture
-) -> None:
-    state = dict(fixture.state)
-    del state["spec2spec.last_conv.0.weight"]
-    state["spec2spec.surplus"] = torch.zeros(1)
-    state["spec2spec.embedding.weight"] = torch.zeros(4, 99)
-    torch.save(lightning_content(fixture, state_dict=state), tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match=r"a\.ckpt: the weights do not fit") as caught:
-        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
-    for line in (
-        "missing: last_conv.0.weight",
-        "unexpected: surplus",
-        "embedding.weight is [4, 99]",
-    ):
-        assert line in str(caught.value)
-    assert not (tmp_path / "c").exists()
-
-
-MALICE = {
-    "a command": (os.system, "touch {}"),
-    "a process": (subprocess.Popen, ["touch", "{}"]),
-    "eval": (builtins.eval, "open('{}', 'w')"),
-    "exec": (builtins.exec, "open('{}', 'w')"),
-    "open": (builtins.open, "{}", "w"),
-    "getattr": (builtins.getattr, "", "join"),
-    "removing": (shutil.rmtree, "{}"),
-}
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-@pytest.mark.parametrize("kind", list(MALICE))
-def test_a_malicious_pickle_is_refused_and_does_not_run(
-    tmp_path: Path, kind: str, protocol: int
-) -> None:
-    trace = tmp_path / "trace"
-    function, *arguments = MALICE[kind]
-    filled = [
-        [part.format(trace) for part in a] if isinstance(a, list) else str(a).format(trace)
-        for a in arguments
-    ]
-    content = {"state_dict": {}, "hyper_parameters": {"seed": Running(function, *filled)}}
-    file = save_raw_pickle(tmp_path / "evil.ckpt", pickled(content, protocol))
-    name = rf"{function.__name__}"
-    with pytest.raises(CheckpointError, match=rf"evil\.ckpt: refused: it asks for .*\.{name}"):
-        import_checkpoint(file, tmp_path / "c")
-    assert not trace.exists()
-
-
-def test_a_malicious_file_in_the_format_before_zip_is_refused(
-    tmp_path: Path, fixture: Fixture
-) -> None:
-    trace = tmp_path / "trace"
-    content = lightning_content(fixture, callbacks={"x": Running(os.system, f"touch {trace}")})
-    torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"refused: it asks for \w+\.system"):
-        read_authors_checkpoint(tmp_path / "a.ckpt")
-    assert not trace.exists()
-
-
-def test_functions_of_other_packages_are_never_called(tmp_path: Path, fixture: Fixture) -> None:
-    call = Running(np.save, str(tmp_path / "trace.npy"), 1)
-    content = lightning_content(fixture, extra=call)
-    content["hyper_parameters"]["odd"] = call
-    torch.save(content, tmp_path / "a.ckpt")
-    found = read_authors_checkpoint(tmp_path / "a.ckpt")
-    assert found.left_out == ["odd"]
-    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
-
-
-def test_state_given_to_a_torch_function_changes_nothing(tmp_path: Path) -> None:
-    # BUILD on a global would set attributes of the real function in a common unpickler.
-    data = (
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x08\x00\x00\x00__code__K\x01sb"
-        b"ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01sb."
-    )
-    with pytest.raises(CheckpointError, match="no state_dict"):
-        read_authors_checkpoint(save_raw_pickle(tmp_path / "a.ckpt", data))
-    assert pickle.loads(pickle.dumps(torch.ones(2))).tolist() == [1, 1]
-    assert not hasattr(OrderedDict, "a")
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"(S'x'\nios\nsystem\n.", "instruction INST"),
-        (b"(cmymodule\nThing\no.", "instruction OBJ"),
-        (b"\x82\x01.", "instruction EXT1"),
-        (b"Pname\n.", "instruction PERSID"),
-        (b"\x80\x02]K\x01R.", "is damaged"),
-        (b".", "is damaged"),
-        (b"(.", "no state_dict"),
-        (b"", "is damaged"),
-        (b"\x80\x02}q\x00X\xff\xff\xff\x7fabc", "is damaged"),
-        (b"K\x01}s.", "is damaged"),
-    ],
-)
-def test_odd_pickles_are_refused(tmp_path: Path, data: bytes, message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        read_authors_checkpoint(save_raw_pickle(tmp_path / "a.ckpt", data))
-
-
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
-def test_a_file_cut_short_anywhere_is_one_clear_error(
-    tmp_path: Path, fixture: Fixture, legacy: bool
-) -> None:
-    whole = save_old_lightning(tmp_path / "a.ckpt", fixture, legacy=legacy).read_bytes()
-    places = [0, 1, 10, *range(100, len(whole), len(whole) // 40), len(whole) - 1]
-    for place in places:
-        (tmp_path / "cut.ckpt").write_bytes(whole[:place])
-        with pytest.raises(CheckpointError, match=r"cut\.ckpt"):
-            read_authors_checkpoint(tmp_path / "cut.ckpt")
-
-
-def test_changed_bytes_of_the_pickle_never_get_past_the_reader(
-    tmp_path: Path, fixture: Fixture
-) -> None:
-    file = save_old_lightning(tmp_path / "a.ckpt", fixture)
-    with zipfile.ZipFile(file) as archive:
-        entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-        good = archive.read(entry)
-    generator = random.Random(0)
-    refused = 0
-    for _ in range(200):
-        bad = bytearray(good)
-        for _ in range(generator.randint(1, 4)):
-            bad[generator.randrange(len(bad))] = generator.randrange(256)
-        try:
-            read_authors_checkpoint(save_raw_pickle(tmp_path / "bad.ckpt", bytes(bad)))
-        except CheckpointError:
-            refused += 1  # any other exception fails the test
-    assert refused > 100
-
-
-def test_tensors_beyond_their_storage_and_packed_data_are_refused(
-    tmp_path: Path, fixture: Fixture
-) -> None:
-    torch.save(lightning_content(fixture), tmp_path / "a.ckpt")
-    with zipfile.ZipFile(tmp_path / "a.ckpt") as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(tmp_path / "b.ckpt", "w") as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data[:-4] if "/data/" in name and len(data) > 4 else data)
-    with pytest.raises(CheckpointError, match=r"b\.ckpt: is damaged, tensor data \d+ is cut"):
-        read_authors_checkpoint(tmp_path / "b.ckpt")
-    with zipfile.ZipFile(tmp_path / "d.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data)
-    with pytest.raises(CheckpointError, match="is compressed, torch never does"):
-        read_authors_checkpoint(tmp_path / "d.ckpt")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"weights": 1, "epoch": 2}, r"has no state_dict, .* \(weights, epoch\)"),
-        ([1, 2], "has no state_dict"),
-        ({"state_dict": {"a": 1}, "hyper_parameters": {}}, "state_dict are no tensors: a"),
-        ({"state_dict": {"a": torch.ones(1)}}, "has no hyper_parameters"),
-        (
-            {"state_dict": {"a": torch.ones(1)}, "hyper_parameters": {"n_fft": 256}},
-            r"a\.ckpt: the weights are of none of the authors'",
-        ),
-    ],
-)
-def test_files_that_are_no_lightning_checkpoint_are_refused(
-    tmp_path: Path, content: Any, message: str
-) -> None:
-    torch.save(content, tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match=message):
-        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
-
-
-def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "words.ckpt").write_text("these are words, not weights")
-    with pytest.raises(CheckpointError, match=r"words\.ckpt: is no PyTorch checkpoint"):
-        read_authors_checkpoint(tmp_path / "words.ckpt")
-    with zipfile.ZipFile(tmp_path / "zip.ckpt", "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    with pytest.raises(CheckpointError, match=r"zip\.ckpt: is a zip file, but not one of torch"):
-        read_authors_checkpoint(tmp_path / "zip.ckpt")
-    with pytest.raises(CheckpointError, match=r"none\.ckpt: does not exist"):
-        read_authors_checkpoint(tmp_path / "none.ckpt")
-    with pytest.raises(CheckpointError, match="is a folder"):
-        read_authors_checkpoint(tmp_path)

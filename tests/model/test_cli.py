@@ -1,4 +1,4 @@
-"""The ``lasaft`` command: separate, import-checkpoint and score, and its answers to bad input."""
+"""The ``lasaft`` command: separate and import-checkpoint, and its answers to bad input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import museval
 import numpy as np
 import pytest
 import soundfile
@@ -21,11 +20,14 @@ import torch
 from lasaft import cli, stems
 from lasaft.checkpoint import load_checkpoint, save_checkpoint
 from lasaft.errors import ConfigError
+from lasaft.files import safe_name
 from lasaft.separation import Separator
-from lasaft.stems import plan_files, safe_name
-from tests.helpers.audio import RATE, noise, read, tiny_model, tone, write
+from lasaft.stems import plan_files
+from tests.helpers.audio import RATE, files_of, noise, read, tiny_model, tone, write
 from tests.helpers.lightning import Running, lightning_content
 from tests.helpers.parity import Fixture
+
+pytestmark = pytest.mark.usefixtures("empty_working_folder")
 
 SOURCES = ("vocals", "drums", "bass", "other")
 
@@ -38,23 +40,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def empty_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Every test runs in an empty folder, and it must stay empty."""
-    folder = tmp_path / "working folder"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    yield
-    assert list(folder.iterdir()) == []
-
-
 def separate(checkpoint: Path, output: Path, *arguments: object) -> int:
     options = ["--checkpoint", checkpoint, "--output_dir", output]
     return cli.main(["separate", *map(str, (*arguments, *options))])
-
-
-def files_of(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
 # --- separate -----------------------------------------------------------------------------------
@@ -293,7 +281,10 @@ def test_an_interruption_exits_with_130_and_leaves_nothing_half_written(
     assert files_of(tmp_path / "out") == finished
 
 
-def test_ctrl_c_ends_the_real_command(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_real_command_and_leaves_nothing(
+    tmp_path: Path, checkpoint: Path, number: signal.Signals
+) -> None:
     song = write(tmp_path / "song.flac", np.tile(noise(2, RATE), 60))
     command = [sys.executable, "-m", "lasaft.cli", "separate", str(song), "--checkpoint",
                str(checkpoint), "--output_dir", str(tmp_path / "out")]  # fmt: skip
@@ -305,9 +296,10 @@ def test_ctrl_c_ends_the_real_command(tmp_path: Path, checkpoint: Path) -> None:
     end = time.monotonic() + 60
     while not (partial.is_dir() and any(partial.iterdir())) and time.monotonic() < end:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
+    assert "interrupted; what was finished is kept" in err
     assert "Traceback" not in err
     assert files_of(tmp_path / "out") == []
 
@@ -351,131 +343,3 @@ def test_a_malicious_checkpoint_is_refused_in_one_line(
     assert "a.ckpt: refused: it asks for" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "c").exists()
-
-
-# --- score --------------------------------------------------------------------------------------
-
-
-SCORED = ("bass", "vocals")
-
-
-@pytest.fixture
-def scored(tmp_path: Path) -> tuple[Path, Path]:
-    """Two tracks of three seconds, the estimates noisier from source to source."""
-    for number, track in enumerate(("one", "two")):
-        for index, source in enumerate(SCORED):
-            truth = noise(2, 3 * RATE, seed=10 * number + index)
-            guess = truth + noise(2, 3 * RATE, seed=99, scale=0.02 * (index + 1))
-            write(tmp_path / "ref" / track / f"{source}.wav", truth)
-            write(tmp_path / "est" / track / f"{source}.wav", guess)
-        write(tmp_path / "ref" / track / "mixture.wav", noise(2, 3 * RATE))
-    return tmp_path / "ref", tmp_path / "est"
-
-
-def score(tmp_path: Path, *arguments: object) -> int:
-    return cli.main(["score", *map(str, arguments), "--output_dir", str(tmp_path / "scores")])
-
-
-def test_scores_are_musevals_in_musevals_schema(
-    tmp_path: Path, scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    references, estimates = scored
-    assert score(tmp_path, references, estimates, "--json") == 0
-    table = json.loads(capsys.readouterr().out)["tracks"]
-    assert list(table) == ["one", "two", "median"]
-    assert files_of(tmp_path / "scores") == ["one.json", "two.json"]
-    track = json.loads((tmp_path / "scores" / "one.json").read_text())
-    names = [target["name"] for target in track["targets"]]
-    assert sorted(names) == sorted(SCORED)
-    stack = [np.stack([read(f / "one" / f"{n}.wav").T for n in names]) for f in scored]
-    wanted = dict(
-        zip(("SDR", "ISR", "SIR", "SAR"), museval.evaluate(stack[0], stack[1]), strict=True)
-    )
-    store = museval.TrackStore("one")
-    for row, name in enumerate(names):
-        store.add_target(name, {metric: values[row] for metric, values in wanted.items()})
-        for metric, values in wanted.items():
-            assert table["one"][name][metric] == pytest.approx(np.median(values[row]), abs=1e-6)
-    # The same numbers after rounding, and the same keys.
-    theirs = json.loads(store.json)
-    assert _rounded(track) == _rounded(theirs)
-    store.scores = track
-    store.validate()
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    # Two roundings to 5 digits of numbers that differ by 1e-9 may fall on both sides.
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def test_one_folder_of_references_is_one_track(
-    tmp_path: Path, scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    references, estimates = scored
-    assert score(tmp_path, references / "two", estimates / "two") == 0
-    assert files_of(tmp_path / "scores") == ["two.json"]
-    out, err = capsys.readouterr()
-    assert out.splitlines()[0].split() == ["track", "source", "SDR", "ISR", "SIR", "SAR"]
-    assert "dB, median over frames of 1 s" in err
-
-
-def test_estimates_of_another_length_are_fitted_and_said(
-    tmp_path: Path, scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    references, estimates = scored
-    short, long = (estimates / "one" / f"{name}.wav" for name in ("bass", "vocals"))
-    write(short, read(short)[:, :-RATE])
-    write(long, np.concatenate((read(long), noise(2, 100)), axis=1))
-    assert score(tmp_path, references / "one", estimates / "one") == 0
-    err = capsys.readouterr().err
-    assert "bass.wav: has 88200 samples instead of 132300, was continued with silence" in err
-    assert "vocals.wav: has 132400 samples instead of 132300, was cut" in err
-    frames = json.loads((tmp_path / "scores" / "one.json").read_text())["targets"][0]["frames"]
-    # museval: a frame in which an estimate is silent has no scores.
-    assert [np.isnan(frame["metrics"]["SDR"]) for frame in frames] == [False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda e: (e / "bass.wav").unlink(), "one: has no estimate of bass"),
-        (shutil.rmtree, "one: has no estimate of bass, vocals"),
-        (lambda e: write(e / "bass.wav", noise(1, 99)), "bass.wav: has 1 channels, "),
-        (
-            lambda e: write(e / "bass.wav", noise(2, 99), 8000),
-            "bass.wav: has a sample rate of 8000",
-        ),
-        (lambda e: write(e / "bass.wav", noise(2, 99) / 0), "bass.wav: holds a value that is not"),
-        (lambda e: (e / "bass.wav").write_text("words"), "bass.wav: is not an audio file"),
-        (lambda e: write(e / "bass.wav", 0 * noise(2, 3 * RATE)), "one: "),
-    ],
-)
-def test_a_track_that_cannot_be_scored_is_named_and_the_others_are_scored(
-    tmp_path: Path,
-    scored: tuple[Path, Path],
-    capsys: pytest.CaptureFixture[str],
-    damage: Any,
-    message: str,
-) -> None:
-    references, estimates = scored
-    with np.errstate(divide="ignore"):
-        damage(estimates / "one")
-    assert score(tmp_path, references, estimates) == 1
-    err = capsys.readouterr().err
-    assert message in err
-    assert "1 of 2 tracks were scored, 1 failed" in err
-    assert files_of(tmp_path / "scores") == ["two.json"]
-
-
-def test_folders_without_references_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "empty").mkdir()
-    assert score(tmp_path, tmp_path / "none", tmp_path / "empty") == 1
-    assert "none: there is no such folder" in capsys.readouterr().err
-    assert score(tmp_path, tmp_path / "empty", tmp_path / "empty") == 1
-    assert "empty: holds no references" in capsys.readouterr().err

@@ -8,7 +8,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lasaft.config import VARIANTS, ModelConfig, variant_name, without_effect
+from lasaft.config import VARIANTS, ModelConfig, variant_name
+from lasaft.effects import without_effect
 from lasaft.model import LaSAFT
 from tests.helpers.models import random_spec, small_config, small_model
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from lasaft.blocks import DenseConvolutions
 from lasaft.config import Activation
@@ -225,3 +226,11 @@ def test_magnitude_with_its_own_phase_is_the_spectrogram() -> None:
 def test_audio_too_short_to_pad_is_refused() -> None:
     with pytest.raises(AudioError, match="got 32 samples, allowed: more than 32"):
         Spectrogram(64, 16).stft(torch.zeros(1, 1, 32))
+
+
+def test_the_shapes_in_signatures_are_checked_while_tests_run() -> None:
+    model = small_model()
+    with pytest.raises(TypeCheckError, match="mixture_spec"):
+        model.estimate(torch.zeros(2, 4, 33), torch.tensor([0, 1]))
+    with pytest.raises(TypeCheckError, match="condition"):
+        model.estimate(random_spec(model), torch.tensor([0]))

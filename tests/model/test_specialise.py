@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 
+from lasaft import fused_dense, onednn
 from lasaft.model import LaSAFT
 from lasaft.specialise import specialise
 from tests.helpers.models import random_spec, small_model
@@ -106,3 +108,50 @@ def test_running_twice_gives_the_same() -> None:
     model = small_model(block="tfc_tdf")
     fast, spec = specialise(model, [0, 3, 2]), random_spec(model)
     assert torch.equal(fast(spec), fast(spec))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"kernel_size_t": 5},
+        {"modulation": "none", "block": "tfc_tdf"},
+        {"condition_to": "encoder", "block": "tfc"},
+        {"tfc_tdf_activation": "softmax"},
+        {"t_down_layers": (1,), "f_down_layers": (0,), "n_blocks": 5},
+        {"n_internal_layers": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tiles_equal_the_plain_network(
+    options: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Small networks are not worth tiles otherwise. Strips of three tiles leave a shorter last one.
+    monkeypatch.setattr(fused_dense, "_TILED_POINTS", 0)
+    monkeypatch.setattr(fused_dense, "_STRIP_POINTS", 48)
+    assert error(small_model(**options), dtype) < (5e-6 if dtype == torch.float32 else 0.08)
+
+
+@pytest.mark.parametrize("block", ["tfc_tdf", "tfc_lasaft"])
+def test_other_processors_give_the_same(block: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "_types", tuple)
+    assert error(small_model(block=block)) < 5e-6
+
+
+def test_threads_can_share_it() -> None:
+    model = small_model()
+    fast = specialise(model, [0, 1])
+    specs = [random_spec(model, seed=seed) for seed in range(8)]
+    expected = [fast(spec) for spec in specs]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(fast, specs * 4))
+    assert all(torch.equal(one, expected[number % 8]) for number, one in enumerate(found))
+
+
+def test_another_size_follows_a_larger_one() -> None:
+    model = small_model()
+    fast, large, small = specialise(model, [2, 0]), random_spec(model, 3), random_spec(model, 1)
+    expected = specialise(model, [2, 0])(small)
+    fast(large)
+    assert torch.equal(fast(small), expected)

@@ -1,0 +1,84 @@
+"""What a command prints: tables and JSON for results, one line for each fault, and its ending."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end by the signal with this ``number``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that temporary files are removed.
+
+    A signal that somebody ignores (nohup) or handles already stays as it is.
+    """
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        ours = [
+            number
+            for number in (signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is signal.SIG_DFL
+        ]
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def print_json(value: Any) -> None:
+    """Print a result for programs."""
+    # JSON has no NaN: a median without frames is null.
+    _print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a result for people, in columns; nothing if there are no rows."""
+    if not rows:
+        return
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        _print("  ".join(cells).rstrip() + "\n")
+
+
+def _print(text: str) -> None:
+    # A file name need not be Unicode.
+    sys.stdout.write(text.encode(errors="backslashreplace").decode())
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not the result."""
+    sys.stderr.write(text + "\n")
+
+
+def complain(text: str) -> None:
+    """Tell the user what is wrong."""
+    say(f"lasaft: {text}")
+
+
+def text_of(error: Exception) -> str:
+    """Return what an error says, without Python's way of putting it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -1,0 +1,187 @@
+"""The inference form of dense convolutions: BatchNorm folded in, sums instead of concatenations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lasaft.blocks import ConvNorm, DenseConvolutions
+from lasaft.buffers import Buffers
+from lasaft.fused_conv import activate_, channels_last, fold_norm
+from lasaft.onednn import add_convolution_
+from lasaft.tiles import (
+    COMPONENTS,
+    TILE,
+    from_tiles,
+    into_tiles,
+    tiled_kernels,
+    tiled_offsets,
+)
+
+# What a shared input adds to each layer.
+Sums = list[Tensor]
+SkipState = Tensor | Sums
+
+# Tiles pay from so many points (bins x frames) on: below, the calls cost more than is saved.
+_TILED_POINTS = 16384
+# Points of a component that go through a layer at once on one core: a few MB, to stay in cache.
+_STRIP_POINTS = 16384
+
+
+class FusedDense(nn.Module):
+    """Dense convolutions: every layer is a sum of convolutions, added up in place."""
+
+    def __init__(
+        self,
+        dense: DenseConvolutions,
+        dtype: torch.dtype,
+        kernels: Callable[[Tensor], list[Tensor]] = lambda weight: [weight],
+        offsets: Callable[[Tensor], list[Tensor]] = lambda bias: [bias],
+    ) -> None:
+        super().__init__()
+        self.growth, self.count = dense.growth, len(dense.layers)
+        inputs = list(range(len(dense.inputs)))
+        for number, layer in enumerate(dense.layers):
+            assert isinstance(layer, ConvNorm)
+            self.activation = layer.activation
+            weight, bias = fold_norm(layer.conv, layer.norm)
+            for component, offset in enumerate(offsets(bias)):
+                self.register_buffer(f"bias{number}_{component}", offset.to(dtype))
+            # Newest first: the layers before (2, 3, ...), then the block's inputs (0, 1).
+            seen = [*range(number + 1, 1, -1), *inputs]
+            parts = weight.split([self.growth] * number + list(dense.inputs), dim=1)
+            for source, part in zip(seen, parts, strict=True):
+                for component, kernel in enumerate(kernels(part)):
+                    name = f"weight{number}_{source}_{component}"
+                    self.register_buffer(name, channels_last(kernel.to(dtype)))
+
+    def begin(self, skip: Tensor) -> Sums:
+        """Return what a skip adds to the layers, for use with many first inputs."""
+        batch, _, *sizes = skip.shape
+        sums = [
+            skip.new_zeros(batch, *sizes, self.growth).permute(0, 3, 1, 2)
+            for _ in range(self.count)
+        ]
+        for number, total in enumerate(sums):
+            self._add(total, number, 1, skip)
+        return sums
+
+    def forward(self, x: Tensor, skip: SkipState | None, name: str, buffers: Buffers) -> Tensor:
+        """Return what the last layer makes of the inputs, in the place called ``name``."""
+        seen = {0: x, 1: skip} if isinstance(skip, Tensor) else {0: x}
+        for number in range(self.count):
+            place = name if number == self.count - 1 else f"layer{number}"
+            total = buffers.features(place, x, self.growth)
+            _start(total, None if isinstance(skip, Tensor | None) else skip[number])
+            for source, features in seen.items():
+                self._add(total, number, source, features)
+            seen[number + 2] = activate_(total, self.activation)
+        return seen[self.count + 1]
+
+    def _add(self, total: Tensor, number: int, source: int, x: Tensor, component: int = 0) -> None:
+        """Add what one source of a layer brings; the bias comes with the first."""
+        bias = None if source else getattr(self, f"bias{number}_{component}")
+        weight = getattr(self, f"weight{number}_{source}_{component}")
+        add_convolution_(total, x, weight, bias)
+
+
+class TiledDense(FusedDense):
+    """Dense convolutions over three bins, tile by tile."""
+
+    def __init__(self, dense: DenseConvolutions, dtype: torch.dtype) -> None:
+        super().__init__(dense, dtype, tiled_kernels, tiled_offsets)
+
+    def begin(self, skip: Tensor) -> Sums:
+        """Return what a skip adds to the layers: [component, tile, frame, channel]."""
+        entered = self._enter(skip, "skip", Buffers())
+        shape = (*entered.shape[:3], self.growth)
+        sums = [skip.new_zeros(shape) for _ in range(self.count)]
+        for number, total in enumerate(sums):
+            self._add_tiles(total, number, 1, entered)
+        return sums
+
+    def forward(self, x: Tensor, skip: SkipState | None, name: str, buffers: Buffers) -> Tensor:
+        """Return what the last layer makes of the inputs, in the place called ``name``."""
+        frames = x.shape[3]
+        step = max(1, _STRIP_POINTS * torch.get_num_threads() // frames)
+        seen = {0: self._enter(x, "x", buffers)}
+        if isinstance(skip, Tensor):
+            seen[1] = self._enter(skip, "skip", buffers)
+        for number in range(self.count):
+            last = number == self.count - 1
+            y = buffers.features(name if last else "y", x, self.growth)
+            sums = None if isinstance(skip, Tensor | None) else skip[number]
+            tiles = y.permute(0, 2, 3, 1).view(-1, TILE, frames, self.growth)
+            for start in range(0, len(tiles), step):
+                strip = slice(start, start + step)
+                total = self._total(number, seen, sums, strip, buffers)
+                from_tiles(total.flatten(2), tiles[strip].flatten(2))
+                activate_(_as_features(tiles[strip].flatten(0, 1)), self.activation)
+            if last:
+                return y
+            seen[number + 2] = self._enter(y, f"layer{number}", buffers)
+        raise AssertionError("a block has at least one layer")
+
+    def _total(
+        self,
+        number: int,
+        seen: dict[int, Tensor],
+        sums: Tensor | None,
+        strip: slice,
+        buffers: Buffers,
+    ) -> Tensor:
+        """Return a layer's sum over all that it sees, for a strip of tiles."""
+        x = seen[0][:, strip]
+        total = buffers.take("total", (*x.shape[:3], self.growth), x)
+        _start(total, None if sums is None else sums[:, strip])
+        for source, components in seen.items():
+            self._add_tiles(total, number, source, components[:, strip])
+        return total
+
+    def _add_tiles(self, total: Tensor, number: int, source: int, x: Tensor) -> None:
+        for component, (into, part) in enumerate(zip(total, x, strict=True)):
+            self._add(_as_features(into), number, source, _as_features(part), component)
+
+    def _enter(self, x: Tensor, name: str, buffers: Buffers) -> Tensor:
+        """Return the components [component, tile, frame, channel] of features."""
+        batch, channels, bins, frames = x.shape
+        shape = (COMPONENTS, batch, bins // TILE, frames, channels)
+        components = buffers.take(name, shape, x)
+        into_tiles(x.permute(0, 2, 3, 1).flatten(2), components.flatten(3))
+        return components.flatten(1, 2)
+
+
+class DenseMixing(nn.Module):
+    """Dense convolutions, tiled where that is possible and pays."""
+
+    def __init__(self, dense: DenseConvolutions, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.direct = FusedDense(dense, dtype)
+        self.tiled = TiledDense(dense, dtype) if dense.kernel[1] == 3 else None
+
+    def begin(self, skip: Tensor) -> SkipState:
+        """Return what a skip adds to the layers, for use with many first inputs."""
+        return self._form(skip).begin(skip)
+
+    def forward(self, x: Tensor, skip: SkipState | None, name: str, buffers: Buffers) -> Tensor:
+        """Return the mixed inputs, in the place called ``name``."""
+        return self._form(x)(x, skip, name, buffers)
+
+    def _form(self, x: Tensor) -> FusedDense:
+        _, _, bins, frames = x.shape
+        few = bins * frames < _TILED_POINTS or x.device.type != "cpu"
+        return self.direct if self.tiled is None or few or bins % TILE else self.tiled
+
+
+def _start(total: Tensor, sums: Tensor | None) -> None:
+    if sums is None:
+        total.zero_()
+    else:
+        total.copy_(sums)
+
+
+def _as_features(points: Tensor) -> Tensor:
+    """[row, column, channel] -> [1, channel, row, column]: a view."""
+    return points.permute(2, 0, 1)[None]

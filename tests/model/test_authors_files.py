@@ -1,0 +1,156 @@
+"""The authors' checkpoint files of every age made into ours."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lasaft.authors_checkpoint import read_authors_checkpoint
+from lasaft.checkpoint import load_checkpoint, load_model
+from lasaft.errors import CheckpointError, ConfigError
+from lasaft.importing import import_checkpoint
+from tests.helpers.lightning import (
+    lightning_content,
+    save_old_lightning,
+)
+from tests.helpers.parity import Fixture, relative_error
+
+NETWORK = "net_gpocm_lasaft_decoder"
+
+
+@pytest.fixture(scope="module")
+def fixture() -> Fixture:
+    return Fixture(NETWORK)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before torch 1.6"])
+def test_an_old_lightning_file_is_imported_without_its_classes(
+    tmp_path: Path, fixture: Fixture, legacy: bool
+) -> None:
+    file = save_old_lightning(tmp_path / "epoch=3.ckpt", fixture, legacy=legacy)
+    digest, config, left_out = import_checkpoint(file, tmp_path / "c")
+    found = load_checkpoint(tmp_path / "c")
+    assert (found.hash, found.config) == (digest, config)
+    assert left_out == ["criterion", "optimizer_class", "options", "train_loss", "where"]
+    assert found.provenance["imported_from"] == "epoch=3.ckpt"
+    assert found.provenance["file"]["global_step"] == 1234
+    assert found.provenance["hyper_parameters"]["seed"] == 2020
+    model = load_model(tmp_path / "c")
+    with torch.no_grad():
+        ours = model(fixture.waves("wave"), fixture["condition"])
+    # The reference's own waveform; float32 against float32.
+    assert relative_error(ours, fixture.waves("separated")) < 1e-5
+
+
+def test_every_tensor_equals_what_torch_itself_reads(tmp_path: Path, fixture: Fixture) -> None:
+    base = torch.arange(24.0)
+    state = {
+        **fixture.state,
+        "view": base.view(4, 6)[1:, 2:5],
+        "transposed": base.view(4, 6).T,
+        "scalar": torch.tensor(3.5, dtype=torch.float64),
+        "empty": torch.zeros(0, 3),
+        "half": torch.randn(3, 5).half(),
+        "brain": torch.randn(7).bfloat16(),
+        "flags": torch.tensor([True, False]),
+        "expanded": torch.ones(1).expand(5),
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+    }
+    for legacy in (False, True):
+        file = tmp_path / f"{legacy}.ckpt"
+        content = lightning_content(fixture, state_dict=state)
+        torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+        ours = read_authors_checkpoint(file).state_dict
+        assert list(ours) == list(state)
+        for name, value in state.items():
+            assert ours[name].dtype == value.dtype
+            assert torch.equal(ours[name], value)
+
+
+def test_source_names_can_be_given(tmp_path: Path, fixture: Fixture) -> None:
+    torch.save(lightning_content(fixture), tmp_path / "a.ckpt")
+    names = ["voice", "kit", "low", "rest"]
+    import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c", names)
+    assert load_model(tmp_path / "c").config.sources == tuple(names)
+    with pytest.raises(ConfigError, match=r"sources: got 1 .*made for 4"):
+        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c", ["voice"])
+    with pytest.raises(ConfigError, match="more than once"):
+        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c", ["a", "a", "b", "c"])
+
+
+def test_weights_that_do_not_fit_are_listed_by_the_authors_names(
+    tmp_path: Path, fixture: Fixture
+) -> None:
+    state = dict(fixture.state)
+    del state["spec2spec.last_conv.0.weight"]
+    state["spec2spec.surplus"] = torch.zeros(1)
+    state["spec2spec.embedding.weight"] = torch.zeros(4, 99)
+    torch.save(lightning_content(fixture, state_dict=state), tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"a\.ckpt: the weights do not fit") as caught:
+        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
+    for line in (
+        "missing: last_conv.0.weight",
+        "unexpected: surplus",
+        "embedding.weight is [4, 99]",
+    ):
+        assert line in str(caught.value)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"weights": 1, "epoch": 2}, r"has no state_dict, .* \(weights, epoch\)"),
+        ([1, 2], "has no state_dict"),
+        ({"state_dict": {"a": 1}, "hyper_parameters": {}}, "state_dict are no tensors: a"),
+        ({"state_dict": {"a": torch.ones(1)}}, "has no hyper_parameters"),
+        (
+            {"state_dict": {"a": torch.ones(1)}, "hyper_parameters": {"n_fft": 256}},
+            r"a\.ckpt: the weights are of none of the authors'",
+        ),
+    ],
+)
+def test_files_that_are_no_lightning_checkpoint_are_refused(
+    tmp_path: Path, content: Any, message: str
+) -> None:
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=message):
+        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
+
+
+def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "words.ckpt").write_text("these are words, not weights")
+    with pytest.raises(CheckpointError, match=r"words\.ckpt: is no PyTorch checkpoint"):
+        read_authors_checkpoint(tmp_path / "words.ckpt")
+    with zipfile.ZipFile(tmp_path / "zip.ckpt", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(CheckpointError, match=r"zip\.ckpt: is a zip file, but not one of torch"):
+        read_authors_checkpoint(tmp_path / "zip.ckpt")
+    with pytest.raises(CheckpointError, match=r"none\.ckpt: does not exist"):
+        read_authors_checkpoint(tmp_path / "none.ckpt")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        read_authors_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["hparams", "module_arguments"])
+def test_older_names_of_the_hyper_parameters_are_understood(
+    tmp_path: Path, fixture: Fixture, name: str
+) -> None:
+    content = lightning_content(fixture)
+    content[name] = content.pop("hyper_parameters")
+    torch.save(content, tmp_path / "a.ckpt")
+    import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
+    assert load_model(tmp_path / "c").config == fixture.model().config
+
+
+def test_keys_of_a_parallel_wrapper_are_understood(tmp_path: Path, fixture: Fixture) -> None:
+    state = {f"module.{key}": value for key, value in fixture.state.items()}
+    torch.save(lightning_content(fixture, state_dict=state), tmp_path / "a.ckpt")
+    import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
+    with torch.no_grad():
+        ours = load_model(tmp_path / "c")(fixture.waves("wave"), fixture["condition"])
+    assert relative_error(ours, fixture.waves("separated")) < 1e-5
