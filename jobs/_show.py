@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._run import Result
+from jobs._run import EXIT_FAILED, Result
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 
 if TYPE_CHECKING:
+    from pipeline.inspection import Inspection
     from pipeline.manifest import Manifest
+    from pipeline.repair import Repair
+    from pipeline.search.conclusion import SearchResult
     from pipeline.steps import StepResult
     from pipeline.summary import Summary
     from pipeline.training.result import TrainResult
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
 def shards_result(config: RunConfig, manifest: Manifest) -> Result:
     """Return what preprocessing made."""
-    folder = RunFolder.of(config).shards
+    folder = RunFolder.of(config).shards_address or RunFolder.of(config).shards
     frames = sum(track.frames for track in manifest.tracks)
     seconds = frames * manifest.settings.hop_length / manifest.settings.sample_rate
     splits = [track.split for track in manifest.tracks]
@@ -32,6 +37,36 @@ def shards_result(config: RunConfig, manifest: Manifest) -> Result:
     )
     data = {"shards_dir": str(folder), "tracks": counts, "frames": frames, "hash": manifest.hash}
     return Result(text, data)
+
+
+def inspection_result(config: RunConfig, found: Inspection) -> Result:
+    """Return what reading all shards again found: exit code 1 if one is damaged."""
+    folder = RunFolder.of(config).shards_address or RunFolder.of(config).shards
+    count = f"{found.shards} shards, {found.size_bytes / 1e9:.2f} GB"
+    data = {
+        "shards_dir": str(folder),
+        "shards": found.shards,
+        "size_bytes": found.size_bytes,
+        "damaged": [{"path": fault.path, "what": fault.what} for fault in found.faults],
+    }
+    if not found.faults:
+        assert found.manifest is not None
+        text = f"{count} in {folder}: every byte is right\nhash  {found.manifest.hash}"
+        return Result(text, data)
+    root = config.data.musdb_root or "<songs>"
+    lines = [f"{len(found.faults)} damaged files ({count} in {folder})"]
+    lines += [f"  {fault}" for fault in found.faults]
+    place = shlex.quote(str(folder))
+    lines += [f"run: python -m jobs.preprocess --repair --shards_dir {place} --musdb_root {root}"]
+    return Result("\n".join(lines), data, EXIT_FAILED)
+
+
+def repair_result(config: RunConfig, repair: Repair) -> Result:
+    """Return what was built again."""
+    after = inspection_result(config, repair.after)
+    lines = [f"repaired  {fault}" for fault in repair.before.faults]
+    repaired = [fault.path for fault in repair.before.faults]
+    return Result("\n".join([*lines, after.text]), {**after.data, "repaired": repaired})
 
 
 def training_result(result: TrainResult) -> Result:
@@ -49,6 +84,23 @@ def training_result(result: TrainResult) -> Result:
     return Result("\n".join(lines), result.to_json())
 
 
+def search_result(config: RunConfig, result: SearchResult) -> Result:
+    """Return the table of a search, its winner, and what trains it."""
+    from pipeline.search.table import table_text
+    from pipeline.tracking import ui_command
+
+    winner = result.winner.trial
+    places = {"winner": winner.title, "settings": str(result.preset), "report": str(result.page)}
+    if config.tracking.log:
+        places["mlflow"] = ui_command(config)
+    lines = [table_text(result), "", *(f"{name:<10}{place}" for name, place in places.items())]
+    lines.append(f"{'train it':<10}python -m jobs.train --preset {shlex.quote(str(result.preset))}")
+    if result.note:
+        lines.append(f"{'note':<10}{result.note}: with more of it the same command goes on")
+    data = json.loads((result.folder / "results.json").read_bytes())
+    return Result("\n".join(lines), {**data, **places})
+
+
 def decibel(value: float | None) -> str:
     """Return ``value`` with two digits, or a dash where there is none.
 
@@ -63,7 +115,7 @@ def read_summaries(config: RunConfig) -> list[Summary]:
     from pipeline.summary import read_summary
 
     paths = sorted(RunFolder.of(config).scores.glob("*/summary.json"))
-    order = ("model", "estimates")
+    order = ("model", "estimates", "scores")
     return sorted(
         (read_summary(path) for path in paths), key=lambda one: one.system.kind not in order
     )
@@ -71,7 +123,7 @@ def read_summaries(config: RunConfig) -> list[Summary]:
 
 def scores_result(config: RunConfig, report: Path | None = None) -> Result:
     """Return the scores of a run: a table for each system, with the mixture beside it."""
-    from pipeline.aggregate import score_table
+    from pipeline.score_table import score_table
 
     summaries = read_summaries(config)
     mixture = next((one for one in summaries if one.system.kind == "mixture"), None)

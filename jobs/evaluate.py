@@ -16,10 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(command: Command) -> Result:
     from jobs._show import scores_result
-    from pipeline.cluster import connected
+    from pipeline.shared_storage import ready_cluster
     from pipeline.stages import score_songs
 
-    with connected(command.config.cluster):
+    if command.config.evaluate.scores_dir is not None:  # nothing to compute
+        score_songs(command.config)
+        return scores_result(command.config)
+    with ready_cluster(command.config):
         score_songs(command.config)
     return scores_result(command.config)
 

@@ -18,12 +18,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(command: ReadmeCommand) -> Result:
-    from pipeline.cluster import connected
     from pipeline.folders import RunFolder
+    from pipeline.shared_storage import ready_cluster
     from pipeline.steps import locked
 
     stage = _train if command.mode == "train" else _evaluate
-    with locked(RunFolder.of(command.config).root), connected(command.config.cluster):
+    with locked(RunFolder.of(command.config).root), ready_cluster(command.config):
         return stage(command.config)
 
 

@@ -1,4 +1,7 @@
-"""Turns songs into shards: ``python -m jobs.preprocess --musdb_root R --shards_dir S``."""
+"""Turns songs into shards: ``python -m jobs.preprocess --musdb_root R --shards_dir S``.
+
+With ``--verify`` it reads the shards again, with ``--repair`` it builds the damaged ones alone.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(command: Command) -> Result:
     from jobs._show import shards_result
-    from pipeline.cluster import connected
+    from pipeline.shared_storage import ready_cluster
     from pipeline.stages import make_shards
 
-    with connected(command.config.cluster):
+    if command.flags:
+        return _look(command)
+    with ready_cluster(command.config):
         return shards_result(command.config, make_shards(command.config))
+
+
+def _look(command: Command) -> Result:
+    from jobs._show import inspection_result, repair_result
+    from pipeline.folders import RunFolder
+    from pipeline.repair import repair_shards, verify_shards
+    from pipeline.shared_storage import ready_cluster
+    from pipeline.storage import RemoteFolder, shard_place
+    from pipeline.store_repair import repair_store, verify_store
+
+    folder = RunFolder.of(command.config)
+    place = shard_place(folder)
+    if isinstance(place, RemoteFolder):
+        found = verify_store(place)
+        if not found.faults or "repair" not in command.flags:
+            return inspection_result(command.config, found)
+        return repair_result(command.config, repair_store(folder.shards, place, found))
+    found = verify_shards(place)
+    if not found.faults or "repair" not in command.flags:
+        return inspection_result(command.config, found)
+    with ready_cluster(command.config):
+        return repair_result(command.config, repair_shards(command.config, found))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(command: Command) -> Result:
     from jobs._show import training_result
-    from pipeline.cluster import connected
+    from pipeline.shared_storage import ready_cluster
     from pipeline.stages import train_network
 
-    with connected(command.config.cluster):
+    with ready_cluster(command.config):
         return training_result(train_network(command.config))
 
 

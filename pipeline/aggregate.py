@@ -1,4 +1,4 @@
-"""From the frames of many tracks to the figures of a leaderboard: medians, means, the table."""
+"""From the frames of many tracks to the figures of a leaderboard: medians and means."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 import numpy as np
 
 from lasaft.errors import DataError
-from pipeline.score_files import METRICS, FrameScores
+from pipeline.scenarios import ACCOMPANIMENT
+from pipeline.score_files import ALL_METRICS, METRICS, WHOLE_METRICS, FrameScores
 from pipeline.summary import (
-    AGGREGATION,
     LARGEST_DB,
-    METRIC,
     DataIdentity,
     Figure,
+    Scenario,
     Summary,
     System,
     TrackSummary,
+    definitions,
 )
 
 
 def summarise_track(name: str, file: str, sha256: str, scores: FrameScores) -> TrackSummary:
-    """Return the medians over frames of one track, and how many frames are NaN."""
+    """Return one figure for each source and metric of a track, and how many frames are NaN."""
     first = next(iter(scores.values.values()))
     return TrackSummary(
         name=name,
@@ -30,8 +31,9 @@ def summarise_track(name: str, file: str, sha256: str, scores: FrameScores) -> T
         sha256=sha256,
         frames=len(first["SDR"]),
         nan_frames={s: int(np.isnan(m["SDR"]).sum()) for s, m in scores.values.items()},
-        medians={
+        scores={
             source: {metric: reduce(metrics[metric], np.median) for metric in METRICS}
+            | {metric: scores.whole.get(source, {}).get(metric) for metric in WHOLE_METRICS}
             for source, metrics in scores.values.items()
         },
     )
@@ -56,10 +58,10 @@ def aggregate(
     return {
         source: {
             metric: Figure(
-                median=reduce([t.medians[source][metric] for t in tracks], np.median),
-                mean=reduce([t.medians[source][metric] for t in tracks], np.mean),
+                median=reduce([t.scores[source][metric] for t in tracks], np.median),
+                mean=reduce([t.scores[source][metric] for t in tracks], np.mean),
             )
-            for metric in METRICS
+            for metric in ALL_METRICS
         }
         for source in sources
     }
@@ -71,7 +73,9 @@ def summarise(
     data: DataIdentity,
     tracks: Sequence[TrackSummary],
     *,
+    scenario: Scenario = "sources",
     verified: Sequence[Mapping[str, Any]] = (),
+    command: str = "",
 ) -> Summary:
     """Return the summary of a system over all its tracks.
 
@@ -80,11 +84,11 @@ def summarise(
     """
     if not tracks:
         raise DataError(f"{name}: no scored track to summarise")
-    sources = list(tracks[0].medians)
+    sources = list(tracks[0].scores)
     for track in tracks:
-        if list(track.medians) != sources:
+        if list(track.scores) != sources:
             raise DataError(
-                f"{name}: track {track.name!r} is scored on {', '.join(track.medians)}, but "
+                f"{name}: track {track.name!r} is scored on {', '.join(track.scores)}, but "
                 f"{tracks[0].name!r} on {', '.join(sources)}; score them on the same sources"
             )
     scores = aggregate(tracks, sources)
@@ -92,19 +96,22 @@ def summarise(
         name=name,
         system=system,
         data=data,
+        scenario=scenario,
+        definitions=definitions(scenario),
         sources=sources,
         scores=scores,
-        average={metric: _average(scores, metric) for metric in METRICS},
+        average={metric: _average(scores, metric) for metric in ALL_METRICS},
         frames=sum(track.frames for track in tracks),
         nan_frames={s: sum(track.nan_frames[s] for track in tracks) for s in sources},
         verified=[dict(record) for record in verified],
+        command=command,
         tracks=list(tracks),
     )
 
 
 def _average(scores: Mapping[str, Mapping[str, Figure]], metric: str) -> Figure:
-    medians = [figures[metric].median for figures in scores.values()]
-    means = [figures[metric].mean for figures in scores.values()]
+    own = [figures[metric] for source, figures in scores.items() if source != ACCOMPANIMENT]
+    medians, means = [figure.median for figure in own], [figure.mean for figure in own]
     whole = None not in medians
     return Figure(
         median=reduce(medians, np.mean) if whole else None,
@@ -112,57 +119,6 @@ def _average(scores: Mapping[str, Mapping[str, Figure]], metric: str) -> Figure:
     )
 
 
-def score_table(summary: Summary, baseline: Summary | None = None) -> str:
-    """Return the plain-text table of a terminal: sources x SDR ISR SIR SAR, beside a baseline.
-
-    Args:
-        summary: of the system of interest.
-        baseline: of another system on the same tracks (the mixture), shown with the difference.
-    """
-    blocks = [(summary.name, lambda s, m: _median(summary, s, m))]
-    if baseline is not None:
-        blocks.append((baseline.name, lambda s, m: _median(baseline, s, m)))
-        blocks.append(("difference", lambda s, m: _difference(summary, baseline, s, m)))
-    rows = [*summary.sources, "average"]
-    label = max(len(row) for row in rows) + 1
-    width = 7 * len(METRICS)
-    data = summary.data
-    lines = [
-        f"{data.name}, {data.split}, {len(summary.tracks)} tracks: {METRIC} in dB, {AGGREGATION}",
-        " " * label + "  ".join(f" {_cut(name, width - 1):^{width - 1}}" for name, _ in blocks),
-        " " * label + "  ".join("".join(f"{m:>7}" for m in METRICS) for _ in blocks),
-    ]
-    for row in rows:
-        cells = ("".join(_cell(value(row, metric)) for metric in METRICS) for _, value in blocks)
-        lines.append(f"{row:<{label}}" + "  ".join(cells))
-    if any(summary.nan_frames.values()):
-        lines.append(f"frames without a number (silent): {_nan_text(summary)}")
-    return "\n".join(lines)
-
-
-def _nan_text(summary: Summary) -> str:
-    counts = [f"{source} {count}" for source, count in summary.nan_frames.items()]
-    return f"{', '.join(counts)} of {summary.frames}"
-
-
-def _median(summary: Summary, source: str, metric: str) -> float | None:
-    figures = summary.average if source == "average" else summary.scores.get(source, {})
-    return figures[metric].median if metric in figures else None
-
-
-def _difference(one: Summary, other: Summary, source: str, metric: str) -> float | None:
-    return difference(_median(one, source, metric), _median(other, source, metric))
-
-
 def difference(a: float | None, b: float | None) -> float | None:
     """Return ``a - b`` in dB, or None where one is no number or beyond ``LARGEST_DB``."""
     return None if a is None or b is None or max(a, b) > LARGEST_DB else a - b
-
-
-def _cell(value: float | None) -> str:
-    text = "-" if value is None else f"{value:.2f}"
-    return f"{f'>{LARGEST_DB:.0f}' if value is not None and value > LARGEST_DB else text:>7}"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

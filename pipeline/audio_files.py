@@ -1,4 +1,4 @@
-"""Headers and samples of wav and .stem.mp4 files, in blocks of bounded size."""
+"""Headers and samples of wav, flac and .stem.mp4 files, in blocks of bounded size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -34,20 +35,42 @@ class Header:
     samples: int
 
 
-def read_wav_header(path: Path) -> Header:
-    """Return the header of a wav file.
+def read_sound_header(path: Path) -> Header:
+    """Return the header of a wav or flac file.
 
     Raises:
         AudioError: the file is no audio, or shorter than its header says.
     """
     try:
         missing = _missing_wav_bytes(path)
-        info = soundfile.info(str(path))
+        with soundfile.SoundFile(str(path)) as file:
+            header = Header(file.samplerate, file.channels, file.frames)
+            whole = missing or _ends_where_it_says(file)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"cannot be read as audio ({_reason(error)})") from error
     if missing:
         raise AudioError(f"is truncated: {missing} bytes fewer than its header says")
-    return Header(info.samplerate, info.channels, info.frames)
+    if not whole:
+        raise AudioError(f"is truncated: its header says {header.samples} samples")
+    return header
+
+
+def is_pcm(path: Path) -> bool:
+    """Return whether a file's samples are whole numbers, which are always finite."""
+    try:
+        return soundfile.info(str(path)).subtype.startswith("PCM_")
+    except soundfile.LibsndfileError:
+        return False
+
+
+def _ends_where_it_says(file: soundfile.SoundFile) -> bool:
+    if file.frames == 0:
+        return True
+    try:
+        file.seek(file.frames - 1)
+        return len(file.read(1, always_2d=True)) == 1
+    except soundfile.LibsndfileError:
+        return False
 
 
 def _reason(error: Exception) -> str:
@@ -127,12 +150,16 @@ def _missing_mp4_bytes(path: Path) -> int:
     return position - size
 
 
-def wav_blocks(paths: list[Path], block_samples: int) -> Iterator[Tensor]:
-    """Read wav files of one shape side by side.
+def sound_blocks(
+    paths: Sequence[Path], block_samples: int, start: int = 0, stop: int | None = None
+) -> Iterator[Tensor]:
+    """Read wav or flac files of one shape side by side.
 
     Args:
         paths: one file a stream; all of the same length and channels.
         block_samples: samples in a block; the last block may be shorter.
+        start: the first sample.
+        stop: the sample after the last (None: the end).
 
     Yields:
         float32 [stream, channel, sample], in [-1, 1) for PCM; 16-bit samples are n / 32768.
@@ -140,33 +167,42 @@ def wav_blocks(paths: list[Path], block_samples: int) -> Iterator[Tensor]:
     Raises:
         AudioError: a file ends before the others, or cannot be read.
     """
-    files: list[soundfile.SoundFile] = []
-    try:
-        files.extend(_open_wav(path) for path in paths)
-        lengths = [file.frames for file in files]
-        for start in range(0, max(lengths), block_samples):
-            count = min(block_samples, max(lengths) - start)
-            block = torch.empty(len(files), files[0].channels, count)
+    with ExitStack() as stack:
+        files = [stack.enter_context(_open_sound(path)) for path in paths]
+        end = max(file.frames for file in files) if stop is None else stop
+        if start:
+            for path, file in zip(paths, files, strict=True):
+                _seek(path, file, start)
+        for at in range(start, end, block_samples):
+            block = torch.empty(len(files), files[0].channels, min(block_samples, end - at))
             for stream, path, file in zip(block, paths, files, strict=True):
-                _read_wav_block(stream, path, file)
+                _read_block(stream, path, file)
             yield block
-    finally:
-        for file in files:
-            file.close()
 
 
-def _open_wav(path: Path) -> soundfile.SoundFile:
+def _open_sound(path: Path) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(str(path))
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path.name} cannot be read as audio ({_reason(error)})") from error
 
 
-def _read_wav_block(stream: Tensor, path: Path, file: soundfile.SoundFile) -> None:
+def _seek(path: Path, file: soundfile.SoundFile, sample: int) -> None:
+    try:
+        file.seek(sample)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path.name} has no sample {sample} ({_reason(error)})") from error
+
+
+def _read_block(stream: Tensor, path: Path, file: soundfile.SoundFile) -> None:
     # libsndfile converts int16 to float six times slower than torch does, to the same bits.
     is_int16 = file.subtype == "PCM_16"
     at = file.tell()
-    samples = file.read(stream.shape[-1], dtype="int16" if is_int16 else "float32", always_2d=True)
+    kind = "int16" if is_int16 else "float32"
+    try:
+        samples = file.read(stream.shape[-1], dtype=kind, always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path.name} is damaged after sample {at} ({_reason(error)})") from error
     if samples.shape != stream.shape[::-1]:
         raise AudioError(
             f"{path.name} ends at sample {at + len(samples)} with {samples.shape[1]} channels; "

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lasaft.config import MUSDB18_SOURCES
-from lasaft.config import without_effect as model_without_effect
+from lasaft.effects import without_effect as model_without_effect
+from pipeline.search_config import search_without_effect
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig, TrainConfig
@@ -33,8 +34,19 @@ def train_problems(train: TrainConfig) -> Iterator[str]:
             f"auto_lr_schedule: got True, allowed: only with lr_schedule constant, "
             f"which is {train.lr_schedule}"
         )
+    if train.compile and train.activation_checkpointing:
+        yield (
+            "activation_checkpointing: got True, allowed: only without compile, which decides by "
+            "itself what to compute again"
+        )
     share = train.processes * train.accumulate_grad_batches
-    if train.batch_size % share:
+    if train.batch_size % share and isinstance(train.world_size, str) and not train.gpus:
+        yield (
+            f"world_size: got {train.world_size}, allowed: a range with a number of processes "
+            f"among which a batch divides (batch_size {train.batch_size}, accumulate_grad_batches "
+            f"{train.accumulate_grad_batches})"
+        )
+    elif train.batch_size % share:
         yield (
             f"batch_size: got {train.batch_size}, allowed: a multiple of {share} (processes "
             f"{train.processes} x accumulate_grad_batches {train.accumulate_grad_batches})"
@@ -54,6 +66,14 @@ def run_problems(run: RunConfig) -> Iterator[str]:
         yield (
             f"sources: got {', '.join(sources)}, allowed with synthetic songs: "
             f"{', '.join(MUSDB18_SOURCES)}"
+        )
+    gpus = run.train.gpus or run.train.resources.get("GPU") or run.search.trial_gpus
+    if run.search.trial_gpus is not None and run.train.processes > 1:
+        yield f"trial_gpus: got {run.search.trial_gpus}, allowed: only with one process a trial"
+    if run.search.max_gpu_hours is not None and not gpus:
+        yield (
+            f"max_gpu_hours: got {run.search.max_gpu_hours}, allowed: only where trials have GPUs "
+            "(gpus 1, or trial_gpus 0.5)"
         )
     share = run.train.processes * run.train.accumulate_grad_batches
     lonely = run.train.batch_size == share
@@ -83,24 +103,35 @@ def synthetic_songs(run: RunConfig) -> int:
 def without_effect(run: RunConfig) -> dict[str, str]:
     """Return the options that do nothing with the others chosen, each with the reason."""
     data, train = run.data, run.train
-    reasons = model_without_effect(run.model)
+    reasons = model_without_effect(run.model) | search_without_effect(run.search)
     if data.musdb_root is not None:
         names = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
         reasons |= dict.fromkeys(names, "musdb_root is given, so no songs are made")
     elif not synthetic_songs(run):
         names = ("synthetic_seconds", "synthetic_seed")
         reasons |= dict.fromkeys(names, "no synthetic songs are asked for (synthetic_train ...)")
-    if not data.gain_probability:
-        reasons["gain_db"] = "gain_probability is 0"
+    if not isinstance(data.shards_dir, str):
+        names = ("cache_dir", "cache_gb")
+        reasons |= dict.fromkeys(names, "shards_dir is no address: its files are read in place")
+    sizes = {"gain_db": "gain_probability", "mixup_share": "mixup_probability"}
+    reasons |= {size: f"{name} is 0" for size, name in sizes.items() if not getattr(data, name)}
     if "raw_and_spec" not in (train.train_loss, train.val_loss):
         reasons |= dict.fromkeys(RAW_AND_SPEC, "neither train_loss nor val_loss is raw_and_spec")
     if train.gpus:
         reasons["world_size"] = f"gpus {train.gpus} says how many processes there are"
     if train.processes == 1:
         reasons["sync_batchnorm"] = "there is one process (world_size or gpus above 1 makes more)"
+    if run.search.trial_gpus is not None and train.gpus:
+        reasons["trial_gpus"] = f"gpus {train.gpus} says how many GPUs a trial has"
     if run.evaluate.estimates_dir is not None:
         names = ("checkpoint", "overlap_ratio", "save_estimates")
         reasons |= dict.fromkeys(names, "estimates_dir holds finished estimates")
+    if run.evaluate.scores_dir is not None:
+        names = (
+            "checkpoint", "overlap_ratio", "save_estimates", "estimates_dir", "verify", "oracles",
+            "scenario", "report_audio",
+        )  # fmt: skip
+        reasons |= dict.fromkeys(names, "scores_dir holds finished scores")
     if not run.tracking.log:
         reasons |= dict.fromkeys(("tracking_uri", "experiment_name"), "log is False")
     if run.cluster.address is not None:

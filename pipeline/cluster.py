@@ -12,7 +12,8 @@ from pipeline.config import ClusterConfig
 from pipeline.interrupts import held
 
 # Ray reads these when it is imported or when its workers start. Reports are paced by the
-# controller's poll: 0.2 s loses only the current epoch when a worker dies.
+# controller's poll: 0.2 s loses only the current epoch when a worker dies. Workers started in
+# advance would never be used: whatever we run has an environment of its own.
 _QUICK_AND_QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -20,6 +21,7 @@ _QUICK_AND_QUIET = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
@@ -80,7 +82,7 @@ def _connect(config: ClusterConfig) -> None:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:  # ValueError: it has no address's form
         raise ConfigError(
             f"address: no Ray cluster answers at {address!r} ({error}); allowed: the address of a "
             "running cluster, 'auto', or nothing for one on this machine"

@@ -10,8 +10,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lasaft.config import ModelConfig, Settings
 from lasaft.errors import ConfigError
+from pipeline.addresses import check_place
 from pipeline.checks import check_run_id, run_problems, train_problems
 from pipeline.options import options_of, problems_of
+from pipeline.process_counts import check_world_size, parse_resources, world_sizes
+from pipeline.search_config import SearchConfig
 
 LossName = Literal[
     "spec_l1", "spec_l2", "spec_mse", "raw_l1", "raw_l2", "raw_mse", "raw_and_spec",
@@ -30,16 +33,22 @@ def _refuse(problems: Iterable[str]) -> None:
 class DataConfig(Settings):
     """Where songs come from, how they are kept as shards, and how windows are drawn."""
 
-    musdb_root: Path | None = Field(default=None, description="MUSDB18 folder (wav or .stem.mp4)")
+    musdb_root: Path | None = Field(
+        default=None, description="MUSDB18, or own tracks (wav, flac, .stem.mp4)"
+    )
     musdb_is_wav: bool | None = Field(
-        default=None, description="wav layout (None: look at the files)"
+        default=None, description="folders of wav or flac, no .stem.mp4 (None: look)"
     )
-    shards_dir: Path | None = Field(
-        default=None, description="shard folder (None: <output_dir>/shards)"
+    shards_dir: Path | str | None = Field(
+        default=None, description="shard folder or address (None: <output_dir>/shards)"
     )
+    cache_dir: Path | None = Field(
+        default=None, description="a node's copies of remote shards (None: ~/.cache/lasaft/shards)"
+    )
+    cache_gb: float = Field(default=100.0, gt=0, description="most GB of such copies on a node")
     filed_mode: bool = Field(default=True, description="keep the shards for later runs")
     max_frames_per_shard: int = Field(
-        default=65536, ge=256, description="STFT frames in one shard file"
+        default=16384, ge=256, description="STFT frames in one shard file, made by one task"
     )
     dev_mode: bool = Field(default=False, description="a small subset: one track a split")
 
@@ -59,6 +68,9 @@ class DataConfig(Settings):
         default="iid",
         description="windows drawn independently, or so that an epoch covers every frame",
     )
+    remix_probability: Probability = Field(
+        default=1.0, description="chance that each source of a mixture has a place of its own"
+    )
     gain_probability: Probability = Field(
         default=0.0, description="chance of a random gain a source"
     )
@@ -69,8 +81,22 @@ class DataConfig(Settings):
         default=0.0, description="chance of a sign flip a source"
     )
     channel_swap_probability: Probability = Field(
-        default=0.0, description="chance of left-right swap"
+        default=0.0, description="chance that left and right of a source change places"
     )
+    mixup_probability: Probability = Field(
+        default=0.0, description="chance that a source is a blend of two windows of it"
+    )
+    mixup_share: float = Field(
+        default=0.5, ge=0, le=1, description="largest share of the second window in a blend"
+    )
+    val_mixture: Literal["stored", "sum"] = Field(
+        default="stored", description="validate on the songs' own mixtures, or the sources' sums"
+    )
+
+    @field_validator("shards_dir", mode="plain")
+    @classmethod
+    def _is_a_place(cls, value: object) -> Path | str | None:
+        return check_place("shards_dir", value)
 
 
 class TrainConfig(Settings):
@@ -87,6 +113,9 @@ class TrainConfig(Settings):
     )
     min_epochs: int = Field(default=1, ge=1, description="no early stop before this many epochs")
     max_epochs: int = Field(default=1000, ge=1, description="the last epoch")
+    time_limit_hours: float | None = Field(
+        default=None, gt=0, description="training ends after so many hours (all calls together)"
+    )
     patience: int = Field(
         default=40, ge=1, description="epochs without a better val_loss before a stop"
     )
@@ -117,8 +146,18 @@ class TrainConfig(Settings):
     accumulate_grad_batches: int = Field(
         default=1, ge=1, description="micro-batches a step, a process"
     )
+    ema_decay: float | None = Field(
+        default=None, gt=0, le=0.99999, description="validate and save a moving average of weights"
+    )
     precision: Literal["16", "bf16", "32"] = Field(
         default="32", description="bits of the arithmetic"
+    )
+    compile: bool = Field(default=False, description="let torch compile the network")
+    activation_checkpointing: bool = Field(
+        default=False, description="less memory, more time: run each block again in backward"
+    )
+    deterministic: bool = Field(
+        default=False, description="on GPUs too, equal runs give equal bits; some are slower"
     )
     seed: int = Field(default=2020, ge=0, le=2**32 - 1, description="seed of weights and draws")
 
@@ -130,12 +169,21 @@ class TrainConfig(Settings):
         default=300.0, gt=0, description="save the training state at least this often"
     )
     resume_from_checkpoint: Path | None = Field(
-        default=None, description="start from these weights (a checkpoint folder)"
+        default=None, description="start from these weights (a checkpoint, or a .ckpt file)"
+    )
+    sample_every_epochs: int = Field(
+        default=10, ge=0, description="epochs from one audio excerpt to the next (0: none)"
     )
 
-    world_size: int = Field(default=1, ge=1, description="DDP processes")
+    world_size: int | str = Field(
+        default=1, description="DDP processes (MIN:MAX: as many as there is room for)"
+    )
     gpus: int | None = Field(
         default=None, ge=0, description="that many DDP processes, one on each GPU"
+    )
+    resources_per_worker: str | None = Field(
+        default=None,
+        description="what each process holds, such as CPU=2,GPU=1 (None: a share of the CPUs)",
     )
     distributed_backend: Literal["ddp"] = Field(
         default="ddp", description="the way of many processes"
@@ -150,14 +198,38 @@ class TrainConfig(Settings):
     pin_memory: bool = Field(default=False, description="page-locked batches (GPU only)")
 
     @property
+    def world_sizes(self) -> tuple[int, ...]:
+        """The numbers of DDP processes that may train, fewest first: ``gpus``, or ``world_size``.
+
+        Of a range those remain among which a batch divides evenly.
+        """
+        return world_sizes(self)
+
+    @property
     def processes(self) -> int:
-        """How many DDP processes train: ``gpus`` if it is given, else ``world_size``."""
-        return self.gpus or self.world_size
+        """How many DDP processes train at most."""
+        return self.world_sizes[-1]
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What ``resources_per_worker`` names; empty where it is left to the cluster."""
+        return parse_resources(self.resources_per_worker or "")
 
     @property
     def synchronised(self) -> bool:
         """Whether normalisation spans more than one process."""
         return self.sync_batchnorm and self.processes > 1
+
+    @field_validator("world_size")
+    @classmethod
+    def _is_a_number_of_processes(cls, value: int | str) -> int | str:
+        return check_world_size(value)
+
+    @field_validator("resources_per_worker")
+    @classmethod
+    def _names_resources(cls, value: str | None) -> str | None:
+        parse_resources(value or "")
+        return value
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> Self:
@@ -184,6 +256,14 @@ class EvaluateConfig(Settings):
     )
     estimates_dir: Path | None = Field(
         default=None, description="score <split>/<track>/<source>.wav here, not a checkpoint"
+    )
+    scores_dir: Path | None = Field(
+        default=None,
+        description="put another system's museval files <split>/<track>.json here on the board",
+    )
+    scenario: Literal["sources", "vocals_accompaniment"] = Field(
+        default="sources",
+        description="sources against each other, or vocals against accompaniment as well",
     )
     report_audio: int = Field(
         default=1, ge=0, le=20, description="songs with players in the report"
@@ -230,6 +310,7 @@ class RunConfig(Settings):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    search: SearchConfig = SearchConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()

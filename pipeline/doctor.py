@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import os
 import shutil
-import urllib.error
+import sqlite3
 import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +17,21 @@ from lasaft.errors import LasaftError
 from pipeline.cluster import connected
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
-from pipeline.manifest import ShardSettings
+from pipeline.manifest import MANIFEST_NAME, ShardSettings, read_manifest
 from pipeline.preprocess import needed_bytes
+from pipeline.shard_cache import default_cache_dir
+from pipeline.shared_storage import storage_faults
 from pipeline.songs import wants_songs
+from pipeline.splits import SPLITS, SPLITS_FILE, normal
+from pipeline.storage import RemoteFolder, shard_place
+from pipeline.track_checks import examine_tracks, fault_lines
+from pipeline.track_folders import find_places
 from pipeline.tracking.address import tracking_address, without_password
-from pipeline.tracks import SPLITS, find_faults, list_tracks
+from pipeline.tracks import list_tracks, stems_in
 
 MUSDB18_TRACKS = {"train": 86, "valid": 14, "test": 50}
 _SERVER_TIMEOUT_SECONDS = 5
+_NODE_TIMEOUT_SECONDS = 60
 
 Verdict = Literal["ok", "note", "FAULT"]
 
@@ -90,28 +99,53 @@ def _songs(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
     if config.data.musdb_root is None:
         yield "FAULT", "musdb_root: got None, allowed: the folder of MUSDB18, or synthetic songs"
         return
-    model = config.model
+    yield from _own_songs(config, config.data.musdb_root)
+
+
+def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
+    model, data = config.model, config.data
     tracks = list_tracks(
-        config.data.musdb_root,
-        sources=model.sources,
-        is_wav=config.data.musdb_is_wav,
-        dev_mode=config.data.dev_mode,
+        root, sources=model.sources, is_wav=data.musdb_is_wav, dev_mode=data.dev_mode
     )
     counts = {split: sum(track.split == split for track in tracks) for split in SPLITS}
     whole = counts == MUSDB18_TRACKS
-    found = ", ".join(f"{count} {split}" for split, count in counts.items())
+    listed = ", ".join(f"{count} {split}" for split, count in counts.items())
     wanted = "/".join(map(str, MUSDB18_TRACKS.values()))
-    yield "ok" if whole else "note", f"{found} tracks (MUSDB18 has {wanted})"
-    faults, samples = find_faults(
-        tracks, sample_rate=model.sample_rate, channels=model.audio_channels
+    yield "ok" if whole else "note", f"{listed} tracks (MUSDB18 has {wanted})"
+    left_out = [place.name for place in find_places(root.absolute(), data.musdb_is_wav)[0]
+                if place.split is None]  # fmt: skip
+    if left_out:
+        yield "note", f"{SPLITS_FILE} leaves out {len(left_out)} tracks: {_some(left_out)}"
+    if not tracks[0].has_mixture:
+        yield "note", "no track has a mixture file: the mixture is the sum of the sources"
+    spare = sorted({stem for track in tracks if track.is_wav for stem in stems_in(track.path)}
+                   - {normal(column) for column in tracks[0].columns})  # fmt: skip
+    if spare:
+        yield "note", f"stems that sources does not name are not read: {_some(spare)}"
+    found = examine_tracks(
+        tracks, root=root, sample_rate=model.sample_rate, channels=model.audio_channels
     )
-    for fault in faults:
+    for fault in fault_lines(tracks, found):
         yield "FAULT", fault
-    hours = sum(samples) / model.sample_rate / 3600
-    yield "ok", f"{hours:.2f} hours of audio"
+    for track, findings in zip(tracks, found, strict=True):
+        for note in findings.notes:
+            yield "note", f"{track}: {note}"
+    samples = [findings.samples for findings in found]
+    hours = {
+        split: sum(n for track, n in zip(tracks, samples, strict=True) if track.split == split)
+        / model.sample_rate / 3600
+        for split in SPLITS
+    }  # fmt: skip
+    each = ", ".join(f"{count:.2f} {split}" for split, count in hours.items())
+    yield "ok", f"{sum(hours.values()):.2f} hours of audio ({each})"
     yield from _space(config, needed_bytes(
         RunFolder.of(config).shards, ShardSettings.of(config), tracks, samples
     ))  # fmt: skip
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:5]))
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _space(config: RunConfig, needed: int) -> Iterator[tuple[Verdict, str]]:
@@ -119,6 +153,26 @@ def _space(config: RunConfig, needed: int) -> Iterator[tuple[Verdict, str]]:
     free = shutil.disk_usage(_existing(shards)).free
     verdict: Verdict = "ok" if needed < free else "FAULT"
     yield verdict, f"shards in {shards} need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free"
+
+
+def _store(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
+    """Look at the shards in an object store, and at the room for their copies."""
+    place = shard_place(RunFolder.of(config))
+    if not isinstance(place, RemoteFolder):
+        return
+    if (place / MANIFEST_NAME).size() is None:
+        yield "note", f"{place} answers, and holds no shards (no {MANIFEST_NAME})"
+        return
+    manifest = read_manifest(place)
+    read = [*manifest.split("train"), *manifest.split("valid")]
+    size = sum(shard.size_bytes for track in read for shard in track.shards) / 1e9
+    yield "ok", f"{place} holds {len(manifest.tracks)} tracks, data hash {manifest.hash[:8]}"
+    cache = config.data.cache_dir or default_cache_dir()
+    free = shutil.disk_usage(_existing(cache)).free / 1e9
+    room = min(config.data.cache_gb, free)
+    text = f"training reads {size:.2f} GB; cache_dir {cache} has room for {room:.2f} GB of it"
+    slow = "; the rest is read from the store again and again" if room < size else ""
+    yield "note" if slow else "ok", text + slow
 
 
 def _existing(path: Path) -> Path:
@@ -140,40 +194,45 @@ def _ray(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
             yield "FAULT", f"gpus: got {wanted}, the cluster has {gpus:g}"
         elif gpus and not wanted:
             yield "note", f"{gpus:g} GPUs are there and unused: give --gpus {gpus:g}"
-        yield from _shared_storage(RunFolder.of(config).root, nodes)
+        faults = storage_faults(config, nodes)
+        for fault in faults:
+            yield "FAULT", fault
+        if not faults:
+            root = RunFolder.of(config).root
+            yield "ok", f"output_dir {root} can be written, and is seen from every node"
+        songs = config.data.musdb_root
+        blind = _blind_nodes(songs, nodes) if songs is not None else []
+        if blind:
+            yield "FAULT", f"musdb_root: {songs} is not seen from {', '.join(blind)}"
 
 
-def _shared_storage(root: Path, nodes: list[dict[str, Any]]) -> Iterator[tuple[Verdict, str]]:
-    """Write a file here and read it on every node."""
+def _blind_nodes(root: Path, nodes: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the addresses of the nodes that do not see a folder."""
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
-    root.mkdir(parents=True, exist_ok=True)
-    probe, secret = root / f".probe-{uuid.uuid4().hex}", uuid.uuid4().hex
-    try:
-        probe.write_text(secret)
-        look = ray.remote(_read_text)
-        seen = {
-            node["NodeManagerAddress"]: look.options(
-                num_cpus=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            ).remote(probe)
-            for node in nodes
-        }
-        blind = [address for address, text in seen.items() if ray.get(text) != secret]
-    finally:
-        probe.unlink(missing_ok=True)
-        for folder in made:
-            folder.rmdir()
-    if blind:
-        yield "FAULT", f"output_dir: {root} is not shared storage: not seen from {', '.join(blind)}"
-    else:
-        yield "ok", f"output_dir {root} can be written, and is seen from every node"
+    look = ray.remote(_is_folder)
+    asked = {
+        node["NodeManagerAddress"]: look.options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        ).remote(root)
+        for node in nodes
+    }
+    blind = []
+    for address, answer in asked.items():
+        try:
+            sees = ray.get(answer, timeout=_NODE_TIMEOUT_SECONDS)
+        except RayError:
+            sees = False
+        if not sees:
+            blind.append(address)
+    return blind
 
 
-def _read_text(path: Path) -> str | None:
-    return path.read_text() if path.exists() else None
+def _is_folder(path: Path) -> bool:
+    return path.is_dir()
 
 
 def _mlflow(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
@@ -181,20 +240,48 @@ def _mlflow(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
         yield "note", "log is False: nothing is recorded"
         return
     address = tracking_address(config)
-    shown = without_password(address)
-    if not address.startswith(("http://", "https://")):
-        yield "ok", shown
-        return
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=_SERVER_TIMEOUT_SECONDS):  # noqa: S310 (checked above)
-            yield "ok", f"{shown} answers"
-    except (urllib.error.URLError, TimeoutError) as error:
-        yield "FAULT", f"tracking_uri: {shown} does not answer ({error})"
+        shown = without_password(address)
+    except ValueError as error:
+        yield "FAULT", f"tracking_uri: is no address ({error})"
+        return
+    if address.startswith(("http://", "https://")):
+        yield _server(shown)
+    elif address.startswith("sqlite:///"):
+        yield _database(shown, Path(address.removeprefix("sqlite:///").partition("?")[0]))
+    else:
+        yield "note", f"{shown} is not looked at: neither an MLflow server nor an SQLite file"
+
+
+def _server(address: str) -> tuple[Verdict, str]:
+    try:
+        with urllib.request.urlopen(  # noqa: S310 (its caller looks at the scheme)
+            f"{address.rstrip('/')}/health", timeout=_SERVER_TIMEOUT_SECONDS
+        ) as answer:
+            if answer.read(100).strip() == b"OK":
+                return "ok", f"{address} answers"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return "FAULT", f"tracking_uri: {address} does not answer ({error})"
+    return "FAULT", f"tracking_uri: {address} answers, but not as an MLflow server does"
+
+
+def _database(address: str, file: Path) -> tuple[Verdict, str]:
+    folder = _existing(file.absolute().parent)
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        return "FAULT", f"tracking_uri: {address}: {folder} is no folder that can be written"
+    if file.exists():
+        try:
+            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as base:
+                base.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.Error as error:
+            return "FAULT", f"tracking_uri: {address} is no SQLite database ({error})"
+    return "ok", address
 
 
 _CHECKS: dict[str, Callable[[RunConfig], Iterator[tuple[Verdict, str]]]] = {
     "ffmpeg": _ffmpeg,
     "songs": _songs,
+    "shards": _store,
     "ray": _ray,
     "mlflow": _mlflow,
 }

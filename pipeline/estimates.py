@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -73,61 +74,116 @@ def _mask_channel(
     return result
 
 
+@dataclass(frozen=True)
+class Network:
+    """A trained network as the run began with it.
+
+    Args:
+        checkpoint: its folder.
+        hash: of its weights and config.
+        overlap_ratio: of separation chunks.
+    """
+
+    checkpoint: Path
+    hash: str
+    overlap_ratio: float
+
+
 def model_estimates(
-    audio: TrackAudio,
-    sources: Sequence[str],
-    checkpoint: Path,
-    *,
-    wanted_hash: str,
-    overlap_ratio: float,
-    device: str,
+    audio: TrackAudio, sources: Sequence[str], network: Network, separator: Any = None
 ) -> Waves:
-    """Return what the network of ``checkpoint`` separates from the mixture, all sources at once.
+    """Return what ``network`` separates from the mixture, all sources at once.
+
+    Args:
+        audio: of the track.
+        sources: to separate.
+        network: which network.
+        separator: an actor that holds it on a GPU; None: it runs in this process.
 
     Raises:
         StageError: the checkpoint is no longer the one that the run began with.
     """
-    separator = _separator(checkpoint, wanted_hash, overlap_ratio, device)
-    stems = separator.separate(audio.mixture, audio.sample_rate, tuple(sources))
+    if separator is None:
+        return separate(network, audio.mixture.numpy(), audio.sample_rate, tuple(sources))
+    import ray
+
+    request = separator.separate.remote(audio.mixture.numpy(), audio.sample_rate, tuple(sources))
+    return ray.get(request)
+
+
+def separate(
+    network: Network, mixture: np.ndarray, sample_rate: int, sources: tuple[str, ...]
+) -> Waves:
+    """Return the estimate [channel, sample] of each source, on the GPU that this process sees."""
+    stems = _separator(network).separate(torch.from_numpy(mixture), sample_rate, sources)
     return {source: stem.numpy() for source, stem in stems.items()}
 
 
+def device_here() -> str:
+    """Return where a network runs in this process: CUDA only where torch can use it."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @lru_cache(maxsize=1)  # a worker process separates many tracks with one network
-def _separator(path: Path, wanted_hash: str, overlap_ratio: float, device: str) -> Separator:
-    checkpoint = load_checkpoint(path)
-    if checkpoint.hash != wanted_hash:
-        raise StageError(f"{path}: the checkpoint changed during the evaluation; evaluate again")
-    return Separator(build_model(checkpoint, device), overlap_ratio=overlap_ratio)
+def _separator(network: Network) -> Separator:
+    checkpoint = load_checkpoint(network.checkpoint)
+    if checkpoint.hash != network.hash:
+        raise StageError(
+            f"{network.checkpoint}: the checkpoint changed during the evaluation; evaluate again"
+        )
+    model = build_model(checkpoint, device_here())
+    return Separator(model, overlap_ratio=network.overlap_ratio)
 
 
-def read_estimates(folder: Path, sources: Sequence[str], audio: TrackAudio) -> Waves:
+def read_estimates(
+    folder: Path, sources: Sequence[str], audio: TrackAudio, welcome: Sequence[str] = ()
+) -> Waves:
     """Read another system's estimates of one track: ``folder/<source>.wav`` (or flac, mp3).
 
     All may be shorter or longer than the track, alike: scoring pads with silence or cuts them, as
     museval does.
 
+    Args:
+        folder: of the track.
+        sources: which must be there.
+        audio: of the track.
+        welcome: read too where there is a file.
+
     Raises:
-        AudioError: a source is missing, unreadable, not finite, or of another rate or channels.
+        AudioError: a source is missing, unreadable, not finite, of another rate or channels, or
+            not as long as the others.
     """
     waves: Waves = {}
-    channels = audio.mixture.shape[0]
-    for source in sources:
+    for source in dict.fromkeys((*sources, *welcome)):
         found = [folder / f"{source}.{kind}" for kind in _KEPT]
         path = next((file for file in found if file.is_file()), None)
+        if path is None and source not in sources:
+            continue
         if path is None:
             raise AudioError(f"{folder}: no estimate of {source}; allowed: {source}.wav")
-        try:
-            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise AudioError(f"{path}: cannot read this estimate ({error})") from error
-        if rate != audio.sample_rate:
-            raise AudioError(f"{path}: {rate} Hz; allowed: the track's {audio.sample_rate} Hz")
-        if wave.shape[1] != channels:
-            raise AudioError(f"{path}: {wave.shape[1]} channels; allowed: the track's {channels}")
-        if not np.isfinite(wave).all():
-            raise AudioError(f"{path}: holds NaN or infinite samples; allowed: numbers")
-        waves[source] = np.ascontiguousarray(wave.T)
+        waves[source] = _read_estimate(path, audio)
+        first = next(iter(waves))
+        if waves[source].shape != waves[first].shape:
+            raise AudioError(
+                f"{path}: {waves[source].shape[1]} samples, but the estimate of {first} has "
+                f"{waves[first].shape[1]}; allowed: all of the same length"
+            )
     return waves
+
+
+def _read_estimate(path: Path, audio: TrackAudio) -> np.ndarray:
+    channels = audio.mixture.shape[0]
+    try:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise AudioError(f"{path}: cannot read this estimate ({error})") from error
+    if rate != audio.sample_rate:
+        raise AudioError(f"{path}: {rate} Hz; allowed: the track's {audio.sample_rate} Hz")
+    if wave.shape[1] != channels:
+        raise AudioError(f"{path}: {wave.shape[1]} channels; allowed: the track's {channels}")
+    if not np.isfinite(wave).all():
+        raise AudioError(f"{path}: holds NaN or infinite samples; allowed: numbers")
+    return np.ascontiguousarray(wave.T)
 
 
 def keep_estimates(folder: Path, waves: Mapping[str, np.ndarray], rate: int, kind: str) -> None:

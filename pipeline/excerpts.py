@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from lasaft.files import atomic_write_json
+from lasaft.files import atomic_path, atomic_write_json, publish_folder
 
 EXCERPTS = "excerpts"  # the folder beside those of kept estimates
 EXCERPT_FILE = "excerpt.json"
@@ -74,7 +73,8 @@ def write_references(
         rate: sample rate in Hz.
     """
     stretch = excerpt_stretch(references, rate)
-    _write(folder / MIXTURE_FILE, mixture[:, stretch], rate)
+    with atomic_path(folder / MIXTURE_FILE) as fresh:
+        _write(fresh, mixture[:, stretch], rate)
     write_estimates(folder, REFERENCE_FOLDER, references, stretch, rate)
     facts: dict[str, Any] = {
         "track": track,
@@ -90,14 +90,13 @@ def write_estimates(
     folder: Path, system: str, waves: Mapping[str, np.ndarray], stretch: slice, rate: int
 ) -> None:
     """Write the excerpt of each of a system's ``waves`` [channel, sample] as 16-bit WAV."""
-    shutil.rmtree(folder / system, ignore_errors=True)
-    for source, wave in waves.items():
-        part = wave[:, stretch]
-        missing = stretch.stop - stretch.start - part.shape[1]  # of an estimate that ends early
-        padded = np.pad(part, ((0, 0), (0, missing)))
-        _write(folder / system / f"{source}.wav", padded, rate)
+    with publish_folder(folder / system) as fresh:
+        for source, wave in waves.items():
+            part = wave[:, stretch]
+            missing = stretch.stop - stretch.start - part.shape[1]  # of an estimate that ends early
+            padded = np.pad(part, ((0, 0), (0, missing)))
+            _write(fresh / f"{source}.wav", padded, rate)
 
 
 def _write(path: Path, wave: np.ndarray, rate: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.clip(wave.T, -1, 1), rate, subtype="PCM_16", format="WAV")

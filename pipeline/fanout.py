@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lasaft.errors import LasaftError, StageError
 from pipeline.interrupts import raise_if_received
+from pipeline.stragglers import Patience, Stopwatch
 
 # One thread a task: the tasks themselves fill the cores.
 _ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}}
 _SHOWN_FAILURES = 20
-# How long Ctrl-C can go unnoticed where its exception was lost.
-_PATIENCE_SECONDS = 2.0
+# How often late tasks are looked for, and how long Ctrl-C can go unnoticed where its exception was
+# lost.
+_LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ def run_tasks(
     *,
     names: Sequence[str],
     needs: Needs,
+    sizes: Sequence[float] | None = None,
+    patience: Patience | None = None,
     on_done: Callable[[str, Any], None] = lambda name, result: None,
 ) -> list[Any]:
     """Call ``function`` with each of ``arguments`` in a task of its own; call while connected.
@@ -48,52 +53,145 @@ def run_tasks(
         arguments: one tuple of arguments a task.
         names: what a task is called in messages.
         needs: resources of one task.
-        on_done: called here with name and result as soon as a task is done.
+        sizes: how much work each task is, in any unit. Given, a task that runs far longer than
+            the others of its size is begun again on another worker; the first result counts and
+            the other attempt is ended. Two attempts may run side by side for a while, so what
+            they write must appear by rename.
+        patience: when a task counts as stuck.
+        on_done: called here with name and result as soon as a task is done, once a task.
 
     Returns:
         The results, in the order of ``arguments``.
 
     Raises:
-        StageError: some tasks failed (all are named; the others were done first), or a task needs
-            more than the whole cluster has.
+        StageError: some tasks failed or were stuck (all are named; the others were done first),
+            or a task needs more than the whole cluster has.
     """
-    import ray
-    from ray.exceptions import RayError
-
-    limit = _tasks_at_once(needs)
-    remote = ray.remote(function).options(
-        num_cpus=needs.cpus,
-        num_gpus=needs.gpus,
-        memory=needs.memory_bytes,
-        max_retries=needs.retries,
-        runtime_env=_ONE_THREAD,
+    fan = _Fan(
+        function,
+        arguments,
+        names=names,
+        needs=needs,
+        sizes=sizes,
+        patience=patience or Patience(),
     )
-    waiting = list(enumerate(arguments))[::-1]
-    running: dict[Any, int] = {}
-    results: list[Any] = [None] * len(arguments)
-    failures: list[str] = []
     try:
-        while waiting or running:
-            while waiting and len(running) < limit:
-                index, values = waiting.pop()
-                running[remote.remote(*values)] = index
-            done, _ = ray.wait(list(running), num_returns=1, timeout=_PATIENCE_SECONDS)
-            raise_if_received()
-            if not done:
-                continue
-            index = running.pop(done[0])
-            try:
-                results[index] = ray.get(done[0])
-            except (RayError, LasaftError) as error:
-                failures.append(f"{names[index]}: {_reason(error)}")
-            else:
-                on_done(names[index], results[index])
+        return fan.run(on_done)
     finally:
-        for task in running:  # only where an exception, or Ctrl-C, leaves the loop early
-            ray.cancel(task, force=True)
-    if failures:
-        raise StageError(_summary(failures, len(arguments)))
-    return results
+        fan.end()  # only where an exception, or Ctrl-C, leaves the loop early
+
+
+def _announced(function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """Say that the task runs now, then do it: waiting for a place is no slowness."""
+    yield None
+    yield function(*arguments)
+
+
+class _Fan:
+    """The tasks of one fan-out; an attempt is the generator that Ray gives for a call."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        *,
+        names: Sequence[str],
+        needs: Needs,
+        sizes: Sequence[float] | None,
+        patience: Patience,
+    ) -> None:
+        import ray
+
+        self._limit = _tasks_at_once(needs)
+        self._remote = ray.remote(_announced).options(
+            num_cpus=needs.cpus,
+            num_gpus=needs.gpus,
+            memory=needs.memory_bytes,
+            max_retries=needs.retries,
+            runtime_env=_ONE_THREAD,
+            num_returns="streaming",
+        )
+        self._function, self._arguments, self._names = function, arguments, names
+        self._watch = Stopwatch(sizes or [1.0] * len(arguments), patience)
+        self._watched = sizes is not None
+        self._running: dict[Any, int] = {}
+        self._results: list[Any] = [None] * len(arguments)
+        self._failures: list[str] = []
+        self._next_look = 0.0
+
+    def run(self, on_done: Callable[[str, Any], None]) -> list[Any]:
+        """Return all results in order."""
+        import ray
+
+        waiting = list(range(len(self._arguments)))[::-1]
+        while waiting or self._running:
+            while waiting and len(self._running) < self._limit:
+                self._begin(waiting.pop())
+            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_LOOK_SECONDS)
+            raise_if_received()
+            for attempt in ready:
+                self._read(attempt, on_done)
+            if self._watched and time.monotonic() > self._next_look:
+                self._look_after_late_ones()
+                self._next_look = time.monotonic() + _LOOK_SECONDS
+        if self._failures:
+            raise StageError(_summary(self._failures, len(self._arguments)))
+        return self._results
+
+    def end(self) -> None:
+        """End every attempt that still runs."""
+        for attempt in list(self._running):
+            self._cancel(attempt)
+
+    def _begin(self, index: int) -> None:
+        attempt = self._remote.remote(self._function, *self._arguments[index])
+        self._running[attempt] = index
+        self._watch.begun(index, attempt)
+
+    def _read(self, attempt: Any, on_done: Callable[[str, Any], None]) -> None:
+        """Take what an attempt has to say: that it has started, its result, or its error."""
+        import ray
+        from ray.exceptions import RayError
+
+        index = self._running[attempt]
+        try:
+            result = ray.get(next(attempt))
+        except (RayError, LasaftError) as error:
+            del self._running[attempt]
+            if not self._watch.dropped(index, attempt):
+                self._failures.append(f"{self._names[index]}: {_reason(error)}")
+            return
+        if not self._watch.has_started(index, attempt):  # its first word says so
+            self._watch.started(index, attempt)
+            return
+        del self._running[attempt]
+        for other in self._watch.finished(index, attempt):
+            self._cancel(other)
+        self._results[index] = result
+        on_done(self._names[index], result)
+
+    def _look_after_late_ones(self) -> None:
+        for index, step, attempt in self._watch.due():
+            if step == "begin":
+                self._begin(index)
+                continue
+            left = self._watch.dropped(index, attempt)
+            self._cancel(attempt)
+            if step == "give up":
+                for other in left:
+                    self._watch.dropped(index, other)
+                    self._cancel(other)
+                limit = self._watch.limit_seconds(index)
+                self._failures.append(
+                    f"{self._names[index]}: no result, though it was begun again each time that "
+                    f"{limit:.0f} s had passed, far longer than the other tasks took"
+                )
+
+    def _cancel(self, attempt: Any) -> None:
+        import ray
+
+        self._running.pop(attempt, None)
+        ray.cancel(attempt, force=True)
 
 
 def _tasks_at_once(needs: Needs) -> int:
@@ -115,7 +213,9 @@ def _tasks_at_once(needs: Needs) -> int:
 
 def _reason(error: Exception) -> str:
     """Return the cause of a failed task in one line, without Ray's own traceback."""
-    cause = getattr(error, "cause", None) or error
+    cause: BaseException = error
+    while getattr(cause, "cause", None) is not None:  # of a task that asked an actor, twice
+        cause = cause.cause  # pyright: ignore[reportAttributeAccessIssue]
     text = str(cause).strip() or type(cause).__name__
     if isinstance(cause, LasaftError):
         return text

@@ -10,19 +10,25 @@ from pipeline.config import RunConfig
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths below one ``output_dir``; making this object touches no file."""
+    """The paths below one ``output_dir``; making this object touches no file.
+
+    Where ``shards_dir`` is an address, ``shards`` is where they are made before they go there.
+    """
 
     root: Path
     shards: Path
     songs: Path
+    shards_address: str | None = None
 
     @classmethod
     def of(cls, config: RunConfig) -> RunFolder:
         """Return the absolute paths for ``config``."""
         root = config.output_dir.absolute()
-        shards = (config.data.shards_dir or root / "shards").absolute()
+        place = config.data.shards_dir
+        address = place if isinstance(place, str) else None
+        shards = (place if isinstance(place, Path) else root / "shards").absolute()
         songs = (config.data.musdb_root or root / "songs").absolute()
-        return cls(root, shards, songs)
+        return cls(root, shards, songs, address)
 
     @property
     def config(self) -> Path:
@@ -68,6 +74,11 @@ class RunFolder:
     def steps(self) -> Path:
         """The stamps of finished workflow steps."""
         return self.root / "steps"
+
+    @property
+    def search(self) -> Path:
+        """The trials of a search, their table, its report, and the winner's settings."""
+        return self.root / "search"
 
     @property
     def tracking(self) -> Path:

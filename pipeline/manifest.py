@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -16,6 +16,9 @@ from lasaft.errors import ConfigError, DataError
 from lasaft.files import atomic_write_bytes
 from pipeline.config import RunConfig
 from pipeline.tracks import MIXTURE
+
+if TYPE_CHECKING:
+    from pipeline.storage import RemoteFolder
 
 FORMAT = 1
 FRAMES_PER_BATCH = 256
@@ -142,11 +145,57 @@ class TrackEntry(Settings):
     shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
 
 
-class TrackRecord(Settings):
-    """What is kept beside the shards of a finished track, so that a later run can trust them."""
+class Loudness(Settings):
+    """The largest sample of a column in one shard, and the sum of all squared."""
+
+    peak: float
+    energy: float
+
+
+class ShardRecord(Settings):
+    """What is kept beside a finished shard, so that a later run can trust it.
+
+    Attributes:
+        settings: what the shard was made with.
+        name: of its track.
+        split: of its track.
+        samples: length of the whole track.
+        number: which of the track's shards it is, from 0.
+        source_sha256: of the track's audio files.
+        loudness: of each column.
+        shard: the file.
+    """
 
     settings: ShardSettings
-    track: TrackEntry
+    name: str
+    split: Split
+    samples: Annotated[int, Field(ge=1)]
+    number: Count
+    source_sha256: Sha256
+    loudness: dict[str, Loudness]
+    shard: ShardEntry
+
+
+def track_entry(records: Sequence[ShardRecord]) -> TrackEntry:
+    """Return the entry of a track from the records of all its shards, in order."""
+    first = records[0]
+    values = first.samples * first.settings.channels
+    levels = {
+        column: Level(
+            peak=max(record.loudness[column].peak for record in records),
+            rms=(sum(record.loudness[column].energy for record in records) / values) ** 0.5,
+        )
+        for column in first.settings.columns
+    }
+    return TrackEntry(
+        name=first.name,
+        split=first.split,
+        samples=first.samples,
+        frames=sum(record.shard.frames for record in records),
+        source_sha256=first.source_sha256,
+        levels=levels,
+        shards=tuple(record.shard for record in records),
+    )
 
 
 class Manifest(Settings):
@@ -235,8 +284,8 @@ def write_manifest(folder: Path, tracks: Sequence[TrackEntry], settings: ShardSe
     return manifest
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest of a shard folder.
+def read_manifest(folder: Path | RemoteFolder) -> Manifest:
+    """Read and check the manifest of a shard folder, here or in an object store.
 
     Raises:
         DataError: it is missing, damaged, or of another format.
@@ -244,27 +293,32 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST_NAME
     again = f"run: python -m jobs.preprocess --shards_dir {folder}"
     try:
-        value: Any = json.loads(file.read_bytes())
+        data = file.read_bytes()
     except FileNotFoundError:
         raise DataError(f"shards_dir {folder}: there is no {MANIFEST_NAME}; {again}") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}); {again}") from error
-    except ValueError as error:
-        raise DataError(f"{file}: is damaged, not JSON ({error}); {again}") from error
+    repair = f"run: python -m jobs.preprocess --repair --shards_dir {folder} --musdb_root <songs>"
+    try:
+        value: Any = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: is damaged, not JSON ({error}); {repair}") from error
     settings = value.get("settings") if isinstance(value, dict) else None
     found = settings.get("format") if isinstance(settings, dict) else None
     if found != FORMAT:
-        raise DataError(f"{file}: has format {found!r}; allowed: {FORMAT}; {again}")
+        raise DataError(f"{file}: has format {found!r}; allowed: {FORMAT}; {repair}")
     recorded = value.pop("hash", None)
     try:
         manifest = Manifest.model_validate_json(json.dumps(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{file}: is damaged at {where}: {first['msg']}; {again}") from error
+        raise DataError(f"{file}: is damaged at {where}: {first['msg']}; {repair}") from error
     if manifest.hash != recorded:
         raise DataError(
             f"{file}: is damaged: its content has the hash {manifest.hash[:12]}, it says "
-            f"{str(recorded)[:12]}; {again}"
+            f"{str(recorded)[:12]}; {repair}"
         )
+    if manifest_text(manifest).encode() != data:
+        raise DataError(f"{file}: is damaged: it reads the same, but bytes were changed; {repair}")
     return manifest

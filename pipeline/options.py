@@ -14,12 +14,21 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-Kind = Literal["bool", "int", "float", "text", "path", "choice", "ints", "names"]
+Kind = Literal["bool", "int", "float", "text", "path", "choice", "ints", "names", "range", "place"]
 Raw = str | list[str] | None
 
 _PLAIN_KINDS: dict[Any, Kind] = {
     bool: "bool", int: "int", float: "float", str: "text", Path: "path",
 }  # fmt: skip
+_UNIONS: dict[Any, Kind] = {(int, str): "range", (Path, str): "place"}
+_IN_WORDS: dict[Kind, str] = {
+    "bool": "True or False",
+    "ints": "whole numbers with commas between, such as 0,1",
+    "names": "names with commas between, such as vocals,drums",
+    "path": "a path",
+    "place": "a path, or an address such as s3://bucket/folder",
+    "text": "a text",
+}
 _BOOLEANS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
 _NONE_WORDS = ("None", "none", "null")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
@@ -54,19 +63,14 @@ class Option:
 
     def _allowed_values(self) -> str:
         match self.kind:
-            case "bool":
-                return "True or False"
             case "choice":
                 return ", ".join(self.choices)
-            case "int" | "float":
-                noun = "a whole number" if self.kind == "int" else "a number"
-                return f"{noun}{self._range_in_words()}"
-            case "ints":
-                return "whole numbers with commas between, such as 0,1"
-            case "names":
-                return "names with commas between, such as vocals,drums"
+            case "int" | "float" | "range":
+                noun = "a number" if self.kind == "float" else "a whole number"
+                span = ", or MIN:MAX, such as 1:4" if self.kind == "range" else ""
+                return f"{noun}{self._range_in_words()}{span}"
             case _:
-                return "a path" if self.kind == "path" else "a text"
+                return _IN_WORDS[self.kind]
 
     def _range_in_words(self) -> str:
         if self.low is None:
@@ -134,6 +138,8 @@ def _typed(option: Option, annotation: Any) -> Option:
         return _typed(_limited(option, parts[1:]), parts[0])
     if origin in (typing.Union, types.UnionType):
         inner = [part for part in parts if part is not type(None)]
+        if tuple(inner) in _UNIONS:
+            return replace(option, kind=_UNIONS[tuple(inner)], optional=len(inner) < len(parts))
         assert len(inner) == 1, f"{option.name}: a union that has no text form"
         return _typed(replace(option, optional=len(inner) < len(parts)), inner[0])
     if origin is Literal:
@@ -163,15 +169,15 @@ def _scalar(kind: Kind, text: str, raw: str) -> Any:
     value: Any = raw
     if kind == "bool":
         value = _BOOLEANS.get(text, raw)
-    elif kind == "int" and _INTEGER.fullmatch(text):
+    elif kind in ("int", "range") and _INTEGER.fullmatch(text):
         value = int(text)
     elif kind == "float" and _NUMBER.fullmatch(text):
         value = float(text)
     elif not text:
         value = 0  # an empty path would mean the current folder, which nobody means: refused
-    elif kind == "path":
+    elif kind == "path" or (kind == "place" and "://" not in text):
         value = Path(text).expanduser().absolute()
-    elif kind in ("text", "choice"):
+    elif kind in ("text", "choice", "range", "place"):
         value = text
     return value
 

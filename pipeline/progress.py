@@ -48,6 +48,13 @@ class Progress:
             self._last_line = now
             print(self._line(now, note), file=self._stream, flush=True)
 
+    def say(self, text: str) -> None:
+        """Show a line of its own, which stays."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
     def _line(self, now: float, note: str) -> str:
         elapsed = now - self._start
         fresh = self._done - self._first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,10 @@ class DrawPlan:
         condition: int64 [sample], the target's place in the manifest's sources.
         gain: float32 [sample, source], a factor; negative where the polarity is flipped.
         swap: bool [sample, source], left and right change places.
+        share: float32 [sample, source], how much of a source a second window is; mostly 0. The
+            source is (1 - share) * the first window + share * the second, then swapped and scaled.
+        second_track: int32 [sample, source], an index into ``tracks``.
+        second_start: int32 [sample, source], the second window's first frame.
     """
 
     tracks: tuple[TrackEntry, ...]
@@ -35,11 +39,22 @@ class DrawPlan:
     condition: np.ndarray
     gain: np.ndarray
     swap: np.ndarray
+    share: np.ndarray
+    second_track: np.ndarray
+    second_start: np.ndarray
 
     @property
     def steps(self) -> int:
         """Steps of the epoch."""
         return len(self.condition) // self.batch_size
+
+    def windows(self, sample: int, place: int | None = None) -> Iterator[tuple[int, int]]:
+        """Yield (track, start) of each window that is read for a sample, or a source of it."""
+        places = range(self.track.shape[1]) if place is None else (place,)
+        for one in places:
+            yield int(self.track[sample, one]), int(self.start[sample, one])
+            if self.share[sample, one]:
+                yield int(self.second_track[sample, one]), int(self.second_start[sample, one])
 
     def samples(self, step: int, rank: int, world_size: int) -> range:
         """Return the samples of one process in one step; all processes together have the batch."""
@@ -105,10 +120,12 @@ def steps_per_epoch(manifest: Manifest, config: RunConfig) -> int:
 def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
     """Draw an epoch: a pure function of (seed, epoch, manifest hash) and the draw settings.
 
-    Each source of a mixture comes from a track and a place of its own. ``iid`` draws the track
-    evenly, then the place evenly, as the reference does. ``coverage`` walks each source through
-    windows that together touch every frame, in random order and from a random phase, and takes
-    the targets equally often. Turning an augmentation on leaves the windows as they were.
+    Each source of a mixture comes from a track and a place of its own (remix; with
+    ``remix_probability`` below 1 the other mixtures are as the songs have them: all sources from
+    the target's place). ``iid`` draws the track evenly, then the place evenly, as the reference
+    does. ``coverage`` walks each source through windows that together touch every frame, in random
+    order and from a random phase, and takes the targets equally often. Turning another
+    augmentation on leaves the windows as they were.
 
     Args:
         manifest: the shards.
@@ -123,8 +140,10 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
     tracks = usable_tracks(manifest, frames)
     targets = target_conditions(manifest, train.target_names)
     shape = (steps_per_epoch(manifest, config) * train.batch_size, len(manifest.settings.sources))
-    seeds = np.random.SeedSequence([train.seed, epoch, int(manifest.hash, 16)]).spawn(3)
-    windows, conditions, changes = (np.random.Generator(np.random.PCG64(seed)) for seed in seeds)
+    seeds = np.random.SeedSequence([train.seed, epoch, int(manifest.hash, 16)]).spawn(5)
+    windows, conditions, changes, remixes, mixups = (
+        np.random.Generator(np.random.PCG64(seed)) for seed in seeds
+    )
     lengths = np.array([track.frames for track in tracks])
     if config.data.draw == "iid":
         track = windows.integers(0, len(tracks), shape)
@@ -134,7 +153,13 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
         walks = [_walk(windows, lengths, frames, shape[0]) for _ in range(shape[1])]
         track, start = np.stack(walks, axis=-1)
         condition = conditions.permutation(np.resize(targets, shape[0]))
+    as_in_the_song = remixes.random(shape[0]) >= config.data.remix_probability
+    for drawn in (track, start):
+        of_target = np.take_along_axis(drawn, condition[:, None], axis=1)
+        drawn[as_in_the_song] = of_target[as_in_the_song]
     gain, swap = _changes(changes, config.data, shape)
+    second_track = mixups.integers(0, len(tracks), shape)
+    second_start = mixups.integers(0, lengths[second_track] - frames + 1)
     return DrawPlan(
         tracks=tracks,
         num_frame=frames,
@@ -144,6 +169,9 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
         condition=condition,
         gain=gain,
         swap=swap,
+        share=_shares(mixups, config.data, shape),
+        second_track=second_track.astype(np.int32),
+        second_start=second_start.astype(np.int32),
     )
 
 
@@ -176,3 +204,9 @@ def _changes(
     swapped = random.random(shape) < data.channel_swap_probability
     gain = np.where(scaled, 10 ** (decibels / 20), 1.0) * np.where(flipped, -1.0, 1.0)
     return gain.astype(np.float32), swapped
+
+
+def _shares(random: np.random.Generator, data: DataConfig, shape: tuple[int, int]) -> np.ndarray:
+    share = random.uniform(0, data.mixup_share, shape)
+    mixed = random.random(shape) < data.mixup_probability
+    return np.where(mixed, share, 0.0).astype(np.float32)

@@ -1,35 +1,37 @@
-"""Score files: museval's JSON schema to the byte, safe file names, and the keys for resuming."""
+"""Score files in museval's JSON schema, safe file names, and the keys for resuming."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_write_bytes, atomic_write_json
+from lasaft.files import atomic_write_bytes, atomic_write_json, safe_name
+from lasaft.metrics import METRICS, Scores, museval_json, read_museval_json
 
-METRICS = ("SDR", "ISR", "SIR", "SAR")
-_FILE_METRICS = ("SDR", "SIR", "SAR", "ISR")  # museval's order in its files
-_MUSEVAL_VERSION = "0.4.1"  # whose schema and numbers these are
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
-_LONGEST_NAME = 180  # bytes; leaves room for a suffix below the 255 of common file systems
+# Of a whole song, with no frames: the MDX challenges' SDR, and the scale-invariant one.
+WHOLE_METRICS = ("uSDR", "SI-SDR")
+ALL_METRICS = (*METRICS, *WHOLE_METRICS)
+_WHOLE_KEY = "whole_song"  # beside museval's own keys; its readers pass over it
 
 
 @dataclass(frozen=True)
 class FrameScores:
     """The scores of one track: ``values[source][metric]`` is an array [frame] in dB.
 
-    NaN where museval has no number (a silent window) or an infinite one.
+    NaN where museval has no number (a silent window) or an infinite one. ``whole[source][metric]``
+    are the scores of the whole song, None where there is no finite one; files of other tools have
+    none.
     """
 
     values: Mapping[str, Mapping[str, np.ndarray]]
+    whole: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -49,7 +51,7 @@ def file_names(names: Sequence[str]) -> dict[str, str]:
         A file name (without suffix) for each name; where two names would fall together, also on a
         file system that ignores case, both get eight digits of their own hash.
     """
-    cleaned = {name: _clean(name) for name in names}
+    cleaned = {name: safe_name(name) for name in names}
     count: dict[str, int] = {}
     for file in cleaned.values():
         count[file.casefold()] = count.get(file.casefold(), 0) + 1
@@ -59,53 +61,14 @@ def file_names(names: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _clean(name: str) -> str:
-    file = _UNSAFE.sub("_", name).strip(" .")
-    if not file:
-        return f"track-{_short_hash(name)}"
-    if len(file.encode()) > _LONGEST_NAME:
-        file = file.encode()[:_LONGEST_NAME].decode(errors="ignore")
-        return f"{file}-{_short_hash(name)}"
-    return file
-
-
 def _short_hash(name: str) -> str:
     return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
-def scores_text(scores: FrameScores, window_seconds: float, hop_seconds: float) -> str:
-    """Return ``scores`` as the text that ``museval.TrackStore.json`` gives for the same numbers.
-
-    Source: museval 0.4.1, ``aggregate.TrackStore``: five decimals, infinities as NaN.
-    """
-    rounded: list[str] = []
-
-    def mark(value: float) -> str:
-        rounded.append(f"{value:.5f}" if np.isfinite(value) else "NaN")
-        return "@"
-
-    targets = [
-        {
-            "name": source,
-            "frames": [
-                {
-                    "time": frame * hop_seconds,
-                    "duration": window_seconds,
-                    "metrics": {metric: mark(metrics[metric][frame]) for metric in _FILE_METRICS},
-                }
-                for frame in range(len(metrics["SDR"]))
-            ],
-        }
-        for source, metrics in scores.values.items()
-    ]
-    text = json.dumps({"targets": targets, "museval_version": _MUSEVAL_VERSION}, indent=2)
-    # json has no way to write 1.00000 for 1.0: each score is a mark that is replaced in order.
-    numbers = iter(rounded)
-    return re.sub(r'(?<="[SI][DIAS]R": )"@"', lambda _: next(numbers), text)
-
-
 def write_scores(path: Path, scores: FrameScores, window: float = 1.0, hop: float = 1.0) -> None:
     """Write ``scores`` to ``path`` in museval's schema, whole or not at all.
+
+    Scores of the whole song stand below one more key, ``whole_song``.
 
     Args:
         path: the JSON file.
@@ -113,7 +76,16 @@ def write_scores(path: Path, scores: FrameScores, window: float = 1.0, hop: floa
         window: length of a frame in seconds.
         hop: distance of two frames in seconds.
     """
-    atomic_write_bytes(path, scores_text(scores, window, hop).encode())
+    tables = [np.stack([frames[m] for frames in scores.values.values()]) for m in METRICS]
+    text = museval_json(Scores(*tables, window_seconds=window, hop_seconds=hop), scores.sources)
+    if scores.whole:
+        whole = {
+            source: {name: None if v is None else round(v, 5) for name, v in row.items()}
+            for source, row in scores.whole.items()
+        }
+        entry = json.dumps({_WHOLE_KEY: whole}, indent=2).removeprefix("{\n")
+        text = text.removesuffix("\n}") + ",\n" + entry
+    atomic_write_bytes(path, text.encode())
 
 
 def read_scores(path: Path) -> FrameScores:
@@ -123,31 +95,30 @@ def read_scores(path: Path) -> FrameScores:
         DataError: the file is missing, is no JSON, or does not follow museval's schema.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        names, scores = read_museval_json(text)
+        whole = _whole_of(json.loads(text).get(_WHOLE_KEY, {}), names)
     except OSError as error:
         raise DataError(f"{path}: cannot read these scores ({error.strerror})") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); score this track again") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}; score this track again") from error
+    tables = {metric: scores.metric(metric) for metric in METRICS}
+    values = {name: {m: tables[m][row] for m in METRICS} for row, name in enumerate(names)}
+    return FrameScores(values, whole)
+
+
+def _whole_of(content: Any, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
     try:
-        values = {target["name"]: _frames_of(target) for target in content["targets"]}
-    except (KeyError, TypeError, ValueError) as error:
+        return {
+            name: {m: None if row[m] is None else float(row[m]) for m in WHOLE_METRICS}
+            for name, row in content.items()
+            if name in names
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path}: not in museval's schema (targets, each with a name and frames of metrics "
-            f"SDR, SIR, SAR, ISR): {type(error).__name__} {error}"
+            f"{_WHOLE_KEY} is not a table of {', '.join(WHOLE_METRICS)} for each source "
+            f"({type(error).__name__} {error})"
         ) from error
-    if not values:
-        raise DataError(f"{path}: no target is scored in it; museval writes this for one source")
-    return FrameScores(values)
-
-
-def _frames_of(target: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    frames = [frame["metrics"] for frame in target["frames"]]
-    if not isinstance(target["name"], str) or not frames:
-        raise ValueError(f"target {target['name']!r} has no frames")
-    table = {m: np.array([float(frame[m]) for frame in frames], np.float64) for m in METRICS}
-    for column in table.values():
-        column[np.isinf(column)] = np.nan
-    return table
 
 
 def write_key(path: Path, key: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from lasaft.errors import AudioError, DataError, LasaftError
-from lasaft.metrics import bss_eval
+from lasaft.metrics import METRICS, bss_eval, si_sdr, usdr
 from pipeline.estimates import (
+    Network,
     Waves,
     keep_estimates,
     mixture_estimates,
@@ -27,12 +28,13 @@ from pipeline.excerpts import (
     write_estimates,
     write_references,
 )
-from pipeline.score_files import METRICS, FrameScores, facts_if_current, write_key, write_scores
-from pipeline.summary import Kind
+from pipeline.scenarios import ACCOMPANIMENT, Contest, contests, scored_names
+from pipeline.score_files import FrameScores, facts_if_current, write_key, write_scores
+from pipeline.summary import Kind, Scenario
 from pipeline.tracks import Track, TrackAudio, read_track, source_hash
 
 # Part of every key: raise it when the same estimates would get other scores.
-_SCORING_VERSION = 1
+_SCORING_VERSION = 2
 _ATTEMPTS = 2
 
 
@@ -64,22 +66,24 @@ class TrackJob:
         file: its safe file name.
         sources: the names of the sources to score.
         systems: what to score.
+        scenario: which sources are scored against which.
         scores: folder of all scores.
         estimates: folder of all kept estimates and excerpts.
         save: ``none``, or the format of the model's kept estimates.
         excerpt: keep an excerpt for the report.
-        device: where the network runs.
+        separator: the actor on a GPU that separates this track; None: this task does it.
     """
 
     track: Track
     file: str
     sources: tuple[str, ...]
     systems: tuple[SystemJob, ...]
+    scenario: Scenario
     scores: Path
     estimates: Path
     save: str = "none"
     excerpt: bool = False
-    device: str = "cpu"
+    separator: Any = None
 
     def score_file(self, system: SystemJob) -> Path:
         """Where the scores of ``system`` on this track lie."""
@@ -150,7 +154,7 @@ def _score_track(job: TrackJob) -> TrackOutcome:
         waves = make_estimates(job, system, audio)
         _keep(job, system, waves, references, audio.sample_rate)
         if facts[system.file] is None:
-            scores = _score(job, references, waves, audio)
+            scores = _score(job, system, waves, audio)
             write_scores(job.score_file(system), scores)
         digest = hashlib.sha256(job.score_file(system).read_bytes()).hexdigest()
         done = {**(facts[system.file] or {}), "sha256": digest}
@@ -171,6 +175,7 @@ def system_key(job: TrackJob, system: SystemJob, track_hash: str) -> dict[str, A
         "track": track_hash,
         "sources": list(job.sources),
         "all_sources": list(job.track.sources),
+        "scenario": job.scenario,
         **system.key,
     }
 
@@ -201,15 +206,18 @@ def make_estimates(job: TrackJob, system: SystemJob, audio: TrackAudio) -> Waves
         return {source: waves[source] for source in job.sources}
     assert system.place is not None
     if system.kind == "estimates":
-        return read_estimates(system.place / job.track.name, job.sources, audio)
-    return model_estimates(
-        audio,
-        job.sources,
-        system.place,
-        wanted_hash=system.key["checkpoint"],
-        overlap_ratio=system.key["overlap_ratio"],
-        device=job.device,
-    )
+        wanted = scored_names(job.scenario, job.sources)
+        return read_estimates(system.place / job.track.name, job.sources, audio, wanted)
+    network = network_of(system)
+    assert network is not None
+    return model_estimates(audio, job.sources, network, job.separator)
+
+
+def network_of(system: SystemJob) -> Network | None:
+    """Return the network of a system; None for estimates that no network makes here."""
+    if system.kind != "model" or system.place is None:
+        return None
+    return Network(system.place, system.key["checkpoint"], system.key["overlap_ratio"])
 
 
 def _references(job: TrackJob, audio: TrackAudio) -> Waves:
@@ -217,21 +225,72 @@ def _references(job: TrackJob, audio: TrackAudio) -> Waves:
     return {source: waves[source] for source in job.sources}
 
 
-def stacked(waves: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Return the waves in order, for scoring: estimates may differ in length."""
-    return list(waves.values())
+def contests_of(job: TrackJob, system: SystemJob, waves: Waves, audio: TrackAudio) -> list[Contest]:
+    """Return which of ``waves`` are scored against which references."""
+    references = _references(job, audio)
+    own = {source: waves[source] for source in job.sources}
+    if job.scenario == "sources":
+        return contests(job.scenario, references, own, ())
+    one = job.sources[0] if job.scenario == "target_rest" else "vocals"
+    place = job.track.sources.index(one)
+    others = [wave for number, wave in enumerate(audio.sources.numpy()) if number != place]
+    rest = (_sum(others), _estimated_rest(job, system, waves, one, audio))
+    return contests(job.scenario, references, own, rest)
 
 
-def _score(job: TrackJob, references: Waves, waves: Waves, audio: TrackAudio) -> FrameScores:
-    try:
-        scores = bss_eval(stacked(references), stacked(waves), sample_rate=audio.sample_rate)
-    except AudioError as error:
-        names = ", ".join(f"{number} is {s}" for number, s in enumerate(job.sources))
-        raise AudioError(f"{error} (source {names})") from error
-    table = {metric: scores.metric(metric) for metric in METRICS}
-    return FrameScores(
-        {s: {m: table[m][index] for m in METRICS} for index, s in enumerate(job.sources)}
-    )
+def _estimated_rest(
+    job: TrackJob, system: SystemJob, waves: Waves, one: str, audio: TrackAudio
+) -> np.ndarray:
+    """Return the estimate of all sources but ``one``.
+
+    Its own file, if another system gave one; the sum of the estimates, if all were made; else
+    what the estimate leaves of the mixture.
+    """
+    if ACCOMPANIMENT in waves:
+        return waves[ACCOMPANIMENT]
+    mixture = audio.mixture.numpy()
+    if system.kind == "mixture":
+        return mixture
+    others = [source for source in job.track.sources if source != one]
+    if all(source in waves for source in others):
+        return _sum([waves[source] for source in others])
+    own = waves[one][:, : mixture.shape[1]]
+    return mixture - np.pad(own, ((0, 0), (0, mixture.shape[1] - own.shape[1])))
+
+
+def _sum(waves: list[np.ndarray]) -> np.ndarray:
+    """Add in float64: sums of 24-bit samples are not exact in float32."""
+    total = waves[0].astype(np.float64)
+    for wave in waves[1:]:
+        total += wave
+    return total
+
+
+def _score(job: TrackJob, system: SystemJob, waves: Waves, audio: TrackAudio) -> FrameScores:
+    values: dict[str, dict[str, np.ndarray]] = {}
+    whole: dict[str, dict[str, float | None]] = {}
+    for contest in contests_of(job, system, waves, audio):
+        try:
+            scores = bss_eval(contest.references, contest.estimates, sample_rate=audio.sample_rate)
+        except AudioError as error:
+            names = ", ".join(f"{number} is {name}" for number, name in enumerate(contest.names))
+            raise AudioError(f"{error} (source {names})") from error
+        for index, name in enumerate(contest.names):
+            if name in contest.kept:
+                values[name] = {m: scores.metric(m)[index] for m in METRICS}
+                whole[name] = _whole(contest.references[index], contest.estimates[index])
+    names = scored_names(job.scenario, job.sources)
+    return FrameScores({n: values[n] for n in names}, {n: whole[n] for n in names})
+
+
+def _whole(reference: np.ndarray, estimate: np.ndarray) -> dict[str, float | None]:
+    """Return the scores of a whole song; the estimate is cut or padded as museval does."""
+    samples = reference.shape[1]
+    missing = max(0, samples - estimate.shape[1])
+    fitted = np.pad(estimate[:, :samples], ((0, 0), (0, missing))) if missing else estimate
+    pair = [reference], [fitted[:, :samples]]
+    scores = {"uSDR": float(usdr(*pair)[0]), "SI-SDR": float(si_sdr(*pair)[0])}
+    return {name: value if np.isfinite(value) else None for name, value in scores.items()}
 
 
 def _keep(
@@ -243,4 +302,5 @@ def _keep(
         keep_estimates(job.estimate_folder(system), waves, sample_rate, job.save)
     if job.excerpt:
         stretch = excerpt_stretch(references, sample_rate)
-        write_estimates(job.excerpt_folder, system.file, waves, stretch, sample_rate)
+        own = {source: waves[source] for source in job.sources}
+        write_estimates(job.excerpt_folder, system.file, own, stretch, sample_rate)

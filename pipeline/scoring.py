@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lasaft.checkpoint import Checkpoint, load_checkpoint
-from lasaft.errors import ConfigError, DataError, StageError
+from lasaft.errors import DataError, StageError
 from lasaft.files import atomic_write_json
-from pipeline.aggregate import score_table, summarise, summarise_track
+from pipeline.aggregate import summarise, summarise_track
+from pipeline.command_line import command_line, evaluation_settings
 from pipeline.config import RunConfig
 from pipeline.dataset import data_identity
 from pipeline.excerpts import EXCERPTS, spread
 from pipeline.fanout import Needs, run_tasks
 from pipeline.folders import RunFolder
+from pipeline.other_scores import adopt_scores
 from pipeline.progress import Progress
-from pipeline.score_files import METRICS, file_names, read_scores
-from pipeline.score_track import SystemJob, TrackJob, TrackOutcome, score_track
-from pipeline.summary import DataIdentity, Summary, System
-from pipeline.systems import for_track, identity_of, systems_of
-from pipeline.tracks import Track, check_tracks, list_tracks
+from pipeline.scenarios import scenario_of
+from pipeline.score_files import ALL_METRICS, file_names, read_scores
+from pipeline.score_table import score_table
+from pipeline.score_track import (
+    SystemJob,
+    TrackJob,
+    TrackOutcome,
+    network_of,
+    score_track,
+)
+from pipeline.separators import devices, separators
+from pipeline.summary import DataIdentity, Summary, System, usual_aggregation
+from pipeline.systems import for_track, identity_of, require_known_folders, systems_of
+from pipeline.track_checks import check_tracks
+from pipeline.tracks import Track, list_tracks
 from pipeline.verify import TOLERANCE_DB, verify_track
 
-_TASKS_A_GPU = 4  # separation waits while a track is scored on the CPU
 # Measured with four stereo sources: a task holds 1.6 GB at 240 s, museval 1.2 GB at 30 s and 5.3 GB
 # at 240 s.
 _BYTES, _BYTES_A_SECOND = 0.7e9, 4.2e6
@@ -56,14 +68,15 @@ class EvaluationResult:
     def metrics(self) -> dict[str, float]:
         """Figures for a tracker: ``test/vocals/SDR``, ``test/average/SDR``, in dB.
 
-        Those of the bounds have their name in front: ``mixture/test/vocals/SDR``.
+        Medians over tracks; of uSDR and SI-SDR the means. Those of the bounds have their name in
+        front: ``mixture/test/vocals/SDR``.
         """
         found: dict[str, float] = {}
         for name, summary in self.summaries.items():
             front = "" if summary is self.lead else f"{name}/"
             for source, figures in (*summary.scores.items(), ("average", summary.average)):
-                for metric in METRICS:
-                    value = figures[metric].median
+                for metric in ALL_METRICS:
+                    value = getattr(figures[metric], usual_aggregation(metric))
                     if value is not None:
                         found[f"{front}{summary.data.split}/{source}/{metric}"] = value
         return found
@@ -78,26 +91,35 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     """Separate and score every track of the split; call while connected to Ray.
 
     Scores that are current (same checkpoint, track content and settings) are kept. A summary is
-    written only if every track of it is scored.
+    written only if every track of it is scored. With ``scores_dir`` nothing is scored, and Ray is
+    not needed: finished scores are checked and summarised.
 
     Raises:
         ConfigError, CheckpointError, DataError: wrong input, found before anything is scored.
         StageError: tracks failed (each is named), or museval disagrees.
     """
+    if config.evaluate.scores_dir is not None:
+        summary, paths = adopt_scores(config)
+        return EvaluationResult({summary.name: summary}, paths, 0)
     folder, checkpoint = RunFolder.of(config), _checkpoint(config)
     systems = systems_of(config, checkpoint)
     tracks, seconds = _tracks(config, folder, checkpoint)
-    jobs = _jobs(config, folder, tracks, systems, _scored_sources(config, tracks))
+    require_known_folders(systems[0], tracks)
+    jobs = _jobs(config, folder, tracks, systems)
     for system in systems:  # until all is done there is no whole summary
         (folder.scores / system.file / "summary.json").unlink(missing_ok=True)
-    outcomes = _run(config, jobs, max(seconds))
+    with separators(network_of(systems[0])) as actors:
+        jobs = _spread_over(actors, jobs)
+        outcomes = _run(config, jobs, seconds)
+        verified = _verify(config, jobs, seconds)
     data = data_identity(
         config, folder.songs, tracks, [o.track_hash for o in outcomes], sum(seconds)
     )
-    verified = _verify(config, jobs, seconds)
     done = list(zip(jobs, outcomes, strict=True))
     summaries = {
-        system.name: _summarise(system, identity_of(system, checkpoint), data, done, verified)
+        system.name: _summarise(
+            system, identity_of(system, checkpoint), data, done, verified=verified, config=config
+        )
         for system in systems
     }
     files = []
@@ -132,20 +154,16 @@ def _tracks(
         found = ", ".join(sorted({track.split for track in listed}))
         raise DataError(f"split: no {split} track in {folder.songs}; it has tracks of: {found}")
     rate = model.sample_rate
-    samples = check_tracks(tracks, sample_rate=rate, channels=model.audio_channels)
+    samples = check_tracks(
+        tracks, root=folder.songs, sample_rate=rate, channels=model.audio_channels
+    )
     return tracks, [count / rate for count in samples]
 
 
 def _scored_sources(config: RunConfig, tracks: Sequence[Track]) -> tuple[str, ...]:
     """Return the sources to score: those that were trained, in the order of the network's."""
     wanted = config.train.target_names or tracks[0].sources
-    sources = tuple(source for source in tracks[0].sources if source in wanted)
-    if len(sources) < 2:
-        raise ConfigError(
-            f"target_names: got {', '.join(wanted)}; scoring needs at least two sources, because "
-            "interference is measured between them"
-        )
-    return sources
+    return tuple(source for source in tracks[0].sources if source in wanted)
 
 
 def _jobs(
@@ -153,8 +171,9 @@ def _jobs(
     folder: RunFolder,
     tracks: Sequence[Track],
     systems: Sequence[SystemJob],
-    sources: tuple[str, ...],
 ) -> list[TrackJob]:
+    sources = _scored_sources(config, tracks)
+    scenario = scenario_of(config.evaluate.scenario, sources)
     files = file_names([track.name for track in tracks])
     played = set(spread(list(files), config.evaluate.report_audio))
     return [
@@ -163,6 +182,7 @@ def _jobs(
             file=files[track.name],
             sources=sources,
             systems=tuple(for_track(system, track) for system in systems),
+            scenario=scenario,
             scores=folder.scores,
             estimates=folder.estimates,
             save=config.evaluate.save_estimates,
@@ -172,21 +192,30 @@ def _jobs(
     ]
 
 
-def _run(config: RunConfig, jobs: list[TrackJob], longest: float) -> list[TrackOutcome]:
-    import ray
+def _spread_over(actors: Sequence[Any], jobs: Sequence[TrackJob]) -> list[TrackJob]:
+    """Give each job an actor that separates its track, in turn; say where no GPU can be used."""
+    if not actors:
+        return list(jobs)
+    where = devices(list(actors))
+    if "cpu" in where:
+        sys.stderr.write(
+            f"evaluate: the cluster lists {len(where)} GPU{'' if len(where) == 1 else 's'}, but "
+            f"torch finds no CUDA with {where.count('cpu')} of them: the network runs on the CPU "
+            "there\n"
+        )
+    return [replace(job, separator=actors[number % len(actors)]) for number, job in enumerate(jobs)]
 
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if gpus:
-        jobs = [replace(job, device="cuda") for job in jobs]
+
+def _run(
+    config: RunConfig, jobs: Sequence[TrackJob], seconds: Sequence[float]
+) -> list[TrackOutcome]:
     with Progress("evaluate", len(jobs), "tracks") as progress:
         return run_tasks(
             score_track,
             [(job,) for job in jobs],
             names=[str(job.track) for job in jobs],
-            needs=Needs(
-                _memory(config, _BYTES + _BYTES_A_SECOND * longest),
-                gpus=1 / _TASKS_A_GPU if gpus else 0,
-            ),
+            needs=Needs(_memory(config, _BYTES + _BYTES_A_SECOND * max(seconds))),
+            sizes=seconds,
             on_done=lambda name, _: progress.advance(1, name),
         )
 
@@ -212,6 +241,7 @@ def _verify(
             [(jobs[index], jobs[index].systems[0]) for index in chosen],
             names=[str(jobs[index].track) for index in chosen],
             needs=needs,
+            sizes=[seconds[index] for index in chosen],
             on_done=lambda name, _: progress.advance(1, name),
         )
     wrong = [record for record in records if not record["agrees"]]
@@ -233,7 +263,9 @@ def _summarise(
     identity: System,
     data: DataIdentity,
     done: Sequence[tuple[TrackJob, TrackOutcome]],
+    *,
     verified: Sequence[Mapping[str, Any]],
+    config: RunConfig,
 ) -> Summary:
     records = [
         summarise_track(
@@ -245,7 +277,11 @@ def _summarise(
         for job, outcome in done
     ]
     own = [record for record in verified if record["system"] == system.name]
-    return summarise(system.name, identity, data, records, verified=own)
+    scenario = done[0][0].scenario
+    command = command_line("evaluate", evaluation_settings(config))
+    return summarise(
+        system.name, identity, data, records, scenario=scenario, verified=own, command=command
+    )
 
 
 def _drop_old_excerpts(folder: RunFolder, jobs: Sequence[TrackJob]) -> None:

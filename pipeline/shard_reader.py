@@ -7,9 +7,10 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -25,9 +26,24 @@ from pipeline.manifest import (
 )
 from pipeline.shards import batch_rows, gaps, value_regions
 
+if TYPE_CHECKING:
+    from pipeline.storage import RemoteFolder
+
 _MOST_OPEN_SHARDS = 256  # below the usual limit of 1024 open files, for several readers
 # A private map is writable without touching the file, so that torch takes it; no swap is set aside.
 _MAP_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+
+
+class Reader(Protocol):
+    """One shard, wherever it lies."""
+
+    def batch(self, column: str, index: int) -> Tensor:
+        """Return one record batch of a column, float16 [frame, 2 * channels, bins]."""
+        ...
+
+    def prefetch(self, column: str, index: int, first: int, rows: int) -> None:
+        """Begin to fetch rows of a record batch that will be needed soon."""
+        ...
 
 
 class ShardReader:
@@ -48,7 +64,7 @@ class ShardReader:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | RemoteFolder,
         entry: ShardEntry,
         settings: ShardSettings,
         touched: set[tuple[str, int]] | None = None,
@@ -56,9 +72,8 @@ class ShardReader:
         self._folder, self._entry, self._settings = folder, entry, settings
         self._touched = set() if touched is None else touched
         self._rows = batch_rows(entry.frames)
-        path = folder / entry.path
         try:
-            with path.open("rb") as file:
+            with self._opened() as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != entry.size_bytes:
                     self._damaged(f"has {size} bytes; the manifest says {entry.size_bytes}")
@@ -68,10 +83,13 @@ class ShardReader:
             self._damaged(f"cannot be opened ({error.strerror})")
         self._check_rest()
 
+    def _opened(self) -> BinaryIO:
+        return Path(str(self._folder), self._entry.path).open("rb")
+
     def _damaged(self, what: str) -> NoReturn:
         raise DataError(
-            f"shard {self._folder / self._entry.path}: {what}; rebuild it: "
-            f"python -m jobs.preprocess --shards_dir {self._folder} --musdb_root <MUSDB18>"
+            f"shard {self._folder / self._entry.path}: {what}; repair it: "
+            f"python -m jobs.preprocess --repair --shards_dir {self._folder} --musdb_root <songs>"
         )
 
     def _check_rest(self) -> None:
@@ -115,25 +133,45 @@ class ShardSet:
         DataError: the manifest is missing or damaged.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
+    def __init__(self, folder: Path | RemoteFolder, manifest: Manifest | None = None) -> None:
         self.folder = folder
         self.manifest = manifest or read_manifest(folder)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open: OrderedDict[str, ShardReader] = OrderedDict()
         self._touched: dict[str, set[tuple[str, int]]] = {}
 
-    def reader(self, entry: ShardEntry) -> ShardReader:
+    def reader(self, entry: ShardEntry) -> Reader:
         """Return the open reader of a shard; the least recently used one is let go."""
         with self._lock:
             found = self._open.get(entry.path)
             if found is None:
                 touched = self._touched.setdefault(entry.path, set())
                 found = ShardReader(self.folder, entry, self.manifest.settings, touched)
-                self._open[entry.path] = found
-                if len(self._open) > _MOST_OPEN_SHARDS:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(entry.path)
-            return found
+            return self._used(entry, found)
+
+    def _used(self, entry: ShardEntry, reader: ShardReader) -> ShardReader:
+        self._open[entry.path] = reader
+        self._open.move_to_end(entry.path)
+        if len(self._open) > _MOST_OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return reader
+
+    def fill(self, order: Iterable[ShardEntry]) -> None:
+        """Begin to bring shards near in the order of their first use; here they are near."""
+
+    def close(self) -> None:
+        """End what works in the background; here nothing does."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def _places(
         self, track: TrackEntry, start: int, count: int
@@ -147,6 +185,12 @@ class ShardSet:
             rows = min(FRAMES_PER_BATCH - first, track.shards[number].frames - row, end - frame)
             yield track.shards[number], batch, first, rows
             frame += rows
+
+    def shards_of(self, track: TrackEntry, start: int, count: int) -> Iterator[ShardEntry]:
+        """Yield the shards that hold a window."""
+        per_shard = self.manifest.settings.frames_per_shard
+        last = min(start + count, track.frames) - 1
+        yield from track.shards[start // per_shard : last // per_shard + 1]
 
     def read_rows(
         self, track: TrackEntry, column: str, start: int, out: Tensor, *, swap: bool = False
@@ -168,6 +212,8 @@ class ShardSet:
         for entry, batch, first, rows in self._places(track, start, len(out)):
             values = self.reader(entry).batch(column, batch)[first : first + rows]
             piece = out[at : at + rows]
+            if out.dtype == torch.float16:
+                values, piece = values.view(torch.int16), piece.view(torch.int16)  # copied faster
             if swap:
                 for channel in range(piece.shape[1]):  # 0 with 1 (real), 2 with 3 (imaginary)
                     piece[:, channel].copy_(values[:, channel ^ 1])

@@ -1,4 +1,4 @@
-"""The Arrow format of spectrograms: schema, writer and verification.
+"""The Arrow format of spectrograms: schema and writer.
 
 A shard is an Arrow IPC *file*, uncompressed. A row is an STFT frame; each source and the mixture
 is a column of ``fixed_shape_tensor<float16>[2 * channels, bins]``; a record batch has 256 rows. A
@@ -8,22 +8,15 @@ window at any frame and of any length is then a few slices of a memory map.
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline.manifest import (
-    FRAMES_PER_BATCH,
-    ShardEntry,
-    ShardSettings,
-    read_manifest,
-)
+from pipeline.manifest import FRAMES_PER_BATCH, ShardEntry, ShardSettings
 
 
 def schema(settings: ShardSettings, track: str = "", first_frame: int = 0) -> pa.Schema:
@@ -171,32 +164,6 @@ def gaps(regions: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]
         if start > position:
             yield position, start
         position = max(position, end)
-
-
-def verify(folder: Path) -> list[str]:
-    """Read every byte of a shard folder again.
-
-    Returns:
-        One line for each damaged or missing shard; nothing if all is well.
-
-    Raises:
-        DataError: the manifest itself is missing or damaged.
-    """
-    entries = [shard for track in read_manifest(folder).tracks for shard in track.shards]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = list(pool.map(lambda entry: _fault(folder, entry), entries))
-    return [f"{entry.path}: {fault}" for entry, fault in zip(entries, found, strict=True) if fault]
-
-
-def _fault(folder: Path, entry: ShardEntry) -> str | None:
-    path = folder / entry.path
-    try:
-        size = path.stat().st_size
-        if size != entry.size_bytes:
-            return f"has {size} bytes; the manifest says {entry.size_bytes}"
-        return None if file_sha256(path) == entry.sha256 else "its sha256 is not the manifest's"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
 
 
 def file_sha256(path: Path) -> str:

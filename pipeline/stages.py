@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipeline.manifest import Manifest
     from pipeline.report import ReportResult
     from pipeline.scoring import EvaluationResult
+    from pipeline.search.conclusion import SearchResult
     from pipeline.training.result import TrainResult
 
 
@@ -27,17 +28,42 @@ def make_shards(config: RunConfig) -> Manifest:
 
 
 def train_network(config: RunConfig) -> TrainResult:
-    """Train; MLflow gets the configuration, the journal's metrics and the data's hash."""
+    """Train; MLflow gets the settings, the journal's metrics, the data's hash and the model."""
+    from lasaft.config import variant_name
     from pipeline.manifest import read_manifest
+    from pipeline.storage import shard_place
     from pipeline.train import train
 
     folder = RunFolder.of(config)
     with Tracker(config, folder) as tracker:
         tracker.log_params()
-        tracker.set_tags({"data_hash": read_manifest(folder.shards).hash})
+        tracker.set_tags({"data_hash": read_manifest(shard_place(folder)).hash})
         tracker.follow(folder.metrics)
         result = train(config)
-        tracker.log_artifact(folder.checkpoint, "checkpoint")
+        name = f"{config.tracking.experiment_name}-{variant_name(config.model)}"
+        tracker.log_model(folder.checkpoint, name)
+    return result
+
+
+def search_settings(config: RunConfig) -> SearchResult:
+    """Search for the best settings; MLflow gets a run of each trial below this run's own."""
+    from pipeline.manifest import read_manifest
+    from pipeline.search.report import write_report
+    from pipeline.search.run import search
+    from pipeline.storage import shard_place
+
+    folder = RunFolder.of(config)
+    with Tracker(config, folder) as tracker:
+        tracker.log_params()
+        tracker.set_tags({"data_hash": read_manifest(shard_place(folder)).hash})
+        result = search(config)
+        winner = result.winner
+        figures = {name: winner.trial.figure(name) for name in config.search.objectives}
+        figures |= {"mean": winner.mean, "spread": winner.spread, "trials": len(result.rows)}
+        tracker.log_metrics({f"search/{k}": v for k, v in figures.items() if v is not None})
+        page = write_report(config, result)
+        for path in (page, result.preset, result.folder / "results.csv"):
+            tracker.log_artifact(path, "search")
     return result
 
 

@@ -8,15 +8,39 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lasaft.errors import DataError
+from pipeline.score_files import WHOLE_METRICS
 
 METRIC = "BSS Eval v4 (museval 0.4.1 numbers)"
 AGGREGATION = "median of frames, median of tracks"
-DEFINITIONS = {
+Scenario = Literal["sources", "target_rest", "vocals_accompaniment"]
+SCENARIOS: dict[str, str] = {
+    "sources": (
+        "All scored sources of a track are scored against each other, as museval does where no "
+        "accompaniment is supplied."
+    ),
+    "target_rest": (
+        "One source is scored against the sum of all others, as museval scores vocals against an "
+        "accompaniment; the rest's estimate is the mixture without the source's estimate."
+    ),
+    "vocals_accompaniment": (
+        "Vocals and accompaniment (the sum of all other sources) are scored against each other, "
+        "the other sources with the vocals among them, as museval does where an accompaniment is "
+        "supplied: SDR and ISR of the vocals are the same, their SIR and SAR are not."
+    ),
+}
+_DEFINITIONS = {
     "metric": (
-        "BSS Eval v4, in dB, higher is better: SDR (all distortion), ISR (spatial image), "
-        "SIR (interference from other sources), SAR (artifacts). Distortion filters of 512 taps "
-        "over the whole track; all sources of a track are scored together, without a separate "
-        "vocals-against-accompaniment scenario."
+        "SDR (all distortion), ISR (spatial image), SIR (interference from other sources) and SAR "
+        "(artifacts) are BSS Eval v4, in dB, higher is better. Distortion filters of 512 taps over "
+        "the whole track."
+    ),
+    "uSDR": (
+        "10 log10((sum s^2 + 1e-7) / (sum (s - e)^2 + 1e-7)) over all samples and channels of a "
+        "song: the MDX challenges' SDR, which Demucs calls nSDR. They take its mean over songs."
+    ),
+    "SI-SDR": (
+        "10 log10(|a s|^2 / |a s - e|^2) with a = <e, s> / |s|^2 over all samples and channels of "
+        "a song, means kept (Le Roux et al. 2019)."
     ),
     "frames": (
         "A track is scored in frames of 1 s, one after the other. Where a reference or an estimate "
@@ -25,19 +49,41 @@ DEFINITIONS = {
     ),
     "median": (
         "Median over the frames of a track that are numbers, then median over tracks "
-        "(museval's default, SiSEC 2018)."
+        "(museval's default, SiSEC 2018); of uSDR and SI-SDR the median over tracks."
     ),
     "mean": (
-        "Median over the frames of a track that are numbers, then arithmetic mean over tracks."
+        "Median over the frames of a track that are numbers, then arithmetic mean over tracks; of "
+        "uSDR and SI-SDR the mean over tracks."
     ),
-    "average": "Arithmetic mean of the figures of the sources.",
+    "average": "Arithmetic mean of the figures of the sources (without an accompaniment).",
 }
+
+
+def definitions(scenario: Scenario) -> dict[str, str]:
+    """Return what the figures of a summary mean, in sentences."""
+    return {**_DEFINITIONS, "scenario": SCENARIOS[scenario]}
+
+
+def aggregation_of(metric: str, over_tracks: str) -> str:
+    """Return how a figure comes from frames and tracks.
+
+    >>> aggregation_of("uSDR", "mean")
+    'whole songs, mean of tracks'
+    """
+    within = "whole songs" if metric in WHOLE_METRICS else "median of frames"
+    return f"{within}, {over_tracks} of tracks"
+
+
+def usual_aggregation(metric: str) -> Literal["median", "mean"]:
+    """Return how a metric is usually taken over tracks where one figure is quoted."""
+    return "mean" if metric in WHOLE_METRICS else "median"
+
 
 # Above it a score says that nothing is left to measure but rounding (the mixture has no artifacts):
 # tables show "> 100" and no difference to it.
 LARGEST_DB = 100.0
 
-Kind = Literal["model", "mixture", "irm", "ibm", "estimates"]
+Kind = Literal["model", "mixture", "irm", "ibm", "estimates", "scores"]
 Table = dict[str, dict[str, float | None]]
 
 
@@ -53,22 +99,32 @@ class Figure(_Record):
 
 
 class TrackSummary(_Record):
-    """One track: its name, its score file, and the medians over its frames in dB."""
+    """One track: its score file, and one figure for each source and metric in dB.
+
+    Of SDR, ISR, SIR and SAR it is the median over frames; uSDR and SI-SDR are of the whole song.
+    """
 
     name: str
     file: str
     sha256: str
     frames: int
     nan_frames: dict[str, int]
-    medians: Table
+    scores: Table
 
 
 class System(_Record):
-    """What made the estimates."""
+    """What made the estimates.
+
+    ``recipe`` names everything that made a trained network but its seed: runs that share it are
+    repetitions of each other. ``config`` is what it was trained with.
+    """
 
     kind: Kind
     checkpoint: str | None = None
     variant: str | None = None
+    recipe: str | None = None
+    seed: int | None = None
+    config: dict[str, Any] | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
 
@@ -91,24 +147,26 @@ class DataIdentity(_Record):
 class Summary(_Record):
     """All that a leaderboard needs to know about one system: ``scores/<name>/summary.json``."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: str
     system: System
     data: DataIdentity
     metric: str = METRIC
     aggregation: str = AGGREGATION
-    definitions: dict[str, str] = Field(default_factory=lambda: dict(DEFINITIONS))
+    scenario: Scenario = "sources"
+    definitions: dict[str, str]
     sources: list[str]
     scores: dict[str, dict[str, Figure]]
     average: dict[str, Figure]
     frames: int
     nan_frames: dict[str, int]
     verified: list[dict[str, Any]] = Field(default_factory=list)
+    command: str = ""
     tracks: list[TrackSummary]
 
     def column(self, source: str, metric: str) -> dict[str, float | None]:
-        """Return the median over frames for each track."""
-        return {track.name: track.medians[source][metric] for track in self.tracks}
+        """Return the figure of each track."""
+        return {track.name: track.scores[source][metric] for track in self.tracks}
 
 
 def read_summary(path: Path) -> Summary:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from lasaft.checkpoint import Checkpoint
 from lasaft.config import variant_name
@@ -11,7 +14,8 @@ from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
 from pipeline.excerpts import EXCERPTS, REFERENCE_FOLDER
 from pipeline.folders import RunFolder
-from pipeline.score_files import file_names
+from pipeline.recipes import recipe_of
+from pipeline.score_files import file_names, read_key
 from pipeline.score_track import SystemJob
 from pipeline.summary import Kind, System
 from pipeline.tracks import Track
@@ -23,7 +27,7 @@ def systems_of(config: RunConfig, checkpoint: Checkpoint | None) -> list[SystemJ
     """Return the system of interest, then the bounds.
 
     Raises:
-        ConfigError: its name is that of a bound.
+        ConfigError: its name is that of a bound, or of another system that is scored already.
         DataError: ``estimates_dir`` has no folder of the split.
     """
     options = config.evaluate
@@ -43,13 +47,77 @@ def systems_of(config: RunConfig, checkpoint: Checkpoint | None) -> list[SystemJ
             )
         name = name or options.estimates_dir.absolute().name
         lead = SystemJob(name, file_names([name])[name], "estimates", place, {})
-    if lead.file.casefold() in _RESERVED:
-        raise ConfigError(
-            f"run_id: got {name!r}, which names something else here; allowed: any name but "
-            f"{', '.join(_RESERVED)}"
-        )
+    require_free_name(config, lead)
     bounds: list[Kind] = ["mixture", "irm", "ibm"] if options.oracles else ["mixture"]
     return [lead, *(SystemJob(bound, bound, bound, None, {"bound": bound}) for bound in bounds)]
+
+
+def require_free_name(config: RunConfig, lead: SystemJob) -> None:
+    """Refuse a name under which the scores of another system lie, or which means something else.
+
+    Scores of the run's own checkpoint are replaced when it was trained again; a checkpoint, a
+    folder of estimates or of scores that is named on the command line never replaces another's.
+
+    Raises:
+        ConfigError: names what is there.
+    """
+    if lead.file.casefold() in _RESERVED:
+        raise ConfigError(
+            f"run_id: got {lead.name!r}, which names something else here; allowed: any name but "
+            f"{', '.join(_RESERVED)}"
+        )
+    folder = RunFolder.of(config).scores / lead.file
+    owner = _owner(folder)
+    if owner is None or owner == _identity(lead.kind, lead.key):
+        return
+    kinds = {text.split()[0] for text in (owner, _identity(lead.kind, lead.key))}
+    if len(kinds) > 1 or (lead.kind == "model" and config.evaluate.checkpoint is not None):
+        raise ConfigError(
+            f"run_id: {lead.name!r} is the name of {owner}, whose scores lie in {folder}; "
+            f"allowed: another name for this one ({_identity(lead.kind, lead.key)})"
+        )
+
+
+def _owner(folder: Path) -> str | None:
+    """Return what the scores in a folder are of, from the first key beside them."""
+    for file in sorted(folder.glob("keys/*/*.json")):
+        try:
+            key = read_key(file)["key"]
+        except DataError:
+            continue  # a damaged key keeps nothing: its track is scored again
+        kinds: dict[str, Kind] = {
+            "checkpoint": "model", "estimates": "estimates", "scores": "scores",
+        }  # fmt: skip
+        return next((_identity(kind, key) for name, kind in kinds.items() if name in key), None)
+    return None
+
+
+def _identity(kind: Kind, key: Mapping[str, Any]) -> str:
+    """Return what a system is in a few words, the first of which is its kind."""
+    if kind == "model":
+        return f"checkpoint {key['checkpoint'][:12]}"
+    return "estimates" if kind == "estimates" else "scores of another system"
+
+
+def require_known_folders(system: SystemJob, tracks: Sequence[Track]) -> None:
+    """Refuse estimates that miss a track or have a folder that names none, before any work.
+
+    Raises:
+        DataError: names the folders.
+    """
+    if system.kind != "estimates":
+        return
+    assert system.place is not None
+    names = {track.name for track in tracks}
+    there = {path.name for path in system.place.iterdir() if path.is_dir()}
+    missing, unknown = sorted(names - there), sorted(there - names)
+    if missing:
+        hint = f"; folders that name no track: {', '.join(unknown[:5])}" if unknown else ""
+        raise DataError(
+            f"{system.place}: no estimates of {', '.join(missing[:5])}"
+            f"{f' and {len(missing) - 5} more' if len(missing) > 5 else ''} "
+            f"({len(missing)} of {len(names)} tracks){hint}; allowed: a folder <track> for each"
+        )
 
 
 def for_track(system: SystemJob, track: Track) -> SystemJob:
@@ -72,13 +140,16 @@ def identity_of(system: SystemJob, checkpoint: Checkpoint | None) -> System:
     record = checkpoint.provenance
     kept = {name: record[name] for name in ("git_commit", "epoch", "step") if name in record}
     kept |= {"training_data_hash": record["data_hash"]} if "data_hash" in record else {}
-    training = record.get("config", {}).get("train", {})
-    kept |= {"seed": training["seed"]} if "seed" in training else {}
+    config = record.get("config", {})
+    training = config.get("train", {})
     kept |= {f"{name} version": text for name, text in record.get("packages", {}).items()}
     return System(
         kind="model",
         checkpoint=checkpoint.hash,
         variant=variant_name(checkpoint.config),
+        recipe=recipe_of(record),
+        seed=training.get("seed"),
+        config={g: config[g] for g in ("model", "data", "train") if g in config} or None,
         provenance=kept,
         settings={"overlap_ratio": system.key["overlap_ratio"]},
     )

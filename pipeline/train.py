@@ -5,28 +5,34 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 import shutil
+import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lasaft.errors
-from lasaft.errors import LasaftError, StageError
+from lasaft.errors import ConfigError, LasaftError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.cluster import connected, require_gpus
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 from pipeline.folders import RunFolder
 from pipeline.manifest import read_manifest
+from pipeline.process_counts import room, share_cpus
 from pipeline.progress import Progress
+from pipeline.storage import shard_place
 from pipeline.training.identity import claim, finished
 from pipeline.training.result import TrainResult
 
 _POLL_SECONDS = 0.5
-# A report waits some 0.3 s for Ray's controller, which only wants to know that all is well.
-_REPORT_SECONDS = 10.0
+# A range of processes looks so often whether there is room for more: a change costs a new start.
+_RESIZE_SECONDS = 60.0
+# After a node's death Ray may ask for its place once more; with its own 60 s it waits longer.
+_ELASTIC_START_SECONDS = "15"
+_LACK_SECONDS = 15.0
 
 
 def train(config: RunConfig) -> TrainResult:
@@ -45,7 +51,7 @@ def train(config: RunConfig) -> TrainResult:
         StageError: training ended without a result; the saved state is kept.
     """
     folder = RunFolder.of(config)
-    manifest = read_manifest(folder.shards)
+    manifest = read_manifest(shard_place(folder))
     manifest.require_model(config.model)
     with _alone(folder):
         claim(folder, config, manifest.hash)
@@ -55,14 +61,18 @@ def train(config: RunConfig) -> TrainResult:
         for name in ("failure.json", "progress.json"):
             (folder.training / name).unlink(missing_ok=True)
         with connected(config.cluster), _shown(folder, config.train):
-            _fit(config, folder)
+            fit(config, folder)
         result = finished(folder, config)
     assert result is not None, "the workers ended without a result"
     return result
 
 
-def _fit(config: RunConfig, folder: RunFolder) -> None:
-    """Run the workers to the end."""
+def fit(config: RunConfig, folder: RunFolder) -> None:
+    """Run the workers to the end; call while connected, alone in ``folder``.
+
+    Raises:
+        LasaftError: training ended without a result.
+    """
     from ray.train import (
         FailureConfig,
         LoggingConfig,
@@ -70,38 +80,38 @@ def _fit(config: RunConfig, folder: RunFolder) -> None:
         ScalingConfig,
         TrainingFailedError,
     )
-    from ray.train.torch import TorchTrainer
+
+    from pipeline.worker_group import WorkerGroupTrainer
 
     train = config.train
-    cpus = _cpus_per_process(train)
+    each = _resources(train)
+    elastic = isinstance(train.world_size, str) and not train.gpus
+    if elastic:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ELASTIC_START_SECONDS)
     # Our own files are the truth: what Ray keeps of an earlier call would only be in the way.
     storage = folder.training / "ray"
     shutil.rmtree(storage, ignore_errors=True)
-
-    class Trainer(TorchTrainer):
-        """Leaves Ctrl-C to us: Ray's own handler ends the process as if all were well."""
-
-        def _register_sigint_handler(self, controller: Any) -> None:
-            pass
-
-    trainer = Trainer(
+    trainer = WorkerGroupTrainer(
         _process,
+        sizes=train.world_sizes,
         train_loop_config={"config": to_json(config)},
         scaling_config=ScalingConfig(
-            num_workers=train.processes,
-            use_gpu=bool(train.gpus),
-            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if train.gpus else {}),
+            num_workers=(train.world_sizes[0], train.processes) if elastic else train.processes,
+            use_gpu="GPU" in each,
+            resources_per_worker=each,
+            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
         ),
         run_config=RunConfig(
             name="train",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=train.max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
-            worker_runtime_env={"env_vars": _thread_settings(cpus)},
+            worker_runtime_env={"env_vars": _thread_settings(each["CPU"])},
         ),
     )
     try:
-        trainer.fit()
+        with _lack_told(each, train.world_sizes[0]):
+            trainer.fit()
     except TrainingFailedError as error:
         _raise_failure(folder)
         raise StageError(
@@ -124,9 +134,9 @@ def _thread_settings(cpus: float) -> dict[str, str]:
 
 def _process(payload: dict[str, Any]) -> None:
     """Train in one Ray worker."""
-    import ray.train
     from ray.train.torch import get_device
 
+    from pipeline.training.asking import EndedEarlyError, asker
     from pipeline.training.ranks import Ranks
     from pipeline.training.session import run_session
 
@@ -135,22 +145,22 @@ def _process(payload: dict[str, Any]) -> None:
     if failure.exists():
         # A process has found that going on makes no sense; all that are started again end here.
         return
-
     device = get_device()
     assert not isinstance(device, list)
-    ranks, reported = Ranks.current(device), time.monotonic()
-
-    def report(epoch: int, values: dict[str, float]) -> None:
-        nonlocal reported
-        if ranks.agree(time.monotonic() - reported > _REPORT_SECONDS):
-            ray.train.report({"epoch": epoch} | values)
-            reported = time.monotonic()
-
+    ranks = Ranks.current(device)
+    world = ranks.world
+    if not config.train.gpus:
+        # Of a range, this many have been started: from here on it is a number like any other.
+        train = config.train.model_copy(update={"world_size": world})
+        config = config.model_copy(update={"train": train})
     try:
-        run_session(config, device, report)
+        ask = asker(RunFolder.of(config), ranks, config.train.max_epochs)
+        run_session(config, device, ask)
+    except EndedEarlyError:
+        return  # on all processes at the same epoch
     except LasaftError as error:
         atomic_write_json(failure, {"kind": type(error).__name__, "text": str(error)})
-        if config.train.processes > 1:
+        if world > 1:
             raise  # the others may be waiting for this one in a sum
 
 
@@ -167,30 +177,57 @@ def _last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _cpus_per_process(train: TrainConfig) -> float:
-    """Return the CPUs for each process: as many as fit, a share of one if there are too few.
+def _resources(train: TrainConfig) -> dict[str, float]:
+    """Return what each process holds: as asked for, and an even share of the CPUs.
 
     Raises:
-        ConfigError: the cluster has fewer GPUs than asked for.
+        ConfigError: there is no room for the processes.
     """
+    require_gpus(train.gpus)
+    nodes, fewest = _nodes(), train.world_sizes[0]
+    cpus = share_cpus([node.get("CPU", 0) for node in nodes], train.processes)
+    if fewest < train.processes:
+        # A range starts with as many as there are CPUs, not with many that share one.
+        cpus = max(1.0, cpus)
+    each = {"CPU": cpus} | ({"GPU": 1.0} if train.gpus else {}) | train.resources
+    found = room(nodes, each)
+    if found < fewest:
+        needed = ", ".join(f"{name}={amount:g}" for name, amount in each.items())
+        raise ConfigError(
+            f"resources_per_worker: {fewest} processes with {needed} each were asked for, the Ray "
+            f"cluster has room for {found}; allowed: less for each, or fewer processes "
+            "(world_size, gpus)"
+        )
+    return each
+
+
+@contextmanager
+def _lack_told(each: dict[str, float], fewest: int) -> Iterator[None]:
+    """Say once inside the ``with`` that processes wait for a node: Ray waits silently, for ever."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(_LACK_SECONDS):
+            found = room(_nodes(), each)
+            if found < fewest:
+                sys.stderr.write(
+                    f"training: the Ray cluster has room for {found} of {fewest} processes; "
+                    "training goes on when a node comes (world_size MIN:MAX goes on with fewer)\n"
+                )
+                return
+
+    threading.Thread(target=watch, name="room", daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Return what each living node of the cluster has."""
     import ray
 
-    require_gpus(train.gpus)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return share_cpus([node.get("CPU", 0) for node in nodes], train.processes)
-
-
-def share_cpus(nodes: Sequence[float], processes: int) -> float:
-    """Return the most CPUs that each process can have when all of them fit on the nodes.
-
-    >>> share_cpus([2], 1), share_cpus([2, 2, 2], 2), share_cpus([4, 8], 3), share_cpus([2], 4)
-    (2.0, 2.0, 4.0, 0.5)
-    """
-    for share in range(int(max(nodes, default=0)), 0, -1):
-        if sum(int(cpus) // share for cpus in nodes) >= processes:
-            return float(share)
-    # Ray counts in steps of 0.0001.
-    return math.floor(10_000 * sum(nodes) / processes) / 10_000
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager
@@ -229,7 +266,7 @@ def _shown(folder: RunFolder, train: TrainConfig) -> Iterator[None]:
 
 def _watch(file: Path, train: TrainConfig, stop: threading.Event) -> None:
     progress, shown, before = None, 0, None
-    last = False
+    last, said = False, set()
     while not last:
         last = stop.wait(_POLL_SECONDS)
         found = json.loads(file.read_bytes()) if file.exists() else None
@@ -243,6 +280,10 @@ def _watch(file: Path, train: TrainConfig, stop: threading.Event) -> None:
         # After a crash the count goes back for a while.
         progress.advance(max(0, found["step"] - shown), _note(found, train))
         shown = max(shown, found["step"])
+        for text in found["notes"]:
+            if text not in said:
+                progress.say(f"training: {text}")
+                said.add(text)
     if progress is not None:
         progress.close()
 
@@ -253,5 +294,6 @@ def _note(found: dict[str, Any], train: TrainConfig) -> str:
     return (
         f"epoch {found['epoch'] + 1}/{train.max_epochs}, loss {found['loss']:.4g}, "
         f"lr {found['lr']:.2g}, {found['steps_per_second']:.3g} steps/s, "
+        f"{found['music_seconds_per_second']:.3g} s of music/s, "
         f"waiting for data {found['data_wait_share']:.0%}"
     )

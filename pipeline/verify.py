@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.score_files import METRICS, FrameScores, read_key, read_scores, write_key
-from pipeline.score_track import SystemJob, TrackJob, make_estimates, stacked
+from lasaft.metrics import METRICS
+from pipeline.score_files import FrameScores, read_key, read_scores, write_key
+from pipeline.score_track import SystemJob, TrackJob, contests_of, make_estimates
 from pipeline.tracks import read_track
 
 # Largest difference from museval in dB that counts as agreement: our files round to 5 decimals
@@ -36,8 +37,13 @@ def verify_track(job: TrackJob, system: SystemJob) -> dict[str, Any]:
         return known["facts"]["verified"]
     audio = read_track(job.track)
     waves = make_estimates(job, system, audio)
-    references = [audio.sources[job.track.sources.index(s)].numpy() for s in job.sources]
-    theirs = museval_scores(job.sources, references, stacked(waves), audio.sample_rate)
+    values: dict[str, Mapping[str, np.ndarray]] = {}
+    for contest in contests_of(job, system, waves, audio):
+        found = museval_scores(
+            contest.names, contest.references, contest.estimates, audio.sample_rate
+        )
+        values |= {name: found.values[name] for name in contest.kept}
+    theirs = FrameScores(values)
     ours = read_scores(job.score_file(system))
     difference = {metric: _difference(ours, theirs, metric) for metric in METRICS}
     largest = max(difference.values())

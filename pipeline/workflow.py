@@ -9,35 +9,46 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.files import atomic_write_bytes
-from pipeline.cluster import connected, require_gpus
+from pipeline.cluster import require_gpus
 from pipeline.config import RunConfig, to_json
 from pipeline.excerpts import EXCERPTS
-from pipeline.fingerprints import content_hash, listing_hash
+from pipeline.fingerprints import content_hash, digest, listing_hash
 from pipeline.folders import RunFolder
+from pipeline.shared_storage import ready_cluster
 from pipeline.songs import make_songs, song_set, wants_songs
 from pipeline.steps import Step, StepResult, locked, run_steps
+from pipeline.storage import RemoteFolder, shard_place
 from pipeline.synthetic import song_list
 
 _PIPELINE = Path(__file__).parent
 _LASAFT = _PIPELINE.parent / "lasaft"
 
 _NETWORK = (
-    "activations", "blocks", "chunks", "conditioning", "frequency", "fused", "fused_frequency",
-    "metrics", "model", "separation", "specialise", "spectrogram", "tiles", "unet",
+    "activations", "blocks", "buffers", "chunks", "conditioning", "frequency", "fused",
+    "fused_conv", "fused_dense", "fused_frequency", "metrics", "model", "onednn", "separation",
+    "specialise", "spectrogram", "tiles", "unet",
 )  # fmt: skip
-_TRACKS = ("audio_files", "tracks")
-_SCORES = ("aggregate", "excerpts", "score_files", "summary")
+_TRACKS = ("audio_files", "plain_yaml", "splits", "track_checks", "track_folders", "tracks")
+_SCORES = ("aggregate", "command_line", "excerpts", "scenarios", "score_files", "summary")
 # For each step, the modules and packages of the pipeline and of the model library that do it.
+_TRAINING = ("loader", "remote_shards", "sampler", "shard_reader", "train", "training")
 _CODE = {
     "songs": (("songs", "synthetic"), ()),
-    "preprocess": (("build", "framing", "manifest", "preprocess", "shards", *_TRACKS), ()),
-    "train": (("loader", "sampler", "shard_reader", "train", "training"), (*_NETWORK, "losses")),
+    "preprocess": (
+        ("build", "framing", "inspection", "manifest", "preprocess", "shards", *_TRACKS),
+        (),
+    ),
+    "search": (("search", "search_config", *_TRAINING), (*_NETWORK, "losses")),
+    "train": (_TRAINING, (*_NETWORK, "losses")),
     "evaluate": (
-        ("dataset", "estimates", "score_track", "scoring", "systems", "verify", *_SCORES, *_TRACKS),
+        (
+            "dataset", "estimates", "other_scores", "recipes", "score_track", "scoring",
+            "separators", "systems", "verify", *_SCORES, *_TRACKS,
+        ),
         _NETWORK,
     ),
     "report": (("report", *_SCORES), ()),
-}
+}  # fmt: skip
 # Another value of these gives the same result.
 _SPEED_ONLY = {
     "num_workers",
@@ -46,11 +57,17 @@ _SPEED_ONLY = {
     "save_weights_only",
     "max_failures",
 }
+# With more of these a search goes on; with others of its options it is another search.
+_SEARCH_BUDGET = {
+    "num_trials", "total_epochs", "max_hours", "max_gpu_hours", "seeds", "top_settings",
+    "max_concurrent_trials", "trial_gpus",
+}  # fmt: skip
 _SHARD_OPTIONS = {
     "sources", "sample_rate", "n_fft", "hop_length", "input_channels", "spec_type",
 }  # fmt: skip
 _DRAW_OPTIONS = {
-    "draw", "gain_probability", "gain_db", "polarity_probability", "channel_swap_probability",
+    "draw", "remix_probability", "gain_probability", "gain_db", "polarity_probability",
+    "channel_swap_probability", "mixup_probability", "mixup_share", "val_mixture",
 }  # fmt: skip
 
 
@@ -83,6 +100,7 @@ class Workflow:
         return [
             *songs,
             self._preprocess(folder),
+            *([self._search(folder)] if self.config.search.space is not None else []),
             self._train(folder),
             self._evaluate(folder),
             self._report(folder),
@@ -111,19 +129,58 @@ class Workflow:
             run=lambda: self._connected(_preprocess),
         )
 
-    def _train(self, folder: RunFolder) -> Step:
-        options = (
-            self._options("model", _names(self.config.model))
-            | self._options("train", _names(self.config.train) - _SPEED_ONLY)
-            | self._options("data", _DRAW_OPTIONS)
+    def _search(self, folder: RunFolder) -> Step:
+        from pipeline.search.space_reader import read_space
+
+        assert self.config.search.space is not None
+        space = read_space(self.config.search.space)
+        budget = self._options("search", _SEARCH_BUDGET)
+        options = self._options("search", _names(self.config.search) - _SEARCH_BUDGET - {"space"})
+        options |= {"space": digest(repr(space))}
+        return Step(
+            "search",
+            inputs=lambda: {
+                "options": options,
+                "base": self._training_options(self.config),
+                "shards": _shards_hash(folder),
+            },
+            code=_code("search"),
+            outputs=(folder.search,),
+            # With another budget the search goes on in its place.
+            fingerprint=lambda: (
+                digest([found, budget])
+                if (found := content_hash(folder.search / "best.yaml"))
+                else None
+            ),
+            run=lambda: self._connected(_search),
         )
+
+    def _training_options(self, config: RunConfig) -> dict[str, Any]:
+        return (
+            config.model.model_dump(mode="json")
+            | config.train.model_dump(mode="json", include=_names(config.train) - _SPEED_ONLY)
+            | config.data.model_dump(mode="json", include=_DRAW_OPTIONS)
+        )
+
+    def _trained(self) -> RunConfig:
+        """Return the settings of the training: the winner's, once a search has ended."""
+        if self.config.search.space is None:
+            return self.config
+        from pipeline.search.conclusion import winning_config
+
+        return winning_config(self.config)
+
+    def _train(self, folder: RunFolder) -> Step:
         return Step(
             "train",
-            inputs=lambda: {"options": options, "shards": _shards_hash(folder)},
+            inputs=lambda: {
+                "options": self._training_options(self._trained()),
+                "shards": _shards_hash(folder),
+            },
             code=_code("train"),
             outputs=(folder.checkpoint, folder.checkpoints, folder.training),
             fingerprint=lambda: content_hash(folder.checkpoint, folder.metrics),
-            run=lambda: self._connected(_train),
+            run=lambda: self._connected(lambda config: _train(self._trained())),
         )
 
     def _evaluate(self, folder: RunFolder) -> Step:
@@ -131,7 +188,7 @@ class Workflow:
         options |= self._options("train", {"target_names"})
         options |= self._options("tracking", {"run_id"})
         checkpoint = self.config.evaluate.checkpoint or folder.checkpoint
-        others = self.config.evaluate.estimates_dir
+        others = self.config.evaluate.estimates_dir or self.config.evaluate.scores_dir
         return Step(
             "evaluate",
             inputs=lambda: {
@@ -143,7 +200,7 @@ class Workflow:
             code=_code("evaluate"),
             outputs=(),  # stays in place: each score file has a key of its own
             fingerprint=lambda: content_hash(folder.scores),
-            run=lambda: self._connected(_evaluate),
+            run=lambda: self._connected(lambda config: _evaluate(self._trained())),
         )
 
     def _report(self, folder: RunFolder) -> Step:
@@ -160,7 +217,7 @@ class Workflow:
             code=_code("report"),
             outputs=(folder.report,),
             fingerprint=lambda: content_hash(folder.report),
-            run=lambda: _report(self.config),
+            run=lambda: _report(self._trained()),
         )
 
     def _options(self, section: str, names: set[str]) -> dict[str, Any]:
@@ -176,7 +233,7 @@ class Workflow:
         return listing_hash(folder.songs, times=True)
 
     def _connected(self, stage: Callable[[RunConfig], str]) -> str:
-        self._stack.enter_context(connected(self.config.cluster))
+        self._stack.enter_context(ready_cluster(self.config))
         # Songs and shards can take hours: what training lacks is said before them.
         require_gpus(self.config.train.gpus)
         return stage(self.config)
@@ -198,6 +255,13 @@ def _preprocess(config: RunConfig) -> str:
     manifest = preprocess(config)
     frames = sum(track.frames for track in manifest.tracks)
     return f"{len(manifest.tracks)} tracks, {frames} frames, data hash {manifest.hash[:8]}"
+
+
+def _search(config: RunConfig) -> str:
+    from pipeline.stages import search_settings
+
+    result = search_settings(config)
+    return f"{len(result.rows)} trials, the winner is {result.winner.trial.title}"
 
 
 def _train(config: RunConfig) -> str:
@@ -238,6 +302,10 @@ def _code(step: str) -> tuple[Path, ...]:
 
 
 def _shards_hash(folder: RunFolder) -> str | None:
-    """Return the hash of the manifest and of the shards' names and sizes."""
+    """Return the hash of the manifest and, in a folder, of the shards' names and sizes."""
+    place = shard_place(folder)
+    if isinstance(place, RemoteFolder):
+        file = place / "manifest.json"
+        return None if file.size() is None else digest(file.read_bytes().decode())
     manifest = content_hash(folder.shards / "manifest.json")
     return None if manifest is None else f"{manifest}-{listing_hash(folder.shards)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.options import Option, Raw, did_you_mean, no_such_option
@@ -35,6 +35,7 @@ class Arguments:
 
     given: list[Given] = field(default_factory=list)
     presets: list[str] = field(default_factory=list)
+    flags: set[str] = field(default_factory=set)
     json: bool = False
     help: str | None = None
     problems: list[str] = field(default_factory=list)
@@ -56,6 +57,7 @@ def read_arguments(
     *,
     undashed: bool = False,
     refused: Mapping[str, str] | None = None,
+    flags: Collection[str] = (),
 ) -> Arguments:
     """Take a command line apart: ``--name VALUE``, ``--name=VALUE`` and ``name=VALUE``.
 
@@ -64,6 +66,7 @@ def read_arguments(
         options: the table of options.
         undashed: whether ``name VALUE`` without dashes is an option too.
         refused: names that are no options here, each with what to tell people.
+        flags: names that take no value; as ``--name`` they are no options.
     """
     arguments = Arguments()
     words = list(argv)
@@ -75,6 +78,8 @@ def read_arguments(
             arguments.help = value or (words.pop(0) if words and words[0][:1] != "-" else "")
         elif dashed and typed == "json" and not equals:
             arguments.json = True
+        elif dashed and typed in flags and not equals:
+            arguments.flags.add(typed)
         elif dashed or _ASSIGNMENT.match(word) or (undashed and known_name(word, options)):
             text = value if equals else _value(words)
             why_not = (refused or {}).get(typed.replace("-", "_"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lasaft.errors import ConfigError
@@ -10,10 +10,10 @@ from pipeline.checks import without_effect
 from pipeline.cli.arguments import VARIANT, Arguments, Given, read_arguments
 from pipeline.cli.build import Builder
 from pipeline.cli.help import help_page
-from pipeline.cli.jobs import JOBS
+from pipeline.cli.jobs import JOBS, Job
 from pipeline.cli.presets import read_preset
 from pipeline.config import RunConfig
-from pipeline.options import options_of
+from pipeline.options import Option, options_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Command:
         config: every option, with absolute paths.
         explicit: the options that the command line itself gives.
         json: print the result as JSON.
+        flags: what else the job is told to do, such as ``verify``.
         help: a page to print instead of doing the work.
         again: what goes on after an interruption, in words.
     """
@@ -35,6 +36,7 @@ class Command:
     json: bool = False
     help: str | None = None
     again: str = "the same command"
+    flags: frozenset[str] = frozenset()
 
 
 def parse(argv: Sequence[str], job: str) -> Command:
@@ -46,7 +48,10 @@ def parse(argv: Sequence[str], job: str) -> Command:
         ConfigError: every problem with the command line.
     """
     options = options_of(RunConfig)
-    arguments = read_arguments(argv, options)
+    arguments = read_arguments(
+        argv, options, refused=flags_of_others(job, options), flags=JOBS[job].flags
+    )
+    row = JOBS[job].told(arguments.flags)
     if arguments.help is not None or arguments.presets == ["list"]:
         page = help_page(job, arguments.help if arguments.help is not None else "presets", options)
         return Command(job, RunConfig(), help=page)
@@ -58,11 +63,11 @@ def parse(argv: Sequence[str], job: str) -> Command:
     explicit = explicit_names(arguments.given)
     if config is not None:
         config = with_absolute_paths(config)
-        check_effects(builder, config, explicit, job)
-        builder.note(list(JOBS[job].needs(config)))
+        check_effects(builder, config, explicit, job, row)
+        builder.note(list(row.needs(config)))
     builder.raise_problems()
     assert config is not None, "a configuration that has no problem was refused"
-    return Command(job, config, explicit, arguments.json)
+    return Command(job, config, explicit, arguments.json, flags=frozenset(arguments.flags))
 
 
 def add_presets(builder: Builder, arguments: Arguments) -> None:
@@ -79,15 +84,40 @@ def explicit_names(given: Sequence[Given]) -> frozenset[str]:
     return frozenset(item.name for item in given) - {VARIANT}
 
 
-def check_effects(builder: Builder, config: RunConfig, explicit: frozenset[str], job: str) -> None:
-    """Note the options given on the command line that do nothing here."""
-    idle = without_effect(config) | JOBS[job].idle(config)
+def flags_of_others(job: str, options: Mapping[str, Option]) -> dict[str, str]:
+    """Return the flags of other jobs that are no options of this one, each with the reason."""
+    return {
+        flag: f"is a flag of jobs.{other}, and has no effect in jobs.{job}; leave it out"
+        for other, row in JOBS.items()
+        for flag in row.flags.keys() - JOBS[job].flags.keys()
+        if flag not in options or not JOBS[job].reads(options[flag])
+    }
+
+
+def check_effects(
+    builder: Builder,
+    config: RunConfig,
+    explicit: frozenset[str],
+    job: str,
+    row: Job | None = None,
+) -> None:
+    """Note the options given on the command line that do nothing here.
+
+    Args:
+        builder: takes the problems.
+        config: every option.
+        explicit: the options given.
+        job: the job's name.
+        row: what the job reads (None: as without any flag).
+    """
+    row = row or JOBS[job]
+    idle = without_effect(config) | row.idle(config)
     for name in sorted(explicit):
         option = builder.options[name]
         value = getattr(getattr(config, option.section), name) if option.section else None
         switched_off = value is option.default and value in (None, False)
-        if not JOBS[job].reads(option):
-            builder.note([f"{name}: has no effect in jobs.{job}; leave it out"])
+        if not row.reads(option):
+            builder.note([f"{name}: has no effect in jobs.{job}{row.suffix}; leave it out"])
         elif name in idle and not switched_off:
             builder.note([f"{name}: has no effect, because {idle[name]}; leave it out"])
 

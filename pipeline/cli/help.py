@@ -10,14 +10,20 @@ from lasaft.errors import ConfigError
 from pipeline.cli.jobs import JOBS
 from pipeline.cli.presets import preset_names, preset_source
 from pipeline.options import Option, did_you_mean
+from pipeline.search.space_file import find_space, first_line, space_names
 
 WIDTH = 100
 _NAME_WIDTH = 28
 _LONGEST_CHOICES = 44
+_SHORT_KINDS = {
+    "bool": "True|False", "ints": "A,B,...", "names": "A,B,...", "path": "PATH",
+    "place": "PATH|ADDRESS", "range": "N|MIN:MAX",
+}  # fmt: skip
 _GROUPS = {
     "model": "network, spectrogram, sources (--model NAME: --help networks)",
     "data": "songs, shards, how windows are drawn",
     "train": "batches, losses, optimiser, stopping, what is kept",
+    "search": "what is searched, how trials are chosen and ended, budget (--help spaces)",
     "evaluate": "separation and scoring of whole songs",
     "tracking": "names of the run, MLflow",
     "cluster": "the Ray cluster",
@@ -40,12 +46,14 @@ def help_page(job: str, topic: str, options: Mapping[str, Option]) -> str:
         lines = _presets_page()
     elif name in ("networks", "network"):
         lines = _networks_page()
+    elif name == "spaces":
+        lines = _spaces_page()
     elif name in groups:
         lines = _group_page(name, mine)
     elif name in options:
         lines = _option_page(options[name])
     else:
-        topics = [*groups, "presets", "networks", *mine]
+        topics = [*groups, "presets", "networks", "spaces", *mine]
         raise ConfigError(
             f"help: got {topic!r}, allowed: {', '.join(sorted(groups))}, presets, networks, or an "
             f"option{did_you_mean(name, topics)}"
@@ -72,6 +80,8 @@ def _job_page(job: str, mine: Mapping[str, Option]) -> Iterator[str]:
     yield from _wrapped("presets (--help presets)", preset_names())
     yield from _wrapped("networks (--help networks)", list(VARIANTS))
     yield ""
+    for name, flag in JOBS[job].flags.items():
+        yield from _row(f"--{name}", flag.summary)
     yield f"  {'--json':<{_NAME_WIDTH}}prints the result as JSON"
 
 
@@ -86,6 +96,12 @@ def _presets_page() -> Iterator[str]:
     yield "--preset NAME takes one of these, --preset FILE.yaml a file of your own:"
     for name in preset_names():
         yield from _row(name, preset_source(name))
+
+
+def _spaces_page() -> Iterator[str]:
+    yield "--space NAME searches one of these, --space FILE.yaml a file of your own:"
+    for name in space_names():
+        yield from _row(name, first_line(find_space(name)))
 
 
 def _networks_page() -> Iterator[str]:
@@ -127,8 +143,6 @@ def _short_allowed(option: Option) -> str:
     low, high = (None if end is None else f"{end:.12g}" for end in (option.low, option.high))
     above = ">" if option.low_excluded else ">="
     match option.kind:
-        case "bool":
-            return "True|False"
         case "choice":
             joined = "|".join(option.choices)
             return joined if len(joined) <= _LONGEST_CHOICES else f"{len(option.choices)} choices"
@@ -140,10 +154,8 @@ def _short_allowed(option: Option) -> str:
                 for part in (f"{above}{low}" if low else "", f"<={high}" if high else "")
                 if part
             )
-        case "ints" | "names":
-            return "A,B,..."
         case _:
-            return "PATH" if option.kind == "path" else "TEXT"
+            return _SHORT_KINDS.get(option.kind, "TEXT")
 
 
 def _wrapped(title: str, words: list[str]) -> list[str]:

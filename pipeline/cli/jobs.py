@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from pipeline.checks import SYNTHETIC_COUNTS, synthetic_songs
 from pipeline.config import RunConfig
@@ -15,9 +15,26 @@ _SONGS = ("musdb_root", "musdb_is_wav", "dev_mode", *_SYNTHETIC)
 _SPECTROGRAM = (
     "sources", "sample_rate", "n_fft", "hop_length", "spec_type", "input_channels",
 )  # fmt: skip
+_SHARDS = ("shards_dir", "cache_dir", "cache_gb")
 _DRAWING = (
-    "draw", "gain_probability", "gain_db", "polarity_probability", "channel_swap_probability",
+    "draw", "remix_probability", "gain_probability", "gain_db", "polarity_probability",
+    "channel_swap_probability", "mixup_probability", "mixup_share", "val_mixture",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a job does instead, where it is told to by a word without a value.
+
+    Args:
+        summary: one line for the help.
+        uses: names of the groups and options that it reads then.
+        needs: what is missing before it can start.
+    """
+
+    summary: str
+    uses: tuple[str, ...]
+    needs: Callable[[RunConfig], Iterator[str]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,8 @@ class Job:
         usual: the options that its first help page shows.
         needs: what is missing before it can start.
         idle: options that do nothing in this job with the others chosen, each with the reason.
+        flags: the words without a value; of several given, the last one in this order counts.
+        suffix: the flag that counts, for messages.
     """
 
     summary: str
@@ -37,10 +56,20 @@ class Job:
     usual: tuple[str, ...]
     needs: Callable[[RunConfig], Iterator[str]]
     idle: Callable[[RunConfig], dict[str, str]] = lambda run: {}
+    flags: Mapping[str, Flag] = field(default_factory=dict)
+    suffix: str = ""
 
     def reads(self, option: Option) -> bool:
         """Whether the job does something with ``option``."""
         return option.name in self.uses or option.section in self.uses
+
+    def told(self, given: Collection[str]) -> Job:
+        """Return the job as it is with some of its flags."""
+        for name in reversed(list(self.flags)):
+            if name in given:
+                flag = self.flags[name]
+                return replace(self, uses=flag.uses, needs=flag.needs, suffix=f" --{name}")
+        return self
 
 
 def _needs_songs(run: RunConfig) -> Iterator[str]:
@@ -58,8 +87,8 @@ def _needs_songs(run: RunConfig) -> Iterator[str]:
 
 
 def _needs_shards(run: RunConfig) -> Iterator[str]:
-    shards = RunFolder.of(run).shards
-    if not (shards / "manifest.json").is_file():
+    shards, address = RunFolder.of(run).shards, RunFolder.of(run).shards_address
+    if address is None and not (shards / "manifest.json").is_file():
         yield (
             f"shards_dir: {shards} holds no shards (no manifest.json); make them with "
             f"python -m jobs.preprocess --shards_dir {shards}"
@@ -69,15 +98,22 @@ def _needs_shards(run: RunConfig) -> Iterator[str]:
 
 def _needs_start(run: RunConfig) -> Iterator[str]:
     start = run.train.resume_from_checkpoint
-    if start is not None and not (start / "config.json").is_file():
+    if start is None or (start.suffix == ".ckpt" and start.is_file()):
+        return
+    if not (start / "config.json").is_file():
         yield (
             f"resume_from_checkpoint: {start} is no checkpoint, allowed: a folder with "
-            "weights.safetensors and config.json"
+            "weights.safetensors and config.json, or a .ckpt file of the authors"
         )
 
 
 def needs_estimates(run: RunConfig) -> Iterator[str]:
-    """Yield what an evaluation misses: songs, and a checkpoint or finished estimates."""
+    """Yield what an evaluation misses: songs, and a checkpoint, finished estimates or scores."""
+    scores = run.evaluate.scores_dir
+    if scores is not None:
+        if not scores.is_dir():
+            yield f"scores_dir: {scores} is no folder, allowed: one with <split>/<track>.json"
+        return
     yield from _needs_songs(run)
     estimates = run.evaluate.estimates_dir
     checkpoint = run.evaluate.checkpoint or RunFolder.of(run).checkpoint
@@ -100,10 +136,21 @@ def _needs_scores(run: RunConfig) -> Iterator[str]:
         )
 
 
+def _needs_search(run: RunConfig) -> Iterator[str]:
+    from pipeline.search.check import search_problems
+
+    yield from search_problems(run)
+    yield from _needs_shards(run)
+
+
 def needs_songs_and_start(run: RunConfig) -> Iterator[str]:
     """Yield what a run from songs to a trained network misses."""
     yield from _needs_songs(run)
     yield from _needs_start(run)
+    if run.search.space is not None:
+        from pipeline.search.check import search_problems
+
+        yield from search_problems(run)
 
 
 def _needs_nothing(run: RunConfig) -> Iterator[str]:
@@ -114,6 +161,9 @@ _LISTENING = ("sources", "sample_rate", "spec_type", "input_channels")
 
 
 def _said_by_the_checkpoint(run: RunConfig) -> dict[str, str]:
+    if run.evaluate.scores_dir is not None:
+        unread = (*_SONGS, *_LISTENING, "target_names", "address", "num_cpus", "task_memory")
+        return dict.fromkeys(unread, "scores_dir holds finished scores")
     if run.evaluate.estimates_dir is not None:
         return {}
     return dict.fromkeys(_LISTENING, "the checkpoint says it")
@@ -124,7 +174,7 @@ _EVERYTHING = ("output_dir", "model", "data", "train", "evaluate", "tracking", "
 JOBS: Mapping[str, Job] = {
     "run": Job(
         "everything: songs, shards, training, scores, report; what is unchanged is skipped",
-        _EVERYTHING,
+        (*_EVERYTHING, "search"),
         ("musdb_root", "output_dir", "batch_size", "max_epochs", "lr", "gpus", "precision", "seed"),
         needs_songs_and_start,
     ),
@@ -136,12 +186,33 @@ JOBS: Mapping[str, Job] = {
         ),
         ("musdb_root", "shards_dir", "output_dir", "n_fft", "hop_length", "dev_mode", "num_cpus"),
         _needs_songs,
+        flags={
+            "verify": Flag(
+                "reads every byte of the shards again, makes nothing; 1 if one is damaged",
+                ("output_dir", "shards_dir"),
+                _needs_nothing,
+            ),
+            "repair": Flag(
+                "the same, then builds the damaged shards alone from musdb_root, and verifies",
+                ("output_dir", "shards_dir", "musdb_root", "musdb_is_wav", "cluster"),
+                _needs_nothing,
+            ),
+        },
     ),
     "train": Job(
         "trains a network on shards; an interrupted training goes on",
-        ("output_dir", "model", "shards_dir", *_DRAWING, "train", "tracking", "cluster"),
+        ("output_dir", "model", *_SHARDS, *_DRAWING, "train", "tracking", "cluster"),
         ("shards_dir", "output_dir", "batch_size", "max_epochs", "lr", "gpus", "precision", "seed"),
         _needs_shards,
+    ),
+    "tune": Job(
+        "searches for the best settings with many small trainings; an interrupted search goes on",
+        ("output_dir", "model", *_SHARDS, *_DRAWING, "train", "search", "tracking", "cluster"),
+        (
+            "shards_dir", "output_dir", "space", "searcher", "scheduler", "num_trials",
+            "trial_epochs", "seeds", "max_concurrent_trials",
+        ),
+        _needs_search,
     ),
     "evaluate": Job(
         "separates whole songs with a trained network and scores them (BSS Eval v4)",

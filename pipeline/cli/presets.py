@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from lasaft.errors import ConfigError
 from pipeline.cli.arguments import Given, known_name
 from pipeline.options import Option, did_you_mean, no_such_option
+from pipeline.plain_yaml import PLAIN_TAGS, compose_plain
 
 FOLDER = Path(__file__).resolve().parents[1] / "presets"
-_LARGEST_BYTES = 1_000_000
 _NULLS = ("", "~", "null", "Null", "NULL")
-_PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
-
-
-class _PlainLoader(yaml.BaseLoader):
-    """Composes nodes only; anchors, which can make a small file huge, are refused."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.MarkedYAMLError(problem="anchors (&, *)", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
 
 
 def preset_names() -> list[str]:
@@ -47,14 +35,11 @@ def read_preset(preset: str, options: Mapping[str, Option]) -> list[Given]:
     """
     path = _find(preset)
     try:
-        text = path.read_bytes()[: _LARGEST_BYTES + 1].decode()
-        if len(text) > _LARGEST_BYTES:
-            raise ConfigError(f"preset: {path} is larger than {_LARGEST_BYTES} bytes")
-        root = yaml.compose(text, Loader=_PlainLoader)
+        root = compose_plain(path)
     except OSError as error:
         raise ConfigError(f"preset: {path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"preset: {path} is no plain YAML ({_one_line(error)})") from error
+    except ValueError as error:
+        raise ConfigError(f"preset: {path} {error}") from error
     if root is None:
         return []
     reader = _Reader(path.name, options)
@@ -79,15 +64,6 @@ def _find(preset: str) -> Path:
     )
 
 
-def _one_line(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if isinstance(error, yaml.MarkedYAMLError) and mark is not None:
-        return f"line {mark.line + 1}: {error.problem}"
-    return (
-        "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-    )
-
-
 class _Reader:
     """Turns composed YAML into options, collecting every problem."""
 
@@ -99,12 +75,12 @@ class _Reader:
 
     def options(self, node: yaml.Node, section: str) -> Iterator[Given]:
         """Yield the options of a mapping; a problem is noted, not raised."""
-        if not isinstance(node, yaml.MappingNode) or node.tag not in _PLAIN_TAGS:
+        if not isinstance(node, yaml.MappingNode) or node.tag not in PLAIN_TAGS:
             self._note(node, f"{section or 'the file'}: must be a mapping of options")
             return
         for key_node, value in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
-            if key_node.tag not in _PLAIN_TAGS:
+            if key_node.tag not in PLAIN_TAGS:
                 self._note(key_node, f"the tag {key_node.tag} is refused")
             elif key in self.sections and isinstance(value, yaml.MappingNode) and not section:
                 self._once(key_node, f"{key}:")
@@ -132,7 +108,7 @@ class _Reader:
     def _is_plain(self, node: yaml.Node, name: str) -> bool:
         items = node.value if isinstance(node, yaml.SequenceNode) else []
         for part in (node, *items):
-            if part.tag not in _PLAIN_TAGS:
+            if part.tag not in PLAIN_TAGS:
                 self._note(part, f"{name}: the tag {part.tag} is refused")
                 return False
         if isinstance(node, yaml.MappingNode) or not all(

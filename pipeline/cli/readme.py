@@ -30,6 +30,7 @@ _REFUSED = {
     "auto_lr_find": "not offered here, allowed: a learning rate (lr)",
     "unfreeze_stft_from": "did nothing in the reference either; leave it out",
     "estimates_dir": "is for jobs.evaluate, which scores them",
+    "scores_dir": "is for jobs.evaluate, which puts them on the board",
     "output_dir": "is made of ckpt_root_path, model and run_id here; give those",
     "checkpoint": "is found by ckpt_root_path, model, run_id and epoch here; give those",
 }

@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pipeline.report.seeds import SeedGroup, seed_groups
 from pipeline.report.statistics import METHOD, Comparison, bootstrap, compare
-from pipeline.score_files import METRICS
-from pipeline.summary import AGGREGATION, DEFINITIONS, METRIC, Summary
+from pipeline.score_files import ALL_METRICS
+from pipeline.summary import AGGREGATION, METRIC, DataIdentity, Summary
 
 AVERAGE = "average"
 ORACLES = ("irm", "ibm")
 AGGREGATIONS = ("median", "mean")
+# What published figures with this convention are: metric, and how it is taken over tracks.
+_CONVENTIONS = {"museval-median": ("SDR", "median"), "usdr-mean": ("uSDR", "mean")}
+# Interference and artifacts depend on what else was scored; these do not.
+_OF_ONE_SOURCE = ("SDR", "ISR", "uSDR", "SI-SDR")
 _PUBLISHED = Path(__file__).with_name("published.yaml")
 
 
@@ -47,7 +52,7 @@ class Row:
         if s is None:
             names = ("tracks", "frames", "nan_frames", "data_hash", "split", "checkpoint")
             return {**dict.fromkeys(names, ""), "data": self.data, "origin": self.origin}
-        nan = sum(s.nan_frames.values()) if source == AVERAGE else s.nan_frames[source]
+        nan = sum(s.nan_frames.values()) if source == AVERAGE else s.nan_frames.get(source, 0)
         return {
             "tracks": len(s.tracks), "frames": s.frames, "nan_frames": nan, "data": s.data.name,
             "data_hash": s.data.hash, "split": s.data.split,
@@ -74,10 +79,11 @@ class PublishedTable:
         """The sources, and the average, for which any row has a figure."""
         return list(dict.fromkeys(name for row in self.rows for name in row if name != "system"))
 
-    @property
-    def comparable(self) -> bool:
-        """Whether its convention is ours, on the whole MUSDB18 test set."""
-        return self.convention == "museval-median"
+    def comparable_with(self, data: DataIdentity) -> bool:
+        """Whether figures on ``data`` with the same convention may stand beside these."""
+        if self.convention == "usdr-mean":  # the 16-bit songs of MUSDB18-HQ; MUSDB18 has AAC ones
+            return data.comparable and data.kind == "MUSDB18-HQ"
+        return self.convention in _CONVENTIONS and data.comparable
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,18 @@ class Board:
     published: list[Row]
     tables: list[PublishedTable]
     tests: list[Comparison]
+    seeds: list[SeedGroup]
     left_out: list[str] = field(default_factory=list)
 
     @property
-    def comparable(self) -> bool:
-        """Whether published MUSDB18 figures may stand in one table with ours."""
-        return self.lead.data.comparable
+    def comparable(self) -> list[PublishedTable]:
+        """The publications whose figures may stand in one table with ours."""
+        return [table for table in self.tables if table.comparable_with(self.lead.data)]
+
+    @property
+    def others(self) -> list[PublishedTable]:
+        """The publications about other songs or with other conventions."""
+        return [table for table in self.tables if table not in self.comparable]
 
     @property
     def title(self) -> str:
@@ -106,7 +118,7 @@ class Board:
     @property
     def caption(self) -> str:
         """Metric and aggregation of the short tables."""
-        return f"{METRIC}, {AGGREGATION}. Average: {DEFINITIONS['average'].lower()}"
+        return f"{METRIC}, {AGGREGATION}. Average: {self.lead.definitions['average'].lower()}"
 
     @property
     def baseline(self) -> Summary | None:
@@ -120,14 +132,15 @@ class Board:
             "format": 1,
             "title": self.title,
             "metric": METRIC,
-            "definitions": {**DEFINITIONS, "statistics": METHOD},
+            "definitions": {**self.lead.definitions, "statistics": METHOD},
             "data": self.lead.data.model_dump(),
             "systems": [_row_json(row) for row in self.measured],
             "published": {
-                "comparable": self.comparable,
-                "tables": [{**asdict(t), "comparable": t.comparable} for t in self.tables],
+                "comparable": bool(self.comparable),
+                "tables": [{**asdict(t), "comparable": t in self.comparable} for t in self.tables],
             },
             "tests": [asdict(test) for test in self.tests],
+            "seeds": [group.as_json() for group in self.seeds],
             "left_out": self.left_out,
         }
 
@@ -138,13 +151,19 @@ def _row_json(row: Row) -> dict[str, Any]:
         {"source": s, "metric": m, "aggregation": a, **asdict(cell)}
         for (s, m, a), cell in row.cells.items()
     ]
-    kept = row.summary.model_dump(include={"system", "frames", "nan_frames", "verified", "tracks"})
+    kept = row.summary.model_dump(
+        include={"system", "scenario", "frames", "nan_frames", "verified", "tracks"}
+    )
     return {"name": row.name, "kind": row.kind, "figures": figures, **kept}
 
 
 def build_board(summaries: Sequence[Summary], lead: Summary) -> Board:
-    """Return the board of all ``summaries`` that are about the same songs as ``lead``."""
-    same = [s for s in summaries if s.data == lead.data and s.sources == lead.sources]
+    """Return the board of all ``summaries`` that are about the same songs as ``lead``.
+
+    A system with other sources has figures where it has the lead's sources; its SIR and SAR are
+    left out, because they depend on what the sources were scored against.
+    """
+    same = [s for s in summaries if s.data == lead.data and set(s.sources) & set(lead.sources)]
     left_out = [
         f"{s.name}: scored on other songs or sources ({s.data.name}, {s.data.split}, "
         f"{', '.join(s.sources)})"
@@ -152,12 +171,14 @@ def build_board(summaries: Sequence[Summary], lead: Summary) -> Board:
         if s not in same
     ]
     tables = read_published()
-    rows = [_published_row(t, row, lead.sources) for t in tables if t.comparable for row in t.rows]
+    shown = [table for table in tables if table.comparable_with(lead.data)]
     return Board(
         lead=lead,
         sources=list(lead.sources),
-        measured=sorted((_measured_row(s) for s in same), key=by_average),
-        published=sorted(rows, key=by_average),
+        measured=sorted((_measured_row(s, lead) for s in same), key=by_average),
+        published=sorted(
+            (_published_row(t, row, lead.sources) for t in shown for row in t.rows), key=by_average
+        ),
         tables=tables,
         tests=compare(
             sorted(
@@ -165,8 +186,17 @@ def build_board(summaries: Sequence[Summary], lead: Summary) -> Board:
                 key=lambda s: (s != lead, s.system.kind == "mixture"),
             )
         ),
+        seeds=seed_groups(same),
         left_out=left_out,
     )
+
+
+def column(summary: Summary, lead: Summary, source: str, metric: str) -> dict[str, float | None]:
+    """Return the figure of each track, empty where it cannot stand beside the lead's."""
+    alike = summary.sources == lead.sources and summary.scenario == lead.scenario
+    if source not in summary.sources or not (alike or metric in _OF_ONE_SOURCE):
+        return {}
+    return summary.column(source, metric)
 
 
 def by_average(row: Row) -> tuple[bool, float, str]:
@@ -175,25 +205,28 @@ def by_average(row: Row) -> tuple[bool, float, str]:
     return cell.value is None, -(cell.value or 0.0), row.name
 
 
-def _measured_row(summary: Summary) -> Row:
+def _measured_row(summary: Summary, lead: Summary) -> Row:
     cells: dict[tuple[str, str, str], Cell] = {}
-    for metric in METRICS:
-        for source in summary.sources:
+    for metric in ALL_METRICS:
+        known = [s for s in lead.sources if column(summary, lead, s, metric)]
+        for source in known:
             values = list(summary.column(source, metric).values())
             figure = summary.scores[source][metric]
             for how, value in (("median", figure.median), ("mean", figure.mean)):
                 interval = bootstrap(values, np.median if how == "median" else np.mean)
                 ends = (interval.low, interval.high) if interval else (None, None)
                 cells[source, metric, how] = Cell(value, *ends)
-        average = summary.average[metric]
-        cells[AVERAGE, metric, "median"] = Cell(average.median)
-        cells[AVERAGE, metric, "mean"] = Cell(average.mean)
-    return Row(summary.name, summary.system.kind, "measured by this code", cells, summary)
+        if known == lead.sources:
+            average = summary.average[metric]
+            cells[AVERAGE, metric, "median"] = Cell(average.median)
+            cells[AVERAGE, metric, "mean"] = Cell(average.mean)
+    origin = "scores of others" if summary.system.kind == "scores" else "measured by this code"
+    return Row(summary.name, summary.system.kind, origin, cells, summary)
 
 
 def _published_row(table: PublishedTable, row: dict[str, Any], sources: Sequence[str]) -> Row:
     cells = {
-        (source, "SDR", "median"): Cell(float(row[source]))
+        (source, *_CONVENTIONS[table.convention]): Cell(float(row[source]))
         for source in (*sources, AVERAGE)
         if source in row
     }

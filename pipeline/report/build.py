@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_bytes
-from pipeline.config import RunConfig
+from pipeline.command_line import command_line
+from pipeline.config import RunConfig, from_json
 from pipeline.excerpts import EXCERPTS
 from pipeline.folders import RunFolder
 from pipeline.report.board import Board, build_board
@@ -57,8 +56,10 @@ def write_report(config: RunConfig) -> ReportResult:
         raise DataError(
             f"{folder.scores}: no summary.json of a scored system in it; run jobs.evaluate first"
         )
+    summaries = _with_own_names(summaries)
     lead = _lead(list(summaries.values()), config)
     board = build_board(list(summaries.values()), lead)
+    board.left_out.extend(_unfinished(folder.scores, summaries))
     shown = {r.name for r in board.measured}
     labels = {
         name: s.name
@@ -68,14 +69,15 @@ def write_report(config: RunConfig) -> ReportResult:
     songs = read_songs(
         folder.estimates / EXCERPTS / lead.data.split, labels, config.evaluate.report_audio
     )
+    commands, settings = _origin(config, lead)
     page = render_page(
         PageInputs(
             board=board,
             songs=songs,
             training=read_curves(folder.metrics),
             provenance=list(_provenance(board)),
-            command=_command(config),
-            config=_without_secrets(config.model_dump(mode="json")),
+            commands=_without_secrets(commands),
+            config=_without_secrets(settings),
         )
     )
     texts = {
@@ -91,10 +93,33 @@ def write_report(config: RunConfig) -> ReportResult:
     return ReportResult(paths[0], paths)
 
 
+def _with_own_names(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
+    """Return the summaries by folder; where two have one name, both show their folder too."""
+    count = Counter(summary.name for summary in summaries.values())
+    return {
+        folder: s.model_copy(update={"name": f"{s.name} ({folder})"}) if count[s.name] > 1 else s
+        for folder, s in summaries.items()
+    }
+
+
+def _unfinished(scores: Path, summaries: Mapping[str, Summary]) -> Iterator[str]:
+    """Yield a line for each system that has score files but no summary: it is not whole."""
+    for folder in sorted(path for path in scores.iterdir() if path.is_dir()):
+        done = len(list(folder.glob("*/*.json")))
+        if folder.name not in summaries and done:
+            yield (
+                f"{folder.name}: {done} songs are scored, but there is no summary of a whole run; "
+                "python -m jobs.evaluate goes on with it, or takes another system's files over "
+                "with --scores_dir"
+            )
+
+
 def _lead(summaries: list[Summary], config: RunConfig) -> Summary:
     """Return the summary of the run's own system, or else of the first that is no bound."""
     split = [s for s in summaries if s.data.split == config.evaluate.split] or summaries
-    systems = [s for s in split if s.system.kind in ("model", "estimates")] or split
+    kinds = (("model", "estimates"), ("scores",))
+    groups = [[s for s in split if s.system.kind in kind] for kind in kinds]
+    systems = next((group for group in groups if group), split)
     named = [s for s in systems if s.name == config.tracking.run_id]
     own = _checkpoint_hash(config)
     trained = [s for s in systems if own is not None and s.system.checkpoint == own]
@@ -118,6 +143,9 @@ def _provenance(board: Board) -> Iterator[tuple[str, str]]:
         yield "network", lead.system.variant
     if lead.system.checkpoint:
         yield "checkpoint hash", lead.system.checkpoint
+    yield "scenario", lead.definitions["scenario"]
+    if lead.system.seed is not None:
+        yield "seed", str(lead.system.seed)
     for name, value in (*lead.system.provenance.items(), *lead.system.settings.items()):
         if isinstance(value, str | int | float | bool):
             yield name.replace("_", " "), _without_secrets(str(value))
@@ -128,27 +156,20 @@ def _provenance(board: Board) -> Iterator[tuple[str, str]]:
         )
 
 
-def _command(config: RunConfig) -> str:
-    """Return the command line that gives this run: every option that is not its default."""
-    words = [
-        f"--{name} {shlex.quote(_word(value))}"
-        for name, value, default in _leaves(config)
-        if value != default and value is not None and name not in ("tracking_uri", "address")
-    ]
-    return " \\\n    ".join(["python -m jobs.run", *words])
+def _origin(config: RunConfig, lead: Summary) -> tuple[list[str], Any]:
+    """Return the commands that give the leading system's scores again, and its configuration.
 
-
-def _leaves(section: BaseModel) -> Iterator[tuple[str, Any, Any]]:
-    for name, info in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            yield from _leaves(value)
-        else:
-            yield name, value, info.get_default(call_default_factory=True)
-
-
-def _word(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    A run from songs to scores is one command. A checkpoint that was evaluated elsewhere is two:
+    its record says how it was trained.
+    """
+    recorded = RunFolder.of(config).config
+    own = _checkpoint_hash(config)
+    if recorded.is_file() and own is not None and lead.system.checkpoint == own:
+        whole = from_json(recorded.read_bytes(), str(recorded)).model_dump(mode="json")
+        return [command_line("run", whole)], whole
+    trained = lead.system.config
+    commands = [command_line("train", trained)] if trained is not None else []
+    return [*commands, *([lead.command] if lead.command else [])], trained
 
 
 def _without_secrets(value: Any) -> Any:

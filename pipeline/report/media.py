@@ -21,6 +21,7 @@ _LOWEST_HZ, _HIGHEST_HZ = 40.0, 16_000.0
 RANGE_DB = 72.0
 _LEVELS = 64
 _N_FFT = 2048
+_QUALITY = 55  # of the pictures, in per cent: a third of the size of PNG, and no eye sees it
 
 
 @dataclass(frozen=True)
@@ -122,5 +123,5 @@ def _picture(level: np.ndarray, loudest: float) -> str:
     colours = matplotlib.colormaps["magma"](np.linspace(0, 1, _LEVELS))[:, :3]
     image.putpalette((colours * 255).round().astype(np.uint8).tobytes())
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.convert("RGB").save(buffer, "WEBP", quality=_QUALITY, method=6)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -13,23 +13,27 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.aggregate import difference
-from pipeline.report.board import AGGREGATIONS, AVERAGE, ORACLES, Board, Row, by_average
+from pipeline.report.board import AGGREGATIONS, AVERAGE, ORACLES, Board, Row, by_average, column
 from pipeline.report.media import RANGE_DB, Song
 from pipeline.report.plots import SERIES, box_plot
 from pipeline.report.statistics import CONFIDENCE, FEWEST_TRACKS, METHOD
 from pipeline.report.training_curves import Curves
-from pipeline.score_files import METRICS
-from pipeline.summary import AGGREGATION, DEFINITIONS, LARGEST_DB, METRIC
+from pipeline.scenarios import ACCOMPANIMENT
+from pipeline.score_files import ALL_METRICS
+from pipeline.summary import AGGREGATION, LARGEST_DB, METRIC, aggregation_of
 
 _METRIC_WORDS = {
     "SDR": "signal to distortion",
     "ISR": "source image to spatial distortion",
     "SIR": "source to interference",
     "SAR": "source to artifacts",
+    "uSDR": "signal to distortion of a whole song, MDX",
+    "SI-SDR": "scale-invariant signal to distortion of a whole song",
 }
 _KIND_WORDS = {
     "model": "",
     "estimates": "estimates",
+    "scores": "scores of others",
     "mixture": "does nothing",
     "irm": "ideal ratio mask, oracle",
     "ibm": "ideal binary mask, oracle",
@@ -46,8 +50,8 @@ class PageInputs:
     songs: Sequence[Song]
     training: Sequence[Curves]
     provenance: Sequence[tuple[str, str]]
-    command: str
-    config: Mapping[str, Any]
+    commands: Sequence[str]
+    config: Mapping[str, Any] | None
 
 
 def render_page(inputs: PageInputs) -> str:
@@ -60,7 +64,7 @@ def render_page(inputs: PageInputs) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shared = {"metrics": METRICS, "aggregations": AGGREGATIONS, "series": SERIES}
+    shared = {"metrics": _shown(inputs.board), "aggregations": AGGREGATIONS, "series": SERIES}
     style = environment.get_template("page.css.j2").render(shared)
     script = environment.get_template("page.js.j2").render()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -72,24 +76,26 @@ def render_page(inputs: PageInputs) -> str:
         script=_trusted(script),
         script_hash=script_hash,
         board=board,
-        rows=sorted(
-            [*board.measured, *(board.published if board.comparable else ())], key=by_average
-        ),
+        rows=sorted([*board.measured, *board.published], key=by_average),
         columns=[*board.sources, AVERAGE],
         cards=_cards(board),
+        pairs=_pairs(board),
         tracks=_tracks(board),
-        boxes={metric: _boxes(board, plotted, metric) for metric in METRICS},
+        boxes={metric: _boxes(board, plotted, metric) for metric in shared["metrics"]},
         plotted=plotted,
         nan_frames=lead.nan_frames if any(lead.nan_frames.values()) else {},
         has_oracle=any(row.kind in ORACLES for row in board.measured),
         songs=inputs.songs,
         training=inputs.training,
         provenance=inputs.provenance,
-        command=inputs.command,
-        config_text=json.dumps(inputs.config, indent=2, ensure_ascii=False),
+        commands=inputs.commands,
+        config_text=json.dumps(inputs.config, indent=2, ensure_ascii=False)
+        if inputs.config
+        else "",
         metric=METRIC,
         aggregation=AGGREGATION,
-        definitions=DEFINITIONS,
+        definitions=lead.definitions,
+        aggregation_of=aggregation_of,
         method=METHOD,
         confidence=f"{CONFIDENCE:.0%}",
         fewest=FEWEST_TRACKS,
@@ -101,6 +107,15 @@ def render_page(inputs: PageInputs) -> str:
     )
 
 
+def _json(value: Any) -> str:
+    return "" if value is None else json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _shown(board: Board) -> list[str]:
+    """Return the metrics for which any system has a figure."""
+    return [m for m in ALL_METRICS if any(key[1] == m for r in board.measured for key in r.cells)]
+
+
 def _trusted(text: str) -> Any:
     from markupsafe import Markup
 
@@ -109,12 +124,12 @@ def _trusted(text: str) -> Any:
 
 def _cards(board: Board) -> list[dict[str, Any]]:
     row = next(row for row in board.measured if row.name == board.lead.name)
-    base = board.baseline
+    base = board.baseline if board.baseline is not board.lead else None
+    others = base.scores if base is not None else {}
     cards = []
     for source in board.sources:
         cell = row.cells[source, "SDR", "median"]
-        other = base.scores[source]["SDR"].median if base and base is not board.lead else None
-        gain = difference(cell.value, other)
+        gain = difference(cell.value, others[source]["SDR"].median if source in others else None)
         cards.append(
             {"source": source, "value": cell.value, "low": cell.low, "high": cell.high,
              "gain": gain}
@@ -122,20 +137,34 @@ def _cards(board: Board) -> list[dict[str, Any]]:
     return cards
 
 
+def _pairs(board: Board) -> list[dict[str, Any]]:
+    """Return the tests of each pair of systems by source; those of the leading system first."""
+    pairs: dict[tuple[str, str], dict[str, Any]] = {}
+    for test in board.tests:
+        pair = pairs.setdefault(
+            (test.first, test.second),
+            {"first": test.first, "second": test.second, "tests": {},
+             "leads": board.lead.name in (test.first, test.second)},
+        )  # fmt: skip
+        pair["tests"][test.source] = test
+    return list(pairs.values())
+
+
 def _tracks(board: Board) -> list[dict[str, Any]]:
     """Return the songs of the leading system, the best average SDR first."""
     lead, base = board.lead, board.baseline
-    others = {t.name: t.medians for t in base.tracks} if base and base is not lead else {}
+    others = {t.name: t.scores for t in base.tracks} if base and base is not lead else {}
     songs = []
     for track in lead.tracks:
         cells = {}
-        for metric in METRICS:
-            pairs = [
-                _with_gain(track.medians[s][metric], others.get(track.name), s, metric)
+        for metric in ALL_METRICS:
+            pairs = {
+                s: _with_gain(track.scores[s][metric], others.get(track.name), s, metric)
                 for s in lead.sources
-            ]
-            cells |= {(s, metric): pair for s, pair in zip(lead.sources, pairs, strict=True)}
-            cells[AVERAGE, metric] = (_mean([v for v, _ in pairs]), _mean([g for _, g in pairs]))
+            }
+            cells |= {(s, metric): pair for s, pair in pairs.items()}
+            own = [pair for s, pair in pairs.items() if s != ACCOMPANIMENT]
+            cells[AVERAGE, metric] = (_mean([v for v, _ in own]), _mean([g for _, g in own]))
         nan = max(track.nan_frames.values())
         songs.append(
             {"name": track.name, "cells": cells, "frames": track.frames, "nan": nan, "mark": ""}
@@ -150,7 +179,7 @@ def _tracks(board: Board) -> list[dict[str, Any]]:
 def _with_gain(
     value: float | None, other: Mapping[str, Any] | None, source: str, metric: str
 ) -> tuple[float | None, float | None]:
-    base = other[source][metric] if other is not None else None
+    base = other[source][metric] if other is not None and source in other else None
     return value, difference(value, base)
 
 
@@ -173,7 +202,7 @@ def _boxes(board: Board, plotted: Sequence[tuple[int, Row]], metric: str) -> str
     columns = []
     for colour, row in plotted:
         assert row.summary is not None
-        scores = {s: _plottable(row.summary.column(s, metric)) for s in board.sources}
+        scores = {s: _plottable(column(row.summary, board.lead, s, metric)) for s in board.sources}
         columns.append((colour, scores))
     return box_plot(columns, metric, f"box-{metric}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -134,6 +134,25 @@ def _thin(points: Sequence[tuple[float, float]], most: int = 400) -> list[tuple[
         return list(points)
     runs = np.array_split(np.array(points, np.float64), most)
     return [(float(run[-1, 0]), float(run[:, 1].mean())) for run in runs]
+
+
+def colour(number: int | None) -> str:
+    """Return the colour of a series for :func:`draw`; None is the faint one of grid lines."""
+    return _FAINT if number is None else _COLOURS[number]
+
+
+def draw(name: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
+    """Return what ``paint`` puts on an empty figure, in the page's style.
+
+    Args:
+        name: unlike that of every other plot of the page.
+        size: width and height in inches.
+        paint: draws, with colours of :func:`colour`.
+    """
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure)
+        return _svg(figure, name)
 
 
 def _svg(figure: Figure, name: str) -> str:

@@ -6,15 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
 
-from pipeline.report.board import Board, Row
-from pipeline.score_files import METRICS
+from pipeline.report.board import AVERAGE, Board, Cell, Row
+from pipeline.summary import aggregation_of, usual_aggregation
 
 _COLUMNS = (
-    "system", "kind", "source", "metric", "aggregation", "value_db", "low_db", "high_db",
+    "system", "kind", "source", "metric", "aggregation", "value_db", "low_db", "high_db", "sd_db",
     "tracks", "frames", "nan_frames", "data", "data_hash", "split", "checkpoint", "origin",
 )  # fmt: skip
+_FACTS = _COLUMNS.index("tracks")  # the first column of what stands beside a figure
 
 
 def csv_text(board: Board) -> str:
@@ -28,10 +28,20 @@ def csv_text(board: Board) -> str:
             writer.writerow(
                 [
                     _tame(row.name), row.kind, _tame(source), metric, aggregation,
-                    *(_number(v) for v in (cell.value, cell.low, cell.high)),
-                    *(_tame(str(facts[name])) for name in _COLUMNS[8:]),
+                    *(_number(v) for v in (cell.value, cell.low, cell.high, None)),
+                    *(_tame(str(facts[name])) for name in _COLUMNS[_FACTS:]),
                 ]
             )  # fmt: skip
+    for group in board.seeds:
+        origin = f"mean over the seeds of {', '.join(group.runs.values())}"
+        for (source, metric, aggregation), spread in group.cells.items():
+            row = [_tame(group.name), "seeds", _tame(source), metric, aggregation]
+            row += [_number(spread.mean), "", "", _number(spread.sd)]
+            data = board.lead.data
+            facts = {"tracks": len(board.lead.tracks), "data": data.name, "split": data.split,
+                     "data_hash": data.hash, "origin": origin}  # fmt: skip
+            row += [_tame(str(facts.get(name, ""))) for name in _COLUMNS[_FACTS:]]
+            writer.writerow(row)
     return buffer.getvalue()
 
 
@@ -50,24 +60,43 @@ def json_text(board: Board) -> str:
 
 
 def markdown_text(board: Board) -> str:
-    """Return the SDR table as Markdown, with what its figures mean below it."""
+    """Return the SDR and uSDR tables as Markdown, with what their figures mean below them."""
+    lines = [*_markdown_table(board, "SDR"), _md(board.caption), ""]
+    tables = board.comparable
+    if tables:
+        lines += [f"- {_md(t.title)}: {_md(t.source)}; {_md(t.metric)}; {_md(t.aggregation)}; "
+                  f"{_md(t.data)}" for t in tables]  # fmt: skip
+        lines.append("")
+    for group in board.seeds:
+        figure = group.cells[AVERAGE, "SDR", "median"]
+        if figure.mean is not None and figure.sd is not None:
+            lines += [f"{_md(group.name)} over {len(group.runs)} seeds "
+                      f"({', '.join(map(str, group.runs))}): average SDR {figure.mean:.2f} ± "
+                      f"{figure.sd:.2f} dB (mean ± standard deviation)", ""]  # fmt: skip
+    if any(row.cells.get((AVERAGE, "uSDR", "mean"), Cell(None)).value for row in board.measured):
+        lines += [*_markdown_table(board, "uSDR"), _md(board.lead.definitions["uSDR"]), ""]
+    return "\n".join(lines)
+
+
+def _markdown_table(board: Board, metric: str) -> list[str]:
+    how = usual_aggregation(metric)
     head = ["system", *board.sources, "average"]
     lines = [
-        f"### {_md(board.title)}: SDR in dB",
+        f"### {_md(board.title)}: {metric} in dB, {aggregation_of(metric, how)}",
         "",
         "| " + " | ".join(_md(h) for h in head) + " |",
         "|---" + "|---:" * (len(head) - 1) + "|",
     ]
-    rows = [*board.measured, *(board.published if board.comparable else ())]
+    rows = [*board.measured, *(r for r in board.published if _has(r, metric, how))]
     for row in rows:
         mark = " *(as published)*" if row.kind == "published" else ""
-        lines.append(f"| {_md(row.name)}{mark} | " + " | ".join(_sdr(board, row)) + " |")
-    lines += ["", _md(board.caption), ""]
-    if board.comparable:
-        lines += [f"- {_md(t.title)}: {_md(t.source)}; {_md(t.metric)}; {_md(t.aggregation)}; "
-                  f"{_md(t.data)}" for t in board.tables if t.comparable]  # fmt: skip
-        lines.append("")
-    return "\n".join(lines)
+        cells = " | ".join(_figures(board, row, metric))
+        lines.append(f"| {_md(row.name)}{mark} | {cells} |")
+    return [*lines, ""]
+
+
+def _has(row: Row, metric: str, how: str) -> bool:
+    return any(key[1:] == (metric, how) for key in row.cells)
 
 
 def _md(text: str) -> str:
@@ -81,12 +110,13 @@ def latex_text(board: Board) -> str:
     """Return the SDR table as LaTeX (package booktabs), its definition in the caption."""
     columns = "l" + "r" * (len(board.sources) + 1)
     head = " & ".join(["System", *(_tex(s) for s in board.sources), "average"])
-    body = [f"{_tex(r.name)} & {' & '.join(_sdr(board, r))} \\\\" for r in board.measured]
-    if board.comparable and board.published:
+    body = [f"{_tex(r.name)} & {' & '.join(_figures(board, r))} \\\\" for r in board.measured]
+    published = [row for row in board.published if _has(row, "SDR", "median")]
+    if published:
         body.append("\\midrule")
-        body += [f"{_tex(r.name)}$^\\dagger$ & {' & '.join(_sdr(board, r))} \\\\"
-                 for r in board.published]  # fmt: skip
-    note = " $^\\dagger$As published." if board.comparable and board.published else ""
+        body += [f"{_tex(r.name)}$^\\dagger$ & {' & '.join(_figures(board, r))} \\\\"
+                 for r in published]  # fmt: skip
+    note = " $^\\dagger$As published." if published else ""
     return "\n".join(
         [
             "\\begin{table}", "\\centering",
@@ -108,8 +138,7 @@ def _tex(text: str) -> str:
     return " ".join("".join(_TEX.get(character, character) for character in text).split())
 
 
-def _sdr(board: Board, row: Row) -> Sequence[str]:
-    cells: list[Any] = [
-        row.cells.get((s, METRICS[0], "median")) for s in (*board.sources, "average")
-    ]
+def _figures(board: Board, row: Row, metric: str = "SDR") -> Sequence[str]:
+    how = usual_aggregation(metric)
+    cells = [row.cells.get((s, metric, how)) for s in (*board.sources, AVERAGE)]
     return ["-" if cell is None or cell.value is None else f"{cell.value:.2f}" for cell in cells]

@@ -28,6 +28,7 @@ _RETRY_SECONDS = 5.0
 # is never down but needs some time to be made.
 _LAST_SECONDS = 20.0
 _LAST_SECONDS_FILE = 120.0
+_PARENT_SECONDS = 0.2
 _METRICS_A_CALL = 500
 _PARAMS_A_CALL = 100
 # The server has read the entry and will never take it; anything else is worth another try.
@@ -41,12 +42,24 @@ _ENVIRONMENT = {
 }
 
 
+def _run_file(folder: RunFolder) -> Path:
+    """Return where the id of a folder's MLflow run is kept."""
+    return folder.tracking / "run.json"
+
+
 class Feeder(threading.Thread):
     """Tells an outbox to MLflow; whatever goes wrong here stays here until the end."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        outbox: Outbox,
+        parent: RunFolder | None = None,
+    ) -> None:
         super().__init__(name="mlflow", daemon=True)
         self._config, self._folder, self._outbox = config, folder, outbox
+        self._parent = parent
         self._closing = threading.Event()
         self._trouble = ""
         self._refused: list[str] = []
@@ -80,6 +93,7 @@ class Feeder(threading.Thread):
                     self._done = True
                     return
             self._sent = self._outbox.sent()
+            self._wait_for_parent()
             while True:
                 last = self._closing.is_set()
                 self._attempt()
@@ -87,6 +101,11 @@ class Feeder(threading.Thread):
                     self._done = not self._trouble
                     return
                 self._closing.wait(_RETRY_SECONDS if self._trouble else _POLL_SECONDS)
+
+    def _wait_for_parent(self) -> None:
+        """Wait until the run that this one belongs to is known to MLflow: it makes the store."""
+        while self._parent is not None and not _run_file(self._parent).exists():
+            time.sleep(_PARENT_SECONDS)
 
     @staticmethod
     def _locked(lock: Any) -> bool:
@@ -140,6 +159,7 @@ class Feeder(threading.Thread):
             try:
                 for start in range(0, len(records), _PARAMS_A_CALL):
                     self._send_records(records[start : start + _PARAMS_A_CALL])
+                    self._send_files(Path(path).parent, records[start : start + _PARAMS_A_CALL])
                     for record in records[start : start + _PARAMS_A_CALL]:
                         done[record["kind"]] = record["step"]
                     self._outbox.mark(self._sent)
@@ -162,6 +182,13 @@ class Feeder(threading.Thread):
         for first in range(0, len(metrics), _METRICS_A_CALL):
             batch = metrics[first : first + _METRICS_A_CALL]
             self._connected().log_batch(run, metrics=batch)
+
+    def _send_files(self, folder: Path, records: list[dict[str, Any]]) -> None:
+        """Send the folders beside the journal that records name."""
+        for record in records:
+            if "files" in record:
+                name = record["files"]
+                self._send({"kind": "artifact", "path": str(folder / name), "folder": name})
 
     def _send(self, entry: dict[str, Any]) -> None:
         from mlflow.exceptions import MlflowException
@@ -214,6 +241,15 @@ class Feeder(threading.Thread):
         else:
             self._refused.append(f"{path} is no longer there")
 
+    def _send_model(self, run: str, entry: dict[str, Any]) -> None:
+        from pipeline.tracking.registry import register
+
+        path = Path(entry["path"])
+        if path.is_dir():
+            register(self._connected(), run, path, entry["name"])
+        else:
+            self._refused.append(f"{path} is no longer there")
+
     def _send_table(self, run: str, entry: dict[str, Any]) -> None:
         # Not client.log_table: it adds to the table that is there, so a replay would double it.
         client, file = self._connected(), f"{entry['name']}.json"
@@ -242,7 +278,7 @@ class Feeder(threading.Thread):
         if self._sent["run"] is None:
             self._sent["run"] = self._find_or_create()
             self._outbox.mark(self._sent)
-            atomic_write_json(self._outbox.folder / "run.json", self._sent["run"])
+            atomic_write_json(_run_file(self._folder), self._sent["run"])
         return self._sent["run"]["run_id"]
 
     def _find_or_create(self) -> dict[str, Any]:
@@ -251,6 +287,9 @@ class Feeder(threading.Thread):
         found = client.search_runs([experiment], f"tags.`lasaft.folder` = '{folder_id}'")
         name = self._config.tracking.run_id or time.strftime("%Y-%m-%d %H:%M:%S")
         tags = {"lasaft.folder": folder_id, "lasaft.model": variant_name(self._config.model)}
+        if self._parent is not None:
+            parent = json.loads(_run_file(self._parent).read_bytes())
+            tags["mlflow.parentRunId"] = parent["run_id"]
         run = found[0] if found else client.create_run(experiment, tags=tags, run_name=name)
         return {
             "run_id": run.info.run_id,

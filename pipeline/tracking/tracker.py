@@ -41,10 +41,13 @@ class Tracker:
     Args:
         config: the run's settings.
         folder: its folder.
+        parent: folder of the run that this one is a part of, which has been entered before.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
-        self._config, self._folder = config, folder
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, parent: RunFolder | None = None
+    ) -> None:
+        self._config, self._folder, self._parent = config, folder, parent
         self._outbox: Outbox | None = None
         self._feeder: Feeder | None = None
 
@@ -52,7 +55,7 @@ class Tracker:
         if self._config.tracking.log:
             self._outbox = Outbox(self._folder.tracking, tracking_address(self._config))
             self._outbox.add("status", status="RUNNING")
-            self._feeder = Feeder(self._config, self._folder, self._outbox)
+            self._feeder = Feeder(self._config, self._folder, self._outbox, self._parent)
             self._feeder.start()
         return self
 
@@ -84,6 +87,11 @@ class Tracker:
         """Record a file, or all files of a folder, under ``folder`` of the run's artifacts."""
         if self._outbox is not None:
             self._outbox.add("artifact", path=str(path.absolute()), folder=folder)
+
+    def log_model(self, checkpoint: Path, name: str) -> None:
+        """Record a checkpoint as a version of the registered model ``name``, with its code."""
+        if self._outbox is not None:
+            self._outbox.add("model", path=str(checkpoint.absolute()), name=name)
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Record a table as the artifact ``<name>.json``, which MLflow shows as one."""

@@ -8,17 +8,35 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# Kinds whose values depend on the clock; every other record is a function of config and data.
-CLOCK_KINDS = frozenset({"speed"})
+# Kinds that depend on the clock, the machine or an interruption; every other record is a function
+# of config and data.
+CLOCK_KINDS = frozenset({"speed", "system", "health"})
 
 
 def make_record(
-    kind: str, *, step: int, epoch: int, seconds: float, values: dict[str, float]
+    kind: str,
+    *,
+    step: int,
+    epoch: int,
+    seconds: float,
+    values: dict[str, float],
+    text: str | None = None,
+    files: str | None = None,
 ) -> dict[str, Any]:
-    """Return a record in the journal's form; numbers that JSON lacks become None."""
+    """Return a record in the journal's form; numbers that JSON lacks become None.
+
+    Args:
+        kind: what the record is about.
+        step, epoch, seconds: when it was made.
+        values: numbers by name.
+        text: what a person should know.
+        files: a folder beside the journal whose files belong to the record.
+    """
     clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    others = {"text": text, "files": files}
     return {
         "kind": kind, "step": step, "epoch": epoch, "seconds": round(seconds, 3), "values": clean,
+        **{name: value for name, value in others.items() if value is not None},
     }  # fmt: skip
 
 
@@ -42,9 +60,12 @@ class History:
         self._file.flush()
 
     def position(self) -> int:
-        """Return the file's length in bytes after it has reached the disk."""
-        os.fsync(self._file.fileno())
+        """Return the file's length in bytes."""
         return self._file.tell()
+
+    def sync(self) -> None:
+        """Return when everything up to here has reached the disk; any thread may ask for it."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """End the journal; nothing more is added."""

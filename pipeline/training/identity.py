@@ -17,9 +17,12 @@ _FREE = {
     "train": {
         "min_epochs", "max_epochs", "patience", "save_weights_only", "mid_epoch_seconds",
         "world_size", "gpus", "distributed_backend", "num_workers", "pin_memory", "max_failures",
+        "resources_per_worker", "time_limit_hours", "sample_every_epochs", "compile",
+        "activation_checkpointing", "deterministic",
     },
     "data": {
         "musdb_root", "musdb_is_wav", "shards_dir", "filed_mode", "max_frames_per_shard",
+        "cache_dir", "cache_gb",
         "synthetic_train", "synthetic_valid", "synthetic_test", "synthetic_seconds",
         "synthetic_seed", "dev_mode",
     },
@@ -74,9 +77,9 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
     if not file.exists() or not folder.checkpoint.exists():
         return None
     saved = json.loads(file.read_bytes())
-    stopping = _stopping(config)
-    if saved["stopping"] == stopping:
-        return TrainResult.from_json(saved["result"])
+    stopping, result = _stopping(config), TrainResult.from_json(saved["result"])
+    if saved["stopping"] == stopping and not (result.timed_out and _has_time(config, result)):
+        return result
     if not state_file(folder).exists():
         raise ConfigError(
             f"save_weights_only: the training in {folder.training} has ended and dropped its "
@@ -90,6 +93,11 @@ def finish(folder: RunFolder, config: RunConfig, result: TrainResult) -> None:
     """Record that training has ended with ``result``."""
     record = {"stopping": _stopping(config), "result": result.to_json()}
     atomic_write_json(folder.training / "result.json", record)
+
+
+def _has_time(config: RunConfig, result: TrainResult) -> bool:
+    limit = config.train.time_limit_hours
+    return limit is None or 3600 * limit > result.seconds
 
 
 def _stopping(config: RunConfig) -> dict[str, int]:

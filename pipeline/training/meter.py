@@ -39,6 +39,11 @@ class Meter:
         """Share of the time in training steps that was spent waiting for data."""
         return self.wait_seconds / self.step_seconds if self.step_seconds > 0 else 0.0
 
+    @property
+    def save_share(self) -> float:
+        """Share of all time in which training stood still for a save."""
+        return self.save_seconds / self.seconds if self.seconds > 0 else 0.0
+
     def show(self, values: dict[str, Any], *, force: bool = False) -> None:
         """Write ``values`` for whoever watches, at most twice a second."""
         now = time.monotonic()

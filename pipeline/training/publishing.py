@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lasaft.checkpoint import save_checkpoint
+from lasaft.config import ModelConfig
 from lasaft.files import recover_folder
-from lasaft.model import LaSAFT
 from pipeline.folders import RunFolder
+from pipeline.training.state import state_file
 
 
 def epoch_folder(folder: RunFolder, epoch: int) -> Path:
@@ -19,11 +22,18 @@ def epoch_folder(folder: RunFolder, epoch: int) -> Path:
     return folder.checkpoints / f"epoch={epoch:04d}"
 
 
-def publish(folder: RunFolder, model: LaSAFT, provenance: dict[str, Any], *, best: bool) -> None:
-    """Write ``model`` among the best epochs', and as the run's checkpoint if it is the ``best``."""
+def publish(
+    folder: RunFolder,
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    provenance: dict[str, Any],
+    *,
+    best: bool,
+) -> None:
+    """Write a network among the best epochs', and as the run's checkpoint if it is the ``best``."""
     targets = [epoch_folder(folder, provenance["epoch"])]
     for target in targets + ([folder.checkpoint] if best else []):
-        save_checkpoint(target, model.state_dict(), model.config, provenance)
+        save_checkpoint(target, weights, config, provenance)
 
 
 def prune(folder: RunFolder, kept: Iterable[int]) -> None:
@@ -35,7 +45,10 @@ def prune(folder: RunFolder, kept: Iterable[int]) -> None:
 
 
 def recover(folder: RunFolder, kept: Iterable[int]) -> None:
-    """Mend what a crash in the middle of publishing left behind."""
+    """Mend what a crash in the middle of saving or publishing left behind."""
+    state = state_file(folder)
+    for leftover in state.parent.glob(f".{state.name}.*.tmp-*"):
+        leftover.unlink()
     recover_folder(folder.checkpoint)
     if folder.checkpoints.exists():
         for epoch in kept:

@@ -7,6 +7,9 @@ step and rank alone, so a resumed run draws what the undisturbed run draws, at a
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -25,3 +28,24 @@ def seed_weights(seed: int) -> None:
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for one training step of one rank (dropout)."""
     torch.manual_seed(derive_seed(seed, "step", step, rank))
+
+
+@contextmanager
+def repeatable(wanted: bool) -> Iterator[None]:
+    """Let torch use nothing that gives other bits in another run, where that is ``wanted``.
+
+    What has no such form raises. On CPUs training is repeatable without it, at a fixed number of
+    threads; on GPUs sums may otherwise be taken in another order.
+    """
+    if not wanted:
+        yield
+        return
+    # cuBLAS reads it when it starts: before the first matrix product on a GPU.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn, before = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True):
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)

@@ -21,6 +21,7 @@ class TrainResult:
         seconds: time in training and validation.
         data_wait_share: share of the time in training steps that was spent waiting for data.
         reason: why training ended.
+        timed_out: it was cut short by time_limit_hours: with more time it goes on.
         notes: what a person should know, one sentence each.
     """
 
@@ -35,6 +36,7 @@ class TrainResult:
     data_wait_share: float
     reason: str
     notes: tuple[str, ...] = ()
+    timed_out: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-like form."""

@@ -8,24 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
-from lasaft.checkpoint import load_checkpoint
-from lasaft.errors import CheckpointError, StageError
-from lasaft.model import LaSAFT
+from lasaft.errors import StageError
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
-from pipeline.loader import BatchLoader, ValidationTrack, validation_tracks
-from pipeline.manifest import read_manifest
-from pipeline.sampler import draw_plan, steps_per_epoch
-from pipeline.shard_reader import ShardSet
+from pipeline.remote_shards import open_shards
+from pipeline.training.data import ShardData
 from pipeline.training.identity import finish
 from pipeline.training.provenance import provenance
-from pipeline.training.randomness import seed_weights
 from pipeline.training.ranks import Ranks
 from pipeline.training.result import TrainResult
+from pipeline.training.start import new_model
 from pipeline.training.state import state_file
-from pipeline.training.sync_batchnorm import synchronise_batchnorm
 from pipeline.training.trainer import Trainer
 
 # Ray ends the workers of a killed driver within some 5 seconds.
@@ -36,67 +30,6 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 
 def ignore_epoch(epoch: int, values: dict[str, float]) -> None:
     """Do nothing after an epoch."""
-
-
-class ShardData:
-    """The windows and tracks of one process, from a shard folder.
-
-    Args:
-        shards: the open folder.
-        config: what is drawn, and how it is read.
-        ranks: the processes that share each batch and the tracks.
-    """
-
-    def __init__(self, shards: ShardSet, config: RunConfig, ranks: Ranks) -> None:
-        self._shards, self._config, self._ranks = shards, config, ranks
-        self.steps_per_epoch = steps_per_epoch(shards.manifest, config)
-
-    @contextmanager
-    def batches(self, epoch: int, first: int) -> Iterator[BatchLoader]:
-        """Yield the batches of ``epoch`` from number ``first`` on."""
-        train, ranks = self._config.train, self._ranks
-        plan = draw_plan(self._shards.manifest, self._config, epoch)
-        with BatchLoader(
-            self._shards,
-            plan,
-            rank=ranks.rank,
-            world_size=ranks.world,
-            start_step=first,
-            threads=train.num_workers,
-            pin_memory=train.pin_memory and ranks.device.type == "cuda",
-        ) as loader:
-            yield loader
-
-    def validation_tracks(self) -> Iterator[tuple[int, ValidationTrack]]:
-        """Yield this process's share of the validation tracks."""
-        return validation_tracks(self._shards, rank=self._ranks.rank, world_size=self._ranks.world)
-
-
-def new_model(config: RunConfig, device: torch.device) -> LaSAFT:
-    """Return the network with its first weights: from the seed, or from a checkpoint.
-
-    Raises:
-        CheckpointError: ``resume_from_checkpoint`` holds another network.
-    """
-    seed_weights(config.train.seed)
-    model = LaSAFT(config.model)
-    start = config.train.resume_from_checkpoint
-    if start is not None:
-        checkpoint = load_checkpoint(start)
-        if checkpoint.config != config.model:
-            mine, other = config.model.model_dump(), checkpoint.config.model_dump()
-            names = [f"{name} {other[name]!r}" for name in mine if mine[name] != other[name]]
-            raise CheckpointError(
-                f"resume_from_checkpoint {start}: its network is another one: it has "
-                + ", ".join(names)
-            )
-        model.load_state_dict(checkpoint.state_dict)
-    model = model.to(device)
-    if config.train.synchronised and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    elif config.train.synchronised:
-        synchronise_batchnorm(model)
-    return model
 
 
 def run_session(
@@ -119,19 +52,19 @@ def run_session(
         result = _run(config, folder, ranks, on_epoch)
         if ranks.is_first:
             finish(folder, config, result)
-            if config.train.save_weights_only:
+            if config.train.save_weights_only and not result.timed_out:
                 state_file(folder).unlink(missing_ok=True)
     return result
 
 
 def _run(config: RunConfig, folder: RunFolder, ranks: Ranks, on_epoch: OnEpoch) -> TrainResult:
-    manifest = read_manifest(folder.shards)
-    manifest.require_model(config.model)
-    model = new_model(config, ranks.device)
-    data = ShardData(ShardSet(folder.shards, manifest), config, ranks)
-    record = provenance(config, manifest.hash)
-    trainer = Trainer(config, model, data, folder, ranks, provenance=record, on_epoch=on_epoch)
-    return trainer.run()
+    with open_shards(config) as shards:
+        shards.manifest.require_model(config.model)
+        model = new_model(config, ranks.device)
+        data = ShardData(shards, config, ranks)
+        record = provenance(config, shards.manifest.hash)
+        trainer = Trainer(config, model, data, folder, ranks, provenance=record, on_epoch=on_epoch)
+        return trainer.run()
 
 
 @contextmanager

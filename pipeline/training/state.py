@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,15 @@ def state_file(folder: RunFolder) -> Path:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What was saved: ``progress`` is JSON-like, ``tensors`` are on the CPU."""
+    """What is saved: ``progress`` is JSON-like, ``tensors`` (``part/name``) are on the CPU."""
 
     progress: dict[str, Any]
     tensors: dict[str, torch.Tensor]
+
+    def part(self, part: str) -> dict[str, torch.Tensor]:
+        """Return the tensors of one network, or of the optimiser, by their own names."""
+        start = f"{part}/"
+        return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
@@ -68,23 +74,32 @@ def restore_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
-) -> None:
-    """Write the whole state to ``path``.
+def capture_state(
+    networks: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+) -> TrainingState:
+    """Copy the whole state to the CPU's memory: later steps do not change the copy.
 
     Args:
-        path: the file; an older one there is replaced in one step.
-        model: its parameters and buffers are saved.
+        networks: their parameters and buffers are copied; a name has no slash in it.
         optimizer: its state without the learning rate, which is a function of the step.
-        progress: everything else, JSON-like.
+        progress: everything else, JSON-like; it is not copied.
     """
-    tensors = {f"model/{name}": _plain(value) for name, value in model.state_dict().items()}
+    tensors = {
+        f"{part}/{name}": _plain(value)
+        for part, network in networks.items()
+        for name, value in network.state_dict().items()
+    }
     moments, numbers = flatten_optimizer(optimizer)
     tensors |= {f"optimizer/{name}": value for name, value in moments.items()}
-    header = {"format": FORMAT, "optimizer": numbers, "progress": progress}
+    return TrainingState(progress | {"optimizer": numbers}, tensors)
+
+
+def write_state(path: Path, state: TrainingState) -> None:
+    """Write ``state`` to ``path``; an older one there is replaced in one step."""
+    progress = {name: value for name, value in state.progress.items() if name != "optimizer"}
+    header = {"format": FORMAT, "optimizer": state.progress["optimizer"], "progress": progress}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {"state": json.dumps(header)})
+        safetensors.torch.save_file(state.tensors, temporary, {"state": json.dumps(header)})
 
 
 def load_state(path: Path) -> TrainingState | None:
@@ -131,11 +146,10 @@ def load_common_state(path: Path, ranks: Ranks) -> TrainingState | None:
     )
 
 
-def restore_state(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the tensors of ``state`` into ``model`` and ``optimizer``."""
-    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}}
-    for key, value in state.tensors.items():
-        part, name = key.split("/", 1)
-        parts[part][name] = value
-    model.load_state_dict(parts["model"])
-    restore_optimizer(optimizer, parts["optimizer"], state.progress["optimizer"])
+def restore_state(
+    state: TrainingState, networks: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> None:
+    """Put the tensors of ``state`` into ``networks`` and ``optimizer``."""
+    for part, network in networks.items():
+        network.load_state_dict(state.part(part))
+    restore_optimizer(optimizer, state.part("optimizer"), state.progress["optimizer"])

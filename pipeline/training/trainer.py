@@ -4,56 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
-
-import torch
+from collections.abc import Callable
+from typing import Any
 
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
-from pipeline.loader import Batch, ValidationTrack
-from pipeline.training.history import History, make_record
-from pipeline.training.meter import Mean, Meter
-from pipeline.training.optimisation import Plateau, learning_rate
-from pipeline.training.publishing import prune, publish, recover
-from pipeline.training.randomness import seed_step
+from pipeline.loader import Batch
+from pipeline.training.data import TrainingData
+from pipeline.training.health import closing_notes
+from pipeline.training.keeping import Keeper, Publication
+from pipeline.training.meter import Mean
+from pipeline.training.network import loss_of
+from pipeline.training.optimisation import learning_rate
+from pipeline.training.randomness import repeatable, seed_step
 from pipeline.training.ranks import Ranks
+from pipeline.training.reporter import SAMPLES, STEPS_PER_RECORD, Reporter
 from pipeline.training.result import TrainResult
-from pipeline.training.selection import Selection
-from pipeline.training.state import load_common_state, restore_state, save_state, state_file
-from pipeline.training.step import Stepper, loss_of
-from pipeline.training.validation import Validation, validate
-
-# A record for so many steps: enough for a smooth curve, few enough for a million steps.
-STEPS_PER_RECORD = 10
-WAIT_SHARE_LIMIT = 0.2
-
-
-class Batches(Protocol):
-    """The batches of the rest of an epoch; ``wait_seconds`` counts the time spent waiting."""
-
-    wait_seconds: float
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-
-class TrainingData(Protocol):
-    """What one process trains and validates on."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
-        ...
-
-    def batches(self, epoch: int, first: int) -> AbstractContextManager[Batches]:
-        """Return the batches of ``epoch`` (from 0), from number ``first`` on."""
-        ...
-
-    def validation_tracks(self) -> Iterator[tuple[int, ValidationTrack]]:
-        """Yield this process's share of the tracks, each with its place among all of them."""
-        ...
+from pipeline.training.samples import Excerpts
+from pipeline.training.saving import folder_faults
+from pipeline.training.standing import Standing
+from pipeline.training.step import Stepper
+from pipeline.training.validation import validate
 
 
 class Trainer:
@@ -61,7 +33,7 @@ class Trainer:
 
     Args:
         config: the run's settings.
-        model: the network, on the device of ``ranks``, with its first weights.
+        model: the network on the device of ``ranks``, with its first weights.
         data: this process's windows and tracks.
         folder: where state, journal and models go.
         ranks: the processes that train together.
@@ -81,204 +53,179 @@ class Trainer:
         on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
     ) -> None:
         self.config, self.train = config, config.train
-        self.model, self.data, self.folder, self.ranks = model, data, folder, ranks
+        self.data, self.folder, self.ranks = data, folder, ranks
         self.provenance, self.on_epoch = provenance, on_epoch
         self.targets = self.train.target_names or config.model.sources
         self.val_loss = loss_of(self.train, self.train.val_loss, model)
-        self.stepper = Stepper(
-            model, loss_of(self.train, self.train.train_loss, model), self.train, ranks
-        )
-        self.selection, self.plateau = Selection(), Plateau()
-        self.meter = Meter(folder.training / "progress.json", writes=ranks.is_first)
-        self.epoch = self.batch = self.step = 0
-        self.recent, self.whole = Mean(), Mean()
-        self.best_sdr: dict[str, float] = {}
-        self._position = 0
-        self._saved_at = time.monotonic()
-        self._history: History | None = None
+        train_loss = loss_of(self.train, self.train.train_loss, model)
+        self.stepper = Stepper(model.train(), train_loss, self.train, ranks)
+        networks, self.output = {"model": model}, model
+        if self.stepper.average is not None:
+            # What is validated and published: BatchNorm's statistics go with the weights.
+            self.output = self.stepper.average.model
+            networks["average"] = self.output
+        self.at = Standing()
+        self.report = Reporter(config, folder, ranks, data, self.at)
+        self.keeper = Keeper(
+            config, folder, ranks,
+            networks=networks, optimizer=self.stepper.optimizer, report=self.report,
+        )  # fmt: skip
+        self.timed_out = False
 
     def run(self) -> TrainResult:
         """Train to the end, from the saved state if there is one; return what came out.
 
         Raises:
-            StageError: too many steps without finite numbers.
+            StageError: too many steps without finite numbers, or a full disk.
         """
-        self._resume()
-        if self.ranks.is_first:
-            self._history = History(self.folder.metrics, self._position)
-        try:
-            self.model.train()
-            self._settle()
-            while not self.selection.stop:
-                self._train_epoch()
-                self._end_epoch()
-            self._record("best", self._best())
-        finally:
-            if self._history is not None:
-                self._history.close()
+        with folder_faults(self.folder.root), repeatable(self.train.deterministic):
+            self.report.open(self._resume())
+            try:
+                with self.keeper.writing():
+                    self._run()
+            finally:
+                self.report.close()
         return self._result()
 
+    def _run(self) -> None:
+        self._settle()
+        while not (self.at.selection.stop or self.timed_out):
+            self._train_epoch()
+            if self.at.batch == self.data.steps_per_epoch:
+                self._end_epoch()
+            else:
+                self._end_in_mid_epoch()
+        self.report.record("best", self.at.best())
+
     def _train_epoch(self) -> None:
-        steps = self.data.steps_per_epoch
-        if self.batch == steps:
+        """Take the steps that are left of the epoch, or fewer if the time is up."""
+        if self.at.batch == self.data.steps_per_epoch:
             return
-        with self.data.batches(self.epoch, self.batch) as batches:
+        meter = self.report.meter
+        with self.data.batches(self.at.epoch, self.at.batch) as batches:
             start, waited = time.monotonic(), batches.wait_seconds
             for batch in batches:
                 self._take_step(batch)
                 now = time.monotonic()
-                self.meter.step_seconds += now - start
-                self.meter.wait_seconds += batches.wait_seconds - waited
+                meter.step_seconds += now - start
+                meter.wait_seconds += batches.wait_seconds - waited
                 start, waited = now, batches.wait_seconds
-                self.meter.show(self._progress_line("train"))
-                if now - self._saved_at >= self.train.mid_epoch_seconds:
-                    self._save()
+                self.report.show("train", self._rate())
+                self.keeper.check()
+                if self.timed_out:
+                    return
+                if self.keeper.due:
+                    self.keeper.save(self._progress())
                     start = time.monotonic()
-        assert self.batch == steps, f"{self.batch} batches in an epoch of {steps}"
+        assert self.at.batch == self.data.steps_per_epoch, f"an epoch of {self.at.batch} batches"
 
     def _take_step(self, batch: Batch) -> None:
+        at = self.at
         total = self.train.max_epochs * self.data.steps_per_epoch
-        rate = learning_rate(self.step, total, self.train) * self.plateau.factor
-        seed_step(self.train.seed, self.step, self.ranks.rank)
-        place = f"epoch {self.epoch}, batch {self.batch}"
-        result = self.stepper.step(batch, rate, number=self.step, place=place)
-        self.step += 1
-        self.batch += 1
+        rate = learning_rate(at.step, total, self.train) * at.plateau.factor
+        seed_step(self.train.seed, at.step, self.ranks.rank)
+        result = self.stepper.step(batch, rate, time_up=self._time_is_up())
+        self.timed_out = result.time_up
         if result.applied:
-            self.recent.add(result.loss)
-            self.whole.add(result.loss)
-        if self.step % STEPS_PER_RECORD == 0:
-            self._record("step", {
-                "train/loss": self.recent.value, "train/lr": rate,
-                "train/gradient_norm": result.gradient_norm,
-            })  # fmt: skip
-            self.recent = Mean()
+            at.add_loss(result.loss)
+            self.report.health.step(result, rate)
+        else:
+            self.report.health.skipped(
+                result, batch, step=at.step, place=(at.epoch, at.batch),
+                in_a_row=self.stepper.bad_in_a_row,
+            )  # fmt: skip
+        at.step, at.batch = at.step + 1, at.batch + 1
+        if at.step % STEPS_PER_RECORD == 0:
+            self.report.steps(at.recent.value, rate, result.gradient_norm)
+            at.recent = Mean()
+
+    def _time_is_up(self) -> bool:
+        """Whether the first process finds that training has to end; the others never do."""
+        hours, seconds = self.train.time_limit_hours, self.report.meter.seconds
+        return self.ranks.is_first and hours is not None and seconds >= 3600 * hours
 
     def _end_epoch(self) -> None:
-        self.meter.show(self._progress_line("validate"), force=True)
-        began = time.monotonic()
-        tracks = self.data.validation_tracks()
-        validation = validate(self.model, self.val_loss, tracks, self.targets, self.ranks)
-        validation_seconds = time.monotonic() - began
-        self._decide(validation)
-        values = {"train/epoch_loss": self.whole.value, "valid/loss": validation.loss}
-        values |= {f"valid/{name}/SDR": value for name, value in validation.sdr.items()}
-        if self.selection.best_epoch == self.epoch:
-            self.best_sdr = validation.sdr
-        self._publish(values)
-        self._record("epoch", values | {"train/skipped_steps": self.stepper.bad_steps})
-        self._record("speed", {
-            "speed/steps_per_second": self._steps_per_second(),
-            "speed/data_wait_share": self.meter.wait_share,
-            "speed/validation_seconds": validation_seconds,
-            "speed/save_seconds": self.meter.save_seconds,
-        })  # fmt: skip
-        self.epoch, self.batch, self.whole = self.epoch + 1, 0, Mean()
-        self._save()
-        if self.ranks.is_first:
-            prune(self.folder, [epoch for _, epoch in self.selection.kept])
+        """Validate, decide, publish, save: the next epoch can begin."""
+        values = self._validate()
+        publication = self._publication(values)
+        self.at.next_epoch()
+        self.keeper.save(self._progress(), publication)
         self._settle()
-        self.on_epoch(self.epoch - 1, values)
+        self.on_epoch(self.at.epoch - 1, values)
 
-    def _decide(self, validation: Validation) -> None:
-        """Take the epoch's decisions on the first process; the others hear of them."""
-        # Without validation tracks the training loss has to choose.
-        loss = self.whole.value if not validation.tracks else validation.loss
-        if self.ranks.is_first:
-            self.selection.update(self.epoch, loss, self.train)
-            if self.train.auto_lr_schedule:
-                self.plateau.update(loss)
-        decided = self.ranks.agree({
-            "selection": self.selection.state(), "plateau": self.plateau.state(),
-        })  # fmt: skip
-        self.selection = Selection.restored(decided["selection"])
-        self.plateau.restore(decided["plateau"])
+    def _end_in_mid_epoch(self) -> None:
+        """Save a state that goes on from here; without any model yet, publish this one.
+
+        The state knows nothing of that model: with more time, training goes on as if it had never
+        been interrupted.
+        """
+        self.keeper.save(self._progress())
+        if self.at.selection.best_epoch < 0:
+            publication = self._publication(self._validate())
+            if publication is not None:
+                self.keeper.publish(publication)
+
+    def _validate(self) -> dict[str, float]:
+        """Validate, take the epoch's decisions and return its values."""
+        self.report.show("validate", self._rate(), force=True)
+        began, every = time.monotonic(), self.train.sample_every_epochs
+        sampled = every > 0 and (self.at.epoch + 1) % every == 0
+        excerpts = Excerpts(self.config.model.sample_rate) if sampled else None
+        tracks = self.data.validation_tracks()
+        found = validate(
+            self.output, self.val_loss, tracks, self.targets, self.ranks, listen=excerpts
+        )
+        self.at.decide(found, self.train, self.ranks)
+        values = {"train/epoch_loss": self.at.whole.value, "valid/loss": found.loss}
+        values |= {f"valid/{name}/SDR": value for name, value in found.sdr.items()}
+        self.report.record("epoch", values | {"train/skipped_steps": self.stepper.bad_steps})
+        self.report.health.epoch(found.loss, self._rate())
+        if excerpts is not None:
+            self._write_excerpts(excerpts)
+        self.report.speed(time.monotonic() - began)
+        return values
+
+    def _write_excerpts(self, excerpts: Excerpts) -> None:
+        name = f"{SAMPLES}/epoch={self.at.epoch:04d}"
+        if excerpts.write(self.folder.training / name, f"epoch {self.at.epoch + 1}"):
+            self.report.record("sample", {}, files=name)
+
+    def _publication(self, values: dict[str, float]) -> Publication | None:
+        """Return what there is to publish of this epoch, None if its model is not to be kept."""
+        at = self.at
+        if not self.ranks.is_first or at.epoch not in at.kept:
+            return None
+        metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        record = self.provenance | {"epoch": at.epoch, "step": at.step, "metrics": metrics}
+        return Publication(record, best=at.selection.best_epoch == at.epoch, kept=at.kept)
 
     def _settle(self) -> None:
-        self.selection.settle(self.epoch, self.train)
+        self.at.selection.settle(self.at.epoch, self.train)
 
-    def _publish(self, values: dict[str, float]) -> None:
-        if not self.ranks.is_first or self.epoch not in {e for _, e in self.selection.kept}:
-            return
-        metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        record = self.provenance | {"epoch": self.epoch, "step": self.step, "metrics": metrics}
-        best = self.selection.best_epoch == self.epoch
-        publish(self.folder, self.model, record, best=best)
+    def _progress(self) -> dict[str, Any]:
+        return self.at.state() | {"stepper": self.stepper.state()}
 
-    def _record(self, kind: str, values: dict[str, float]) -> None:
-        if self._history is not None:
-            record = make_record(
-                kind, step=self.step, epoch=self.epoch, seconds=self.meter.seconds, values=values
-            )
-            self._history.append(record)
-
-    def _save(self) -> None:
-        self._saved_at = time.monotonic()
-        if self._history is None:
-            return
-        progress = {
-            "epoch": self.epoch, "batch": self.batch, "step": self.step,
-            "history": self._history.position(), "selection": self.selection.state(),
-            "plateau": self.plateau.state(), "stepper": self.stepper.state(),
-            "recent": self.recent.state(), "whole": self.whole.state(),
-            "best_sdr": self.best_sdr, "meter": self.meter.state(),
-        }  # fmt: skip
-        save_state(state_file(self.folder), self.model, self.stepper.optimizer, progress)
-        self.meter.save_seconds += time.monotonic() - self._saved_at
-        self._saved_at = time.monotonic()
-
-    def _resume(self) -> None:
-        state = load_common_state(state_file(self.folder), self.ranks)
-        if state is not None:
-            restore_state(state, self.model, self.stepper.optimizer)
-            saved = state.progress
-            self.epoch, self.batch, self.step = saved["epoch"], saved["batch"], saved["step"]
-            self._position, self.best_sdr = saved["history"], saved["best_sdr"]
-            self.selection = Selection.restored(saved["selection"])
-            self.plateau.restore(saved["plateau"])
+    def _resume(self) -> int:
+        """Go on from the saved state, if there is one; return how much of the journal it counts."""
+        saved = self.keeper.load()
+        if saved is not None:
+            self.at.restore(saved)
             self.stepper.restore(saved["stepper"])
-            self.recent, self.whole = Mean(*saved["recent"]), Mean(*saved["whole"])
-            self.meter.restore(saved["meter"])
-        if self.ranks.is_first:
-            recover(self.folder, [epoch for _, epoch in self.selection.kept])
+        self.keeper.recover(self.at.kept)
+        return 0 if saved is None else saved["history"]
 
-    def _steps_per_second(self) -> float:
-        return self.step / self.meter.step_seconds if self.meter.step_seconds else 0.0
-
-    def _progress_line(self, phase: str) -> dict[str, Any]:
-        return {
-            "phase": phase, "epoch": self.epoch, "step": self.step,
-            "steps_per_epoch": self.data.steps_per_epoch,
-            "loss": self.whole.value, "lr": self.stepper.optimizer.param_groups[0]["lr"],
-            "steps_per_second": self._steps_per_second(),
-            "data_wait_share": self.meter.wait_share,
-        }  # fmt: skip
+    def _rate(self) -> float:
+        return self.stepper.optimizer.param_groups[0]["lr"]
 
     def _result(self) -> TrainResult:
-        best = self.selection.best_loss
+        at, meter, skipped = self.at, self.report.meter, self.stepper.bad_steps
+        reason, cut_short = at.selection.reason, self.timed_out and not at.selection.stop
+        if cut_short:
+            reason = f"time_limit_hours {self.train.time_limit_hours:g} reached"
+        notes = closing_notes(self.report.notes, meter.wait_share, skipped, bool(at.best_sdr))
         return TrainResult(
-            checkpoint=self.folder.checkpoint,
-            best_epoch=self.selection.best_epoch,
-            best_val_loss=best if math.isfinite(best) else None,
-            val_sdr={k: v if math.isfinite(v) else None for k, v in self.best_sdr.items()},
-            epochs=self.epoch, steps=self.step, skipped_steps=self.stepper.bad_steps,
-            seconds=self.meter.seconds, data_wait_share=self.meter.wait_share,
-            reason=self.selection.reason, notes=tuple(self._notes()),
+            checkpoint=self.folder.checkpoint, **at.best_for_json(),
+            epochs=at.epoch, steps=at.step, skipped_steps=skipped, seconds=meter.seconds,
+            data_wait_share=meter.wait_share, reason=reason, notes=tuple(notes),
+            timed_out=cut_short,
         )  # fmt: skip
-
-    def _best(self) -> dict[str, float]:
-        values = {"best/epoch": self.selection.best_epoch, "best/loss": self.selection.best_loss}
-        return values | {f"best/{name}/SDR": value for name, value in self.best_sdr.items()}
-
-    def _notes(self) -> Iterator[str]:
-        if self.meter.wait_share > WAIT_SHARE_LIMIT:
-            yield (
-                f"{self.meter.wait_share:.0%} of the training time was spent waiting for data: "
-                "a faster disk or more num_workers would help"
-            )
-        if self.stepper.bad_steps:
-            yield f"{self.stepper.bad_steps} steps had no finite loss or gradient and were skipped"
-        if self.ranks.device.type == "cpu" and torch.cuda.is_available():
-            yield "there is a GPU and it was not used: gpus 1 trains on it"
-        if not self.best_sdr:
-            yield "there were no validation tracks: the training loss selected the model"

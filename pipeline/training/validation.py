@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,13 @@ from lasaft.metrics import frame_sdr
 from lasaft.model import LaSAFT
 from lasaft.separation import separate_spectrogram
 from pipeline.loader import ValidationTrack
+from pipeline.training.network import LossFunction
 from pipeline.training.ranks import Ranks
-from pipeline.training.step import LossFunction
 
 # Several targets at once share the windows; this bounds what their spectrograms take.
 _MOST_BYTES = 2**29
+
+Listener = Callable[[str, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -39,21 +41,29 @@ def validate(
     tracks: Iterator[tuple[int, ValidationTrack]],
     targets: Sequence[str],
     ranks: Ranks,
+    *,
+    listen: Listener | None = None,
 ) -> Validation:
     """Separate ``tracks`` and compare; every process returns the same, whatever their number.
 
     Args:
-        model: the network; it is put into eval mode and back.
+        model: the network; it is put into eval mode and back into its own.
         loss: the validation loss.
         tracks: this process's share: (place in the list of all tracks, track).
         targets: names of the sources to separate.
         ranks: the processes that share the tracks.
+        listen: gets the audio of the first track's targets: (target, truth, estimate), each
+            [channel, sample] on the CPU; called on the first process alone.
     """
     ranks.share_buffers(model)
+    training = model.training
     model.eval()
     with torch.inference_mode():
-        mine = {place: _score(model, loss, track, targets, ranks) for place, track in tracks}
-    model.train()
+        mine = {
+            place: _score(model, loss, track, targets, ranks, listen=None if place else listen)
+            for place, track in tracks
+        }
+    model.train(training)
     scored = {place: row for part in ranks.gather(mine) for place, row in part.items()}
     # In the order of the tracks: a sum in another order would differ in the last bit.
     rows = np.array([scored[place] for place in sorted(scored)], dtype=np.float64)
@@ -69,6 +79,8 @@ def _score(
     track: ValidationTrack,
     targets: Sequence[str],
     ranks: Ranks,
+    *,
+    listen: Listener | None,
 ) -> list[list[float]]:
     """Return [loss of each target, SDR of each target]."""
     mixture = track.mixture.to(ranks.device)
@@ -83,6 +95,8 @@ def _score(
             losses.append(float(loss(domain, truth, mixture[None])))
             waves = [model.spectrogram.istft(each, track.samples)[0] for each in (truth, estimate)]
             scores.append(_frame_median(waves[0], waves[1], model.config.sample_rate))
+            if listen is not None:
+                listen(target, *(wave.cpu() for wave in waves))
     return [losses, scores]
 
 

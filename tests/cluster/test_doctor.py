@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.doctor import main
+from pipeline import doctor
+from pipeline.config import ClusterConfig, DataConfig, RunConfig, TrackingConfig
+from tests.helpers.programs import path_without
 from tests.helpers.songs import make_musdb
+from tests.helpers.wavs import write_track
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
@@ -44,3 +52,116 @@ def test_every_fault_is_named_at_once_and_the_exit_code_is_1(
     assert any(f"{second.name}: drums.wav cannot be read as audio" in fault for fault in faults)
     assert any("gpus: got 64, the cluster has 0" in fault for fault in faults)
     assert any("tracking_uri: http://127.0.0.1:9 does not answer" in fault for fault in faults)
+
+
+def _faults(config: RunConfig, name: str) -> list[str]:
+    """Run one check as ``examine`` does, and return the texts of its faults."""
+    check = doctor._CHECKS[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor, "_CHECKS", {name: check})
+        return [one.text for one in doctor.examine(config) if one.verdict == "FAULT"]
+
+
+def _tracking(tmp_path: Path, address: str) -> RunConfig:
+    return RunConfig(output_dir=tmp_path, tracking=TrackingConfig(tracking_uri=address))
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"OK" if self.path == "/mlflow/health" else b"<html>a printer</html>")
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_an_mlflow_server_is_told_from_others(tmp_path: Path, server: str) -> None:
+    assert _faults(_tracking(tmp_path, f"http://me:secret@{server}/mlflow"), "mlflow") == []
+    (fault,) = _faults(_tracking(tmp_path, f"http://me:secret@{server}"), "mlflow")
+    assert fault == f"tracking_uri: http://{server} answers, but not as an MLflow server does"
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:99999", "http://127.0.0.1:x", "http://[", "http://no\x01host"]
+)
+def test_an_address_of_no_server_is_a_fault(tmp_path: Path, address: str) -> None:
+    (fault,) = _faults(_tracking(tmp_path, address), "mlflow")
+    assert fault.startswith("tracking_uri: ")
+
+
+def test_a_database_that_cannot_be_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no database, but long enough to look like one" * 100)
+    (fault,) = _faults(_tracking(tmp_path, f"sqlite:///{tmp_path}/file"), "mlflow")
+    assert "is no SQLite database (file is not a database)" in fault
+    (fault,) = _faults(_tracking(tmp_path, f"sqlite:///{tmp_path}/file/x.db"), "mlflow")
+    assert f"{tmp_path}/file is no folder that can be written" in fault
+    assert _faults(_tracking(tmp_path, f"sqlite:///{tmp_path}/new/x.db"), "mlflow") == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_a_fault(tmp_path: Path) -> None:
+    config = RunConfig(output_dir=tmp_path, cluster=ClusterConfig(address="no such cluster"))
+    (fault,) = _faults(config, "ray")
+    assert "address: no Ray cluster answers at 'no such cluster'" in fault
+
+
+def _on(tmp_path: Path, root: Path) -> RunConfig:
+    return RunConfig(output_dir=tmp_path / "run", data=DataConfig(musdb_root=root))
+
+
+def test_too_small_a_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_track(tmp_path / "songs" / "train" / "a")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+    (fault,) = _faults(_on(tmp_path, tmp_path / "songs"), "songs")
+    # 44 frames of five columns of 4 x 1025 float16 values
+    assert fault == f"shards in {tmp_path}/run/shards need 0.00 GB, 0.0 GB are free"
+
+
+def test_stem_mp4_without_ffmpeg_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "songs" / "train").mkdir(parents=True)
+    (tmp_path / "songs" / "train" / "a.stem.mp4").write_bytes(b"")
+    monkeypatch.setenv("PATH", path_without(tmp_path, "ffmpeg", "ffprobe"))
+    (fault,) = _faults(_on(tmp_path, tmp_path / "songs"), "songs")
+    assert "needs ffmpeg and ffprobe on PATH, which is missing; install" in fault
+    ((verdict, _),) = doctor._ffmpeg(RunConfig())
+    assert verdict == "note"
+
+
+def test_what_is_worth_knowing_about_own_data_is_noted(tmp_path: Path) -> None:
+    sources = ("vocals", "drums", "bass", "other")
+    for name in ("a", "b", "c"):
+        write_track(tmp_path / "songs" / name, stems=(*sources, "flute"))
+    (tmp_path / "songs" / "splits.yaml").write_text("train: [a]\nvalid: [b]\n")
+    notes = [text for _, text in doctor._songs(_on(tmp_path, tmp_path / "songs"))]
+    assert notes[:4] == [
+        "1 train, 1 valid, 0 test tracks (MUSDB18 has 86/14/50)",
+        "splits.yaml leaves out 1 tracks: 'c'",
+        "no track has a mixture file: the mixture is the sum of the sources",
+        "stems that sources does not name are not read: 'flute'",
+    ]
+    assert notes[4] == "0.00 hours of audio (0.00 train, 0.00 valid, 0.00 test)"
+
+
+def test_songs_that_a_node_does_not_see_are_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_track(tmp_path / "songs" / "train" / "a")
+    monkeypatch.setattr(doctor, "_is_folder", lambda path: False)  # as on a node without it
+    faults = _faults(
+        _on(tmp_path, tmp_path / "songs").model_copy(update={"cluster": ClusterConfig(num_cpus=1)}),
+        "ray",
+    )
+    assert len(faults) == 1
+    assert faults[0].startswith(f"musdb_root: {tmp_path}/songs is not seen from ")

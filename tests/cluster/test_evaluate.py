@@ -49,7 +49,9 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _publish_network(folder: Path, seed: int) -> None:
     torch.manual_seed(seed)
-    provenance = {"git_commit": "0123abc", "config": {"train": {"seed": seed}}}
+    provenance = {
+        "git_commit": "0123abc", "data_hash": "77", "config": {"train": {"seed": seed}},
+    }  # fmt: skip
     save_checkpoint(folder, LaSAFT(NETWORK).state_dict(), NETWORK, provenance)
 
 
@@ -148,7 +150,9 @@ def test_the_summary_names_checkpoint_songs_and_settings(
     recorded = json.loads((root / "checkpoint" / "config.json").read_text())
     assert summary.system.checkpoint == recorded["hash"]
     assert summary.system.settings == {"overlap_ratio": 0.5}
-    assert summary.system.provenance == {"git_commit": "0123abc", "seed": 0}
+    assert summary.system.provenance == {"git_commit": "0123abc", "training_data_hash": "77"}
+    assert summary.system.seed == 0
+    assert summary.scenario == "sources"
     assert summary.data.kind == "synthetic"
     assert not summary.data.comparable
     assert [track.name for track in summary.tracks] == _test_tracks(songs)
@@ -180,7 +184,10 @@ def test_a_second_evaluation_scores_nothing_and_says_the_same(
     again = evaluate(_config(run, songs, oracles=True, verify=1, save_estimates="wav"))
     assert again.scored == 0
     assert {file: file.stat().st_mtime_ns for file in files} == before
-    assert again.summaries == whole[1].summaries
+    place = {"command": again.lead.command}  # which names the copied folder
+    assert again.summaries == {
+        name: summary.model_copy(update=place) for name, summary in whole[1].summaries.items()
+    }
 
 
 def test_another_checkpoint_is_scored_anew_but_not_the_mixture(run: Path, songs: Path) -> None:
@@ -260,6 +267,42 @@ def test_estimates_of_another_system_are_scored_alike(
     (folder / "test" / _test_tracks(songs)[1] / "other.wav").unlink()
     with pytest.raises(StageError, match=r"no estimate of other; allowed: other\.wav"):
         evaluate(_config(run, songs, estimates_dir=str(folder), run_id="theirs"))
+
+
+def test_estimates_without_a_track_or_under_a_wrong_name_are_refused_at_once(
+    run: Path, songs: Path
+) -> None:
+    folder = run / "estimates" / NAME
+    track = _test_tracks(songs)[1]
+    (folder / "test" / track).rename(folder / "test" / "misnamed")
+    with pytest.raises(DataError, match=rf"no estimates of {track} \(1 of 3 tracks\).*misnamed"):
+        evaluate(_config(run, songs, estimates_dir=str(folder), run_id="theirs"))
+    assert not (run / "scores" / "theirs").exists()
+
+
+def test_another_checkpoint_needs_a_name_of_its_own_and_both_stay(run: Path, songs: Path) -> None:
+    other = run / "other"
+    _publish_network(other, 1)
+    with pytest.raises(ConfigError, match=rf"run_id: '{NAME}' is the name of checkpoint [0-9a-f]"):
+        evaluate(_config(run, songs, checkpoint=str(other)))
+    assert (run / "scores" / NAME / "summary.json").is_file()
+    second = evaluate(_config(run, songs, checkpoint=str(other), run_id="second", report_audio=0))
+    assert second.scored == 3
+    first = read_summary(run / "scores" / NAME / "summary.json")
+    assert second.lead.system.recipe == first.system.recipe
+    assert (second.lead.system.seed, first.system.seed) == (1, 0)
+    html = build_report(_config(run, songs)).read_text()
+    assert "runs with seeds 0, 1 and otherwise the same settings" in html
+
+
+def test_a_subset_and_a_single_source_are_scored(run: Path, songs: Path) -> None:
+    config = _config(run, songs, run_id="part", report_audio=0)
+    for targets, scenario in ((("vocals", "bass"), "sources"), (("drums",), "target_rest")):
+        train = config.train.model_copy(update={"target_names": targets})
+        result = evaluate(config.model_copy(update={"train": train}))
+        assert result.lead.sources == list(targets)
+        assert result.lead.scenario == scenario
+        assert all(result.lead.scores[t]["SIR"].median is not None for t in targets)
 
 
 @pytest.mark.parametrize("name", ["mixture", "irm", "excerpts", "reference"])

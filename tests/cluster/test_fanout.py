@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from lasaft.errors import DataError, StageError
 from pipeline.cluster import connected
 from pipeline.config import ClusterConfig
 from pipeline.fanout import Needs, run_tasks
+from pipeline.stragglers import Patience
 
 SMALL = Needs(memory_bytes=10_000_000)
+QUICK = Patience(factor=3.0, least_seconds=1.0, attempts=3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,3 +95,50 @@ def test_a_need_beyond_the_cluster_is_said_at_once() -> None:
 
 def test_a_task_computes_with_one_thread() -> None:
     assert run_tasks(_threads, [(0,)], names=["one"], needs=SMALL) == ["1"]
+
+
+def _hang(folder: Path, number: int, times: int) -> int:
+    """Leave a note; the last task sleeps for ever the first ``times`` times that it is begun."""
+    notes = len(list(folder.glob(f"{number} *")))
+    (folder / f"{number} {notes} {os.getpid()}").touch()
+    if number == 5 and notes < times:
+        time.sleep(1000)
+    time.sleep(0.05)
+    return number
+
+
+def _hung(folder: Path, times: int) -> list[int]:
+    return run_tasks(
+        _hang,
+        [(folder, number, times) for number in range(6)],
+        names=[f"track {number}" for number in range(6)],
+        needs=SMALL,
+        sizes=[1.0] * 6,
+        patience=QUICK,
+    )
+
+
+def test_a_task_that_hangs_is_begun_again_and_its_first_attempt_ended(tmp_path: Path) -> None:
+    assert _hung(tmp_path, times=1) == list(range(6))
+    first, second = sorted(tmp_path.glob("5 *"))
+    assert len(list(tmp_path.glob("[0-4] *"))) == 5  # no other was begun twice
+    processes = [int(note.name.split()[2]) for note in (first, second)]
+    assert processes[0] != processes[1]
+    assert _ends(processes[0])
+
+
+def _ends(process: int, seconds: float = 20.0) -> bool:
+    """Return whether a process is gone, or goes soon: Ray ends it in its own time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not Path(f"/proc/{process}").exists():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_task_that_always_hangs_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"1 of 6 failed.*\n.*track 5: no result, though it was"):
+        _hung(tmp_path, times=99)
+    assert len(list(tmp_path.glob("5 *"))) == QUICK.attempts
+    assert len(list(tmp_path.glob("[0-4] *"))) == 5

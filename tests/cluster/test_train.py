@@ -1,155 +1,160 @@
-"""Training on Ray: processes and the driver are killed, and nothing is lost."""
+"""Training on Ray: processes, drivers and nodes are killed, and nothing is lost."""
 
 from __future__ import annotations
 
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 import torch
 
 import lasaft
-from lasaft.config import ModelConfig
+import pipeline.train
+from benchmarks.kills import WORKER, config_of, differences, disturb, prepare, processes, step_of
 from lasaft.errors import ConfigError, DataError
-from pipeline.cluster import connected
-from pipeline.config import (
-    ClusterConfig,
-    DataConfig,
-    RunConfig,
-    TrackingConfig,
-    TrainConfig,
-    to_json,
-)
+from pipeline.cluster import prepare_environment
+from pipeline.config import RunConfig, TrackingConfig
 from pipeline.folders import RunFolder
 from pipeline.train import train
+from pipeline.training.history import read_history
+from pipeline.training.ranks import Ranks
+from pipeline.training.result import TrainResult
 from pipeline.training.session import run_session
-from pipeline.training.state import state_file
 from tests.helpers.processes import in_processes
-from tests.helpers.shards import make_shards
-from tests.helpers.songs import make_musdb
-from tests.helpers.training import assert_same_training
+from tests.helpers.training import (
+    run_tiny,
+    tiny_config,
+    training_history,
+    training_tensors,
+    with_model,
+)
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning",
     "ignore:.*is deprecated:DeprecationWarning:ray",  # Ray Data warns about its own defaults
 )
 
-DRIVER = "import sys; from pipeline.config import from_json; from pipeline.train import train; " + (
-    "train(from_json(open(sys.argv[1]).read()))"
-)
-
-
-def _config(root: Path, name: str, **options: object) -> RunConfig:
-    settings = {
-        "batch_size": 4, "steps_per_epoch": 12, "max_epochs": 2, "lr": 0.01,
-        "mid_epoch_seconds": 0.05, "train_loss": "spec_l1", "world_size": 2,
-    } | options  # fmt: skip
-    return RunConfig(
-        output_dir=root / name,
-        model=ModelConfig(
-            n_fft=256, hop_length=128, num_frame=32, n_blocks=3, internal_channels=4,
-            n_internal_layers=2, num_tdfs=2, dk=4,
-        ),
-        data=DataConfig(musdb_root=root / "songs", shards_dir=root / "shards"),
-        train=TrainConfig.model_validate(settings),
-        tracking=TrackingConfig(log=False),
-        cluster=ClusterConfig(num_cpus=2),
-    )  # fmt: skip
+CPU = torch.device("cpu")
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
 
 
 def _session(config: RunConfig) -> None:
-    run_session(config, torch.device("cpu"))
+    run_session(config, CPU)
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with songs and shards, and an undisturbed training of two processes."""
-    root = tmp_path_factory.mktemp("train")
-    make_musdb(root / "songs", train=2, valid=1, test=0, seconds=2.0)
-    make_shards(_config(root, "any"))
-    in_processes(2, root, _session, _config(root, "undisturbed"))
-    return root
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shards."""
+    folder = tmp_path_factory.mktemp("train")
+    prepare(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One Ray for all tests; two CPUs give each of two processes one thread."""
-    with connected(ClusterConfig(num_cpus=2)):
-        yield
+def cluster() -> Iterator[Any]:
+    """A Ray cluster with one node of one CPU; this process is connected to it."""
+    prepare_environment()
+    import ray
+    from ray.cluster_utils import Cluster
 
-
-def _when_it_has_saved(config: RunConfig, after: float, act: Callable[[], None]) -> None:
-    """Call ``act`` some time after the first training state of ``config`` is there."""
-    state = state_file(RunFolder.of(config))
-    end = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < end:
-        time.sleep(0.01)
-    time.sleep(after)
-    act()
+    nodes = Cluster(initialize_head=True, head_node_args=NODE)
+    ray.init(address=nodes.address, log_to_driver=False)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
 
 
 def test_missing_shards_are_named_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"shards.*jobs\.preprocess"):
-        train(_config(tmp_path, "nothing"))
+        train(RunConfig(output_dir=tmp_path, tracking=TrackingConfig(log=False)))
 
 
-def test_a_killed_driver_goes_on_where_it_was(
-    shards: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    config = _config(shards, "killed driver")
-    file = tmp_path / "config.json"
-    file.write_text(to_json(config))
-    command = [sys.executable, "-c", DRIVER, str(file)]
-    with subprocess.Popen(command, start_new_session=True) as driver:
-        _when_it_has_saved(config, 0.1, lambda: os.killpg(driver.pid, signal.SIGKILL))
-        assert driver.wait(60) == -signal.SIGKILL
-    assert not (RunFolder.of(config).training / "result.json").exists()
-    request.getfixturevalue("cluster")
-    result = train(config)
-    assert_same_training(config, _config(shards, "undisturbed"))
-    assert result.val_sdr.keys() == {"vocals", "drums", "bass", "other"}
-
-
-def test_a_killed_worker_costs_nothing_but_time(shards: Path, cluster: None) -> None:
-    config = _config(shards, "killed worker")
-    killed: list[int] = []
-
-    def kill_one() -> None:
-        for process in psutil.Process().children(recursive=True):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                process.kill()
-                killed.append(process.pid)
-                return
-
-    delay = random.Random(2).uniform(0, 0.2)
-    killer = threading.Thread(target=_when_it_has_saved, args=(config, delay, kill_one))
-    killer.start()
-    result = train(config)
-    killer.join()
-    assert killed
-    assert_same_training(config, _config(shards, "undisturbed"))
-    assert (result.epochs, result.steps) == (2, 24)
-    assert lasaft.load_model(result.checkpoint).config == config.model
+def test_kills_of_driver_raylet_and_worker_cost_nothing_but_time(root: Path) -> None:
+    """``python -m benchmarks.kills`` does the same many times."""
+    steps = {"steps_per_epoch": 40}
+    config = config_of(root, "killed", **steps)
+    undisturbed = config_of(root, "undisturbed", **steps)
+    in_processes(2, root, _session, undisturbed)
+    kinds = ["driver", "raylet", "worker"]
+    random.Random(5).shuffle(kinds)
+    kills = list(disturb(config, kinds, random.Random(5)))
+    assert len({kill.step for kill in kills}) == 3
+    assert differences(config, undisturbed) == []
     # A finished training returns at once.
     start = time.monotonic()
-    assert train(config) == result
+    result = train(config)
     assert time.monotonic() - start < 1
+    assert (result.epochs, result.steps) == (2, 80)
+    assert result.val_sdr.keys() == {"vocals", "drums", "bass", "other"}
+    assert lasaft.load_model(result.checkpoint).config == config.model
+
+
+def _workers() -> int:
+    return len(processes(os.getpid(), WORKER))
+
+
+def test_a_range_of_processes_starts_with_what_is_there_and_grows(
+    root: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.train, "_RESIZE_SECONDS", 1.0)
+    config = config_of(
+        root, "elastic", world_size="1:2", sync_batchnorm=True, steps_per_epoch=250, max_epochs=4
+    )
+    results: list[TrainResult] = []
+    # Nodes can be added in the main thread only.
+    trainer = threading.Thread(target=lambda: results.append(train(config)))
+    trainer.start()
+    while trainer.is_alive() and not step_of(config):
+        time.sleep(0.05)
+    seen = {_workers()}
+    cluster.add_node(**{key: value for key, value in NODE.items() if key != "include_dashboard"})
+    while trainer.is_alive():
+        seen.add(_workers())
+        time.sleep(0.2)
+    trainer.join()
+    assert {1, 2} <= seen
+    assert [result.steps for result in results] == [1000]
+    records = read_history(RunFolder.of(config).metrics)
+    # Every step is told once, whatever the number of processes was.
+    assert [r["step"] for r in records if r["kind"] == "step"] == list(range(10, 1001, 10))
+
+
+def _until_interrupted(config: RunConfig) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(config, ranks=Ranks.current(CPU), stop_at=13)
+
+
+def test_another_number_of_processes_goes_on_with_the_same_samples(tmp_path: Path) -> None:
+    def config(name: str, **more: Any) -> RunConfig:
+        # Without Dropout: its masks are each process's own.
+        options = {"batch_size": 8, "steps_per_epoch": 10, "optimizer": "sgd", "lr": 0.005}
+        options |= {"sync_batchnorm": True, "mid_epoch_seconds": 1e-9}
+        return with_model(tiny_config(tmp_path / name, **options | more), control_n_layer=2)
+
+    in_processes(2, tmp_path, _until_interrupted, config("changed", world_size=2))
+    run_tiny(config("changed"))
+    run_tiny(config("alone"))
+    ours, theirs = training_tensors(config("changed")), training_tensors(config("alone"))
+    for name, value in theirs.items():
+        # 20 steps of float32 sums in another order.
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-5, msg=name)
+    pairs = zip(training_history(config("changed")), training_history(config("alone")), strict=True)
+    for mine, its in pairs:
+        assert mine["step"] == its["step"]
+        assert mine["values"] == pytest.approx(its["values"], rel=1e-4, abs=1e-4)
 
 
 def test_a_damaged_shard_ends_the_training_with_its_name(
-    shards: Path, tmp_path: Path, cluster: None
+    root: Path, tmp_path: Path, cluster: object
 ) -> None:
-    broken = _config(tmp_path, "broken", world_size=1)
-    shutil.copytree(shards / "shards", tmp_path / "shards")
+    broken = config_of(tmp_path, "broken", world_size=1)
+    shutil.copytree(root / "shards", tmp_path / "shards")
     for shard in (tmp_path / "shards" / "train").glob("*.arrow"):
         data = bytearray(shard.read_bytes())
         quarter = len(data) // 4
@@ -159,8 +164,22 @@ def test_a_damaged_shard_ends_the_training_with_its_name(
         train(broken)
 
 
-def test_more_gpus_than_there_are_is_refused(shards: Path, cluster: None) -> None:
+def test_more_than_there_is_room_for_is_refused(root: Path, cluster: object) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has GPUs")
     with pytest.raises(ConfigError, match="gpus: got 2, allowed: at most 0"):
-        train(_config(shards, "gpus", gpus=2))
+        train(config_of(root, "gpus", gpus=2))
+    with pytest.raises(ConfigError, match=r"2 processes with CPU=9 each .* has room for 0"):
+        train(config_of(root, "room", resources_per_worker="CPU=9"))
+
+
+def test_a_range_takes_the_numbers_among_which_a_batch_divides() -> None:
+    from ray.train import ScalingConfig
+
+    from pipeline.worker_group import _ElasticPolicy
+
+    policy = _ElasticPolicy(
+        ScalingConfig(num_workers=(2, 6), resources_per_worker={"CPU": 2}), (2, 3, 6)
+    )
+    rooms = {3: 0, 4: 2, 6: 3, 11: 3, 12: 6, 40: 6}
+    assert {n: policy._count_possible_workers({"node": {"CPU": n}}) for n in rooms} == rooms

@@ -87,7 +87,7 @@ def test_mlflow_holds_config_metrics_scores_report_and_audio(
     scores = result["scores"]["CUNET_TFC_GPoCM_LaSAFT"]
     assert run.data.metrics["test/vocals/SDR"] == pytest.approx(scores["vocals"]["SDR"])
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert {"report", "audio", "scores", "checkpoint"} <= artifacts
+    assert {"report", "audio", "scores", "model"} <= artifacts
 
 
 @pytest.mark.timeout(120)

@@ -57,6 +57,9 @@ def _values(option: Option) -> st.SearchStrategy[Any]:
             plain = st.lists(NAMES, min_size=1, max_size=4).map(tuple)
         case "path":
             plain = NAMES.map(lambda name: Path("/data") / name)
+        case "place":
+            folders = NAMES.map(lambda name: Path("/data") / name)
+            plain = folders | NAMES.map(lambda name: f"s3://bucket/{name}?region=eu-west-1")
         case _:
             plain = NAMES
     return st.none() | plain if option.optional else plain

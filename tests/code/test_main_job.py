@@ -17,6 +17,7 @@ from jobs._run import Result
 from lasaft.errors import ConfigError, StageError
 from pipeline.cli.readme import ReadmeCommand, parse_readme
 from pipeline.config import RunConfig, from_json, to_json
+from pipeline.folders import RunFolder
 from tests.helpers.readme import README_COMMAND
 
 
@@ -49,11 +50,10 @@ def test_a_run_without_a_name_is_named_by_the_time_and_says_how_to_go_on() -> No
 
 
 def test_runs_on_the_same_spectrograms_share_their_shards_and_others_do_not() -> None:
-    def shards(*words: str) -> Path | None:
-        return _parse(*words).config.data.shards_dir
+    def shards(*words: str) -> Path:
+        return RunFolder.of(_parse(*words).config).shards
 
     same = shards("--run_id", "a")
-    assert same is not None
     assert same.parent == Path.cwd() / "etc" / "checkpoints" / "shards"
     assert same == shards("--run_id", "b", "--model", "CUNET_TFC_FiLM", "--lr", "0.1")
     others = (
@@ -174,17 +174,17 @@ class Stages:
         monkeypatch.setattr("pipeline.stages.train_network", self.train)
         monkeypatch.setattr("pipeline.stages.score_songs", lambda c: self.calls.append("evaluate"))
         monkeypatch.setattr("pipeline.stages.make_report", self.report)
-        monkeypatch.setattr("pipeline.cluster.connected", self.connected)
+        monkeypatch.setattr("pipeline.shared_storage.ready_cluster", self.connected)
         monkeypatch.setattr("pipeline.cluster.require_gpus", lambda wanted: None)
         monkeypatch.setattr("jobs._show.training_result", lambda result: Result("trained", {}))
         monkeypatch.setattr("jobs._show.read_summaries", lambda config: [])
 
     @contextlib.contextmanager
-    def connected(self, cluster: object) -> Iterator[None]:
+    def connected(self, config: RunConfig) -> Iterator[None]:
         yield
 
     def shards(self, config: RunConfig) -> Path:
-        return config.data.shards_dir or config.output_dir / "shards"
+        return RunFolder.of(config).shards
 
     def preprocess(self, config: RunConfig) -> SimpleNamespace:
         self.calls.append("preprocess")
@@ -230,8 +230,7 @@ def test_a_refused_second_training_leaves_the_config_of_the_first(stages: Stages
 
 def test_filed_mode_keeps_the_shards_for_later_runs(stages: Stages) -> None:
     assert main_job.main(TRAIN) == 0
-    shards = parse_readme([*TRAIN, "--run_id", "another"]).config.data.shards_dir
-    assert shards is not None
+    shards = RunFolder.of(parse_readme([*TRAIN, "--run_id", "another"]).config).shards
     assert (shards / "manifest.json").is_file()
 
 

@@ -171,9 +171,8 @@ def test_the_paper_and_the_demo_are_presets() -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_names_its_source_and_holds_no_idle_option(songs: str, name: str) -> None:
-    config = _run(songs, "--preset", name) if name != "demo" else parse(
-        ["--preset", "demo"], "run"
-    ).config  # fmt: skip
+    synthetic = name in ("demo", "laptop", "table1_laptop")
+    config = parse(["--preset", name], "run").config if synthetic else _run(songs, "--preset", name)
     given = {item.name for item in read_preset(name, OPTIONS)}
     assert not given & without_effect(config).keys()
     assert len(preset_source(name)) > 30
@@ -198,10 +197,13 @@ def test_the_large_network_is_table_2(songs: str) -> None:
 
 def test_the_demo_needs_no_songs_and_takes_real_ones_too(songs: str) -> None:
     assert parse(["--preset", "demo"], "run").config.data.synthetic_train >= 8
+    laptop = parse(["--preset", "laptop"], "run").config.data
+    assert laptop.synthetic_train + laptop.synthetic_valid + laptop.synthetic_test == 40
     assert _run(songs, "--preset", "demo").data.musdb_root == Path(songs)
 
 
 def test_the_words_of_the_preset_files_are_plain_yaml_for_other_tools() -> None:
     for name in preset_names():
         path = ROOT / "pipeline" / "presets" / f"{name}.yaml"
-        assert set(yaml.safe_load(path.read_text())) <= {"model", "data", "train", "evaluate"}
+        groups = {"model", "data", "train", "search", "evaluate"}
+        assert set(yaml.safe_load(path.read_text())) <= groups

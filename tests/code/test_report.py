@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lasaft.errors import DataError
-from pipeline.config import RunConfig, TrackingConfig
+from pipeline.config import RunConfig, TrackingConfig, TrainConfig, to_json
 from pipeline.report import build_report, write_report
 from pipeline.report.board import AVERAGE, read_published
 from pipeline.report.training_curves import read_curves
@@ -118,7 +118,7 @@ def test_below_a_megabyte_without_the_audio(files: dict[str, str]) -> None:
 def test_title_metric_and_aggregation_stand_on_the_page(page: _Elements) -> None:
     text = "".join(page.text)
     for part in ("Synthetic songs", "BSS Eval v4", "median of frames, median of tracks",
-                 "3 tracks", "ab" * 32, "ef" * 32, "0123abc", "python -m jobs.run"):  # fmt: skip
+                 "3 tracks", "ab" * 32, "ef" * 32, "jobs.evaluate --run_id my_net"):  # fmt: skip
         assert part in text
 
 
@@ -227,14 +227,36 @@ def test_the_run_named_in_the_config_leads(tmp_path: Path) -> None:
 def test_no_secret_of_an_address_reaches_the_report(tmp_path: Path) -> None:
     base = _run(tmp_path)
     secret = TrackingConfig(tracking_uri="https://ann:hunter2@mlflow.example/x")
+    _be_made_by_one_run(tmp_path, base.model_copy(update={"tracking": secret}))
+    assert "mlflow.example" in build_report(base).read_text()
     for file in write_report(base.model_copy(update={"tracking": secret})).files:
         assert "hunter2" not in file.read_text()
         assert "ann:" not in file.read_text()
 
 
+def _be_made_by_one_run(root: Path, config: RunConfig) -> None:
+    (root / "checkpoint").mkdir()
+    (root / "checkpoint" / "config.json").write_text(json.dumps({"hash": "ef" * 32}))
+    (root / "config.json").write_text(to_json(config))
+
+
+def test_the_command_and_the_configuration_are_those_that_made_the_scores(tmp_path: Path) -> None:
+    config = _run(tmp_path)
+    trained = {"train": {"lr": 0.25}}
+    summary = scored_summary("my_net", 5, TRACKS, seed=1)
+    system = summary.system.model_copy(update={"config": trained})
+    save_summary(tmp_path / "scores", summary.model_copy(update={"system": system}))
+    text = "".join(_Elements(build_report(config).read_text()).text)
+    assert "python -m jobs.train \\\n    --lr 0.25\n\npython -m jobs.evaluate" in text
+    _be_made_by_one_run(tmp_path, RunConfig(output_dir=tmp_path, train=TrainConfig(seed=77)))
+    text = "".join(_Elements(build_report(config).read_text()).text)
+    assert f"python -m jobs.run \\\n    --output_dir {tmp_path} \\\n    --seed 77" in text
+    assert '"seed": 77' in text
+
+
 def test_plots_take_their_colours_from_the_page(files: dict[str, str]) -> None:
     plots = re.findall(r'<svg class="plot".*?</svg>', files["index.html"], re.DOTALL)
-    assert len(plots) == 4 + 2
+    assert len(plots) == 6 + 2  # a box plot for each score; loss and validation
     for plot in plots:
         assert not re.search(r"#[0-9a-fA-F]{6}\b", plot)
         assert "<dc:date>" not in plot

@@ -18,7 +18,6 @@ from pipeline.score_files import (
     facts_if_current,
     file_names,
     read_scores,
-    scores_text,
     write_key,
     write_scores,
 )
@@ -37,11 +36,12 @@ def _museval_text(scores: FrameScores, window: float = 1.0, hop: float = 1.0) ->
 
 
 @pytest.mark.parametrize("source", ["vocals", "@", 'a "quoted" \\ name', "SDR"])
-def test_text_is_musevals_to_the_byte(source: str) -> None:
+def test_text_is_musevals_to_the_byte(tmp_path: Path, source: str) -> None:
     scores = FrameScores({source: {metric: np.array(ODD) for metric in METRICS},
                           "bass": dict(frame_scores(3.0, 1, 9).values["vocals"])})  # fmt: skip
-    assert scores_text(scores, 1.0, 1.0) == _museval_text(scores)
-    assert scores_text(scores, 2.0, 0.5) == _museval_text(scores, 2.0, 0.5)
+    for window, hop in ((1.0, 1.0), (2.0, 0.5)):
+        write_scores(tmp_path / "song.json", scores, window, hop)
+        assert (tmp_path / "song.json").read_text() == _museval_text(scores, window, hop)
 
 
 def test_what_is_written_is_read_again_to_five_decimals(tmp_path: Path) -> None:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import shlex
+import socket
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import lasaft
+from lasaft.checkpoint import save_checkpoint
+from lasaft.config import ModelConfig
+from lasaft.model import LaSAFT
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.folders import RunFolder
-from pipeline.tracking import Tracker, ui_command
+from pipeline.tracking import Tracker, feeder, ui_command
 from pipeline.tracking.outbox import Follower
 from pipeline.training.history import History, make_record
 
@@ -33,6 +41,11 @@ def _journal(folder: RunFolder, steps: range) -> None:
     for step in steps:
         values = {"train/loss": 1 / step, "train/lr": 0.1, "train/nothing": float("nan")}
         history.append(make_record("step", step=step, epoch=0, seconds=step / 10, values=values))
+    samples = folder.training / "samples" / "epoch=0000"
+    samples.mkdir(parents=True, exist_ok=True)
+    (samples / "vocals.flac").write_bytes(b"sound")
+    sample = {"step": steps[-1], "epoch": 0, "seconds": 9.0, "values": {}}
+    history.append(make_record("sample", **sample, files="samples/epoch=0000"))
     history.close()
 
 
@@ -72,7 +85,9 @@ def _assert_complete(config: RunConfig, last_step: int = 30) -> None:
     losses = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(m.step, m.value) for m in losses] == [(n, 1 / n) for n in range(1, last_step + 1)]
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert artifacts == {"report", "scores.json"}
+    assert artifacts == {"report", "scores.json", "samples"}
+    samples = client.list_artifacts(run.info.run_id, "samples/epoch=0000")
+    assert [item.path for item in samples] == ["samples/epoch=0000/vocals.flac"]
     assert run.data.tags["data"] == "abc"
     logged = json.loads(run.data.tags["mlflow.loggedArtifacts"])
     assert logged == [{"path": "scores.json", "type": "table"}]
@@ -105,6 +120,68 @@ def test_an_outage_stops_nothing_and_loses_nothing(tmp_path: Path, capfd: Any) -
     with Tracker(config, RunFolder.of(config)):
         pass
     _assert_complete(config)
+
+
+def test_a_server_that_never_answers_slows_nothing_and_loses_nothing(
+    tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections to a stopped process (SIGSTOP) are taken by the kernel and never answered."""
+    monkeypatch.setattr(feeder, "_LAST_SECONDS", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        config = _config(tmp_path, tracking_uri=f"http://127.0.0.1:{stopped.getsockname()[1]}")
+        with Tracker(config, RunFolder.of(config)) as tracker:
+            time.sleep(0.1)  # the feeder hangs in its first call from now on
+            start = time.monotonic()
+            for step in range(100):
+                tracker.log_metrics({"a": 1.0}, step)
+            # 100 lines on a disk: what any call to the server would make impossible.
+            assert time.monotonic() - start < 2
+    assert "the next command on this folder sends them" in capfd.readouterr().err
+    for thread in threading.enumerate():
+        if thread.name == "mlflow":  # ends with its command, which a test's process is not
+            thread.join(60)
+    answering = _config(tmp_path)
+    _work(answering)
+    _assert_complete(answering)
+    client, runs = _runs(answering)
+    told = client.get_metric_history(runs[0].info.run_id, "a")
+    assert [metric.step for metric in told] == list(range(100))
+
+
+def test_a_trained_network_is_a_registered_model_without_pickle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its own code
+        import mlflow.pyfunc
+
+    config = _config(tmp_path)
+    folder = RunFolder.of(config)
+    model = LaSAFT(ModelConfig(n_fft=256, hop_length=128, n_blocks=3, internal_channels=4))
+    record = {"data_hash": "abc", "git_commit": "def", "epoch": 3, "metrics": {"valid/loss": 0.5}}
+    save_checkpoint(folder.checkpoint, model.state_dict(), model.config, record)
+    for _ in range(2):  # a checkpoint that is there is no new version
+        with Tracker(config, folder) as tracker:
+            tracker.log_model(folder.checkpoint, "all/songs")
+    client, runs = _runs(config)
+    (version,) = client.search_model_versions("name = 'all_songs'")
+    assert version.run_id == runs[0].info.run_id
+    assert (
+        version.tags["checkpoint_hash"] == lasaft.checkpoint.load_checkpoint(folder.checkpoint).hash
+    )
+    assert (version.tags["data_hash"], version.tags["git_commit"]) == ("abc", "def")
+    packed = Path(client.download_artifacts(version.run_id, "model"))
+    files = {path.name for path in packed.rglob("*") if path.is_file()}
+    assert {"MLmodel", "weights.safetensors", "config.json", "pyfunc.py"} <= files
+    assert not {name for name in files if name.endswith((".pkl", ".pth", ".pt", ".bin"))}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    loaded = mlflow.pyfunc.load_model(f"models:/all_songs/{version.version}")
+    mixture = np.random.default_rng(0).standard_normal((2, 9000)).astype(np.float32)
+    ours = lasaft.Separator(lasaft.load_model(folder.checkpoint)).separate(mixture, 44100)
+    theirs = loaded.predict(mixture)
+    assert theirs.keys() == ours.keys()
+    for name, stem in ours.items():
+        np.testing.assert_array_equal(theirs[name], np.asarray(stem))
 
 
 def test_nothing_is_told_twice_after_a_kill_between_telling_and_noting(tmp_path: Path) -> None:
@@ -169,17 +246,21 @@ def test_the_command_that_opens_mlflow_names_this_runs_store(tmp_path: Path) -> 
     assert "https://mlflow.example.org/?workflowType=machine_learning" in ui_command(server)
 
 
+def _steps(follower: Follower) -> list[int]:
+    return [record["step"] for record in follower.fresh() if record["kind"] == "step"]
+
+
 def test_a_journal_that_is_cut_back_and_written_again_is_told_once(tmp_path: Path) -> None:
     folder = RunFolder.of(_config(tmp_path))
     follower = Follower(folder.metrics, {})
     assert list(follower.fresh()) == []
     _journal(folder, range(1, 11))
-    assert [record["step"] for record in follower.fresh()] == list(range(1, 11))
+    assert _steps(follower) == list(range(1, 11))
     History(folder.metrics, 0).close()
     _journal(folder, range(1, 6))
     assert list(follower.fresh()) == []
     _journal(folder, range(6, 16))
-    assert [record["step"] for record in follower.fresh()] == list(range(11, 16))
+    assert _steps(follower) == list(range(11, 16))
     with folder.metrics.open("a") as file:
         file.write('{"kind": "step", "st')
     assert list(follower.fresh()) == []

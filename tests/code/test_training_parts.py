@@ -19,8 +19,8 @@ from pipeline.training.identity import claim
 from pipeline.training.optimisation import Plateau, build_optimizer, learning_rate
 from pipeline.training.randomness import derive_seed
 from pipeline.training.selection import Selection
-from pipeline.training.session import new_model
-from pipeline.training.state import load_state, restore_state, save_state
+from pipeline.training.start import new_model
+from pipeline.training.state import capture_state, load_state, restore_state, write_state
 from tests.helpers.training import run_tiny, tiny_config, with_model
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd", "rmsprop")
@@ -82,13 +82,13 @@ def test_the_state_of_every_optimiser_comes_back_bit_for_bit(tmp_path: Path, nam
         optimizer = build_optimizer(name, model.parameters(), 0.01)
         for step in range(steps):
             if restored and step == 3:
-                save_state(tmp_path / "s", model, optimizer, {"step": step})
+                write_state(tmp_path / "s", capture_state({"m": model}, optimizer, {"step": step}))
                 model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
                 optimizer = build_optimizer(name, model.parameters(), 0.01)
                 state = load_state(tmp_path / "s")
                 assert state is not None
                 assert state.progress["step"] == 3
-                restore_state(state, model, optimizer)
+                restore_state(state, {"m": model}, optimizer)
             x = torch.randn(8, 5, generator=torch.Generator().manual_seed(step))
             optimizer.zero_grad()
             model(x).square().mean().backward()
@@ -102,7 +102,7 @@ def test_the_state_of_every_optimiser_comes_back_bit_for_bit(tmp_path: Path, nam
 def test_a_failed_save_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(2, 2)
     optimizer = build_optimizer("adam", model.parameters(), 0.1)
-    save_state(tmp_path / "state", model, optimizer, {"step": 1})
+    write_state(tmp_path / "state", capture_state({"m": model}, optimizer, {"step": 1}))
 
     def half(tensors: Any, path: Path, metadata: Any) -> None:
         Path(path).write_bytes(b"half")
@@ -110,7 +110,7 @@ def test_a_failed_save_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("safetensors.torch.save_file", half)
     with pytest.raises(OSError, match="No space"):
-        save_state(tmp_path / "state", model, optimizer, {"step": 2})
+        write_state(tmp_path / "state", capture_state({"m": model}, optimizer, {"step": 2}))
     state = load_state(tmp_path / "state")
     assert state is not None
     assert state.progress["step"] == 1

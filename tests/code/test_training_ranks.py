@@ -10,7 +10,9 @@ import torch
 from torch import distributed, nn
 
 from pipeline.config import RunConfig
+from pipeline.training.network import loss_of
 from pipeline.training.ranks import Ranks
+from pipeline.training.step import Stepper
 from pipeline.training.sync_batchnorm import synchronise_batchnorm
 from pipeline.training.validation import validate
 from tests.helpers.processes import in_processes
@@ -44,7 +46,11 @@ def _everything(folder: str) -> None:
     root = Path(folder)
     two = _config(root / "two", world_size=2, sync_batchnorm=True)
     run_tiny(two, ranks=ranks)
-    adam = {"world_size": 2, "mid_epoch_seconds": 1e-9, "steps_per_epoch": 4}
+    again = _config(
+        root / "again", world_size=2, sync_batchnorm=True, activation_checkpointing=True
+    )
+    run_tiny(again, ranks=ranks)
+    adam = {"world_size": 2, "mid_epoch_seconds": 1e-9, "steps_per_epoch": 4, "ema_decay": 0.9}
     run_tiny(tiny_config(root / "undisturbed", **adam), ranks=ranks)
     with pytest.raises(KeyboardInterrupt):
         run_tiny(tiny_config(root / "interrupted", **adam), ranks=ranks, stop_at=6)
@@ -56,6 +62,48 @@ def _everything(folder: str) -> None:
     )
     assert result.skipped_steps == 1
     _check_validation(ranks, two)
+    _check_micro_batches(ranks, root)
+    _check_unused(ranks, root)
+    short = tiny_config(root / "short", world_size=2, time_limit_hours=1e-9)
+    result = run_tiny(short, ranks=ranks)
+    assert (result.steps, result.timed_out) == (1, True)
+
+
+def _check_micro_batches(ranks: Ranks, root: Path) -> None:
+    """Compare with one process: clipped gradients of micro-batches that are added up once."""
+    options = {"optimizer": "sgd", "gradient_clip_val": 0.05, "batch_size": 8}
+    two = tiny_config(root, accumulate_grad_batches=2, **options)
+    results = []
+    for config, each in ((tiny_config(root, **options), ALONE), (two, ranks)):
+        # In eval mode BatchNorm does not look at the batch, so parts of it are the same sums.
+        model = tiny_model(config).eval()
+        stepper = Stepper(model, loss_of(config.train, "spec_mse", model), config.train, each)
+        with NoiseData(config, each).batches(0, 0) as batches:
+            steps = [stepper.step(batch, 1.0) for batch in batches]
+        assert min(step.gradient_norm for step in steps) > 0.05
+        results.append([*model.state_dict().values(), *(torch.tensor(s.loss) for s in steps)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def _check_unused(ranks: Ranks, root: Path) -> None:
+    """A parameter that the loss of one rank, or of both, does not reach stops nobody."""
+    config = tiny_config(root)
+    model = tiny_model(config)
+    model.network.spare = nn.Linear(2, 2)
+    sometimes = nn.Parameter(torch.ones(()))
+    model.network.register_parameter("sometimes", sometimes)
+    plain = loss_of(config.train, "spec_mse", model)
+
+    def loss(*specs: torch.Tensor) -> torch.Tensor:
+        return plain(*specs) * (sometimes if ranks.rank else 1.0)
+
+    stepper = Stepper(model, loss, config.train, ranks)
+    with NoiseData(config, ranks).batches(0, 0) as batches:
+        assert all(stepper.step(batch, 0.1).applied for batch in batches)
+    assert model.network.spare.weight.grad is None
+    assert float(sometimes.detach()) < 1
+    assert len(set(ranks.gather(float(sometimes.detach())))) == 1
 
 
 def _check_validation(ranks: Ranks, config: RunConfig) -> None:
@@ -121,6 +169,12 @@ def test_two_ranks_train_the_same_weights_as_one(two_ranks: Path, tmp_path: Path
         torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-5, msg=name)
 
 
+def test_activation_checkpointing_of_two_ranks_trains_the_same_weights(two_ranks: Path) -> None:
+    ours, theirs = (training_tensors(_config(two_ranks / name)) for name in ("again", "two"))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
 def test_two_ranks_report_the_same_history_as_one(two_ranks: Path, tmp_path: Path) -> None:
     one = _config(tmp_path)
     run_tiny(one)
@@ -137,6 +191,7 @@ def test_an_interrupted_run_of_two_ranks_ends_bit_identical(two_ranks: Path) -> 
         tiny_config(two_ranks / name) for name in ("undisturbed", "interrupted")
     )
     ours, theirs = training_tensors(interrupted), training_tensors(undisturbed)
+    assert any(name.startswith("average/") for name in ours)
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
     assert training_history(interrupted) == training_history(undisturbed)
 

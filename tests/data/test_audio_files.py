@@ -16,16 +16,15 @@ import torch
 
 from lasaft.errors import DataError
 from pipeline.audio_files import STEM_MP4_STREAMS
+from pipeline.track_checks import check_tracks
 from pipeline.tracks import (
     Track,
     audio_blocks,
-    check_tracks,
-    find_faults,
     list_tracks,
     read_track,
     source_hash,
 )
-from tests.helpers.wavs import STEMS, noise, write_track
+from tests.helpers.wavs import STEMS, faults_in, noise, write_track
 
 SOURCES = ("vocals", "drums", "bass", "other")
 
@@ -96,7 +95,7 @@ def test_wav_samples_equal_musdbs(tmp_path: Path) -> None:
 @needs_ffmpeg
 def test_stem_mp4_samples_equal_musdbs(stem_mp4: Path) -> None:
     track = _only_track(stem_mp4)
-    (samples,) = check_tracks([track], sample_rate=44100, channels=2)
+    (samples,) = check_tracks([track], root=stem_mp4, sample_rate=44100, channels=2)
     audio, truth = read_track(track), _musdb_track(stem_mp4, is_wav=False)
     assert abs(samples - audio.mixture.shape[1]) < 2048  # AAC frames at the end
     np.testing.assert_array_equal(audio.mixture.numpy().T, truth.audio)
@@ -109,7 +108,7 @@ def test_stem_mp4_samples_equal_musdbs(stem_mp4: Path) -> None:
 def test_real_samples_equal_musdbs() -> None:
     root = Path(os.environ["LASAFT_REAL_DATA"]) / "musdb18-sample"
     track = list_tracks(root, sources=SOURCES, is_wav=False)[0]
-    check_tracks([track], sample_rate=44100, channels=2)
+    check_tracks([track], root=root, sample_rate=44100, channels=2)
     audio, truth = read_track(track), _musdb_track(root, is_wav=False)
     assert track.name == truth.name
     np.testing.assert_array_equal(audio.mixture.numpy().T, truth.audio)
@@ -122,8 +121,7 @@ def test_a_truncated_stem_mp4_is_found_by_its_boxes(stem_mp4: Path) -> None:
     track = _only_track(stem_mp4)
     whole = track.path.read_bytes()
     track.path.write_bytes(whole[:-20000])
-    faults, _ = find_faults([track], sample_rate=44100, channels=2)
-    (fault,) = faults
+    (fault,) = faults_in(stem_mp4, [track])
     assert fault.startswith("train/A - B.c: A - B.c.stem.mp4 is truncated: ")
 
 
@@ -143,10 +141,19 @@ def test_a_stem_mp4_that_decodes_short_is_found(stem_mp4: Path) -> None:
 def test_a_stem_mp4_with_two_streams_is_a_fault(tmp_path: Path) -> None:
     folder = write_track(tmp_path / "wav")
     _encode(folder, tmp_path / "set" / "train" / "x.stem.mp4", ("mixture", "drums"))
-    faults, _ = find_faults([_only_track(tmp_path / "set")], sample_rate=44100, channels=2)
-    assert faults == [
+    root = tmp_path / "set"
+    assert faults_in(root, [_only_track(root)]) == [
         "train/x: x.stem.mp4 has 2 audio streams; allowed: 5 (mixture, drums, bass, other, vocals)"
     ]
+
+
+@needs_ffmpeg
+def test_a_stem_mp4_with_streams_of_unequal_length_is_a_fault(tmp_path: Path) -> None:
+    folder = write_track(tmp_path / "wav", seconds=2)
+    soundfile.write(str(folder / "bass.wav"), noise(1), 44100)
+    _encode(folder, tmp_path / "set" / "train" / "x.stem.mp4")
+    (fault,) = faults_in(tmp_path / "set", [_only_track(tmp_path / "set")])
+    assert fault.startswith("train/x: unequal lengths in samples: mixture 88200, drums 88200, bass")
 
 
 @needs_ffmpeg
@@ -154,9 +161,8 @@ def test_a_stem_mp4_with_two_streams_is_a_fault(tmp_path: Path) -> None:
 def test_a_file_that_is_no_mp4_is_a_fault(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "x.stem.mp4").write_bytes(data)
-    faults, _ = find_faults([_only_track(tmp_path)], sample_rate=44100, channels=2)
-    assert len(faults) == 1
-    assert faults[0].startswith("train/x: x.stem.mp4 ")
+    (fault,) = faults_in(tmp_path, [_only_track(tmp_path)])
+    assert fault.startswith("train/x: x.stem.mp4 ")
 
 
 @needs_ffmpeg
@@ -164,8 +170,7 @@ def test_stem_mp4_has_no_other_sources(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "x.stem.mp4").write_bytes(b"")
     tracks = list_tracks(tmp_path, sources=("vocals", "piano"))
-    faults, _ = find_faults(tracks, sample_rate=44100, channels=2)
-    assert faults == [
+    assert faults_in(tmp_path, tracks) == [
         "train/x: has no stem piano; .stem.mp4 has mixture, drums, bass, other, vocals"
     ]
 
@@ -178,7 +183,7 @@ def test_without_ffmpeg_one_line_says_what_to_install(
         (tmp_path / "train" / f"{name}.stem.mp4").write_bytes(b"")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match=r"needs ffmpeg and ffprobe.*install") as said:
-        check_tracks(list_tracks(tmp_path, sources=SOURCES), sample_rate=44100, channels=2)
+        faults_in(tmp_path, list_tracks(tmp_path, sources=SOURCES))
     assert "\n" not in str(said.value)
 
 

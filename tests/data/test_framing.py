@@ -8,18 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasaft.errors import DataError
-from pipeline.framing import spectrogram_batches
+from pipeline.framing import parts_of, spectrogram_batches
 from pipeline.manifest import ShardSettings
 
 
-def _settings(n_fft: int, hop: int, channels: int = 2) -> ShardSettings:
+def _settings(
+    n_fft: int, hop: int, channels: int = 2, max_frames_per_shard: int = 65536
+) -> ShardSettings:
     return ShardSettings(
         sources=("a",),
         channels=channels,
         sample_rate=44100,
         n_fft=n_fft,
         hop_length=hop,
-        max_frames_per_shard=65536,
+        max_frames_per_shard=max_frames_per_shard,
     )
 
 
@@ -58,6 +60,27 @@ def test_frames_equal_torch_for_any_length_and_blocks(
     assert frames.shape == truth.shape
     # The FFT may run in other groups: one float16 step (2^-10 of the value) at a rounding edge.
     torch.testing.assert_close(frames.float(), truth.float(), rtol=2**-10, atol=1e-5)
+
+
+@given(
+    samples=st.integers(33, 40_000),
+    block=st.integers(500, 20_000),
+    shape=st.sampled_from([(64, 16), (64, 32), (64, 48), (64, 64), (64, 100)]),
+)
+@settings(max_examples=60, deadline=None)
+def test_parts_together_are_the_whole_bit_for_bit(
+    samples: int, block: int, shape: tuple[int, int]
+) -> None:
+    audio, wanted = _audio(samples), _settings(*shape, max_frames_per_shard=256)
+    whole = torch.cat(list(spectrogram_batches([audio], wanted)), dim=1)
+    parts = parts_of(samples, wanted)
+    made = []
+    for part in parts:
+        blocks = audio[..., part.start : part.stop].split(block, dim=-1)
+        frames = torch.cat(list(spectrogram_batches(blocks, wanted, part)), dim=1)
+        assert frames.shape[1] == part.frames
+        made.append(frames)
+    assert torch.equal(torch.cat(made, dim=1), whole)
 
 
 def test_blocks_do_not_change_a_bit() -> None:

@@ -16,6 +16,7 @@ from pipeline.loader import Batch, BatchLoader, read_spectrogram, validation_tra
 from pipeline.manifest import Manifest, TrackEntry
 from pipeline.sampler import DrawPlan, draw_plan
 from pipeline.shard_reader import ShardSet
+from pipeline.storage import RemoteFolder
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
 
@@ -53,14 +54,16 @@ def _copies(loader: BatchLoader) -> list[Batch]:
         ]
 
 
-def _column(folder: Path, track: TrackEntry, source: str) -> torch.Tensor:
+def _column(folder: Path | RemoteFolder, track: TrackEntry, source: str) -> torch.Tensor:
     """Read a whole column with Arrow alone: float32 [2 * channel, frame, bin]."""
     with pa.memory_map(str(folder / track.shards[0].path)) as file:
         rows = pa.ipc.open_file(file).read_all().column(source).combine_chunks()
         return torch.from_numpy(rows.to_numpy_ndarray().copy()).float().transpose(0, 1)
 
 
-def _direct(folder: Path, manifest: Manifest, plan: DrawPlan, sample: int) -> list[torch.Tensor]:
+def _direct(
+    folder: Path | RemoteFolder, manifest: Manifest, plan: DrawPlan, sample: int
+) -> list[torch.Tensor]:
     """Return the changed sources of one sample, by the book."""
     windows = []
     for place, source in enumerate(manifest.settings.sources):

@@ -13,19 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import soundfile
 
 from lasaft.errors import ConfigError, DataError, StageError
 from pipeline import build
 from pipeline import preprocess as stage
-from pipeline.build import build_track, file_stem
+from pipeline.build import Work, build_shards, file_stem
 from pipeline.cluster import connected
 from pipeline.config import ClusterConfig, RunConfig
+from pipeline.inspection import inspect_shards
 from pipeline.manifest import Manifest, ShardSettings, read_manifest
 from pipeline.preprocess import preprocess
-from pipeline.shards import verify
 from pipeline.tracks import Track, list_tracks
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
@@ -70,7 +69,7 @@ def test_ray_builds_what_one_process_builds_byte_for_byte(tmp_path: Path, songs:
     assert contents == _contents(tmp_path / "alone" / "shards")
     assert sum(name.endswith(".arrow") for name in contents) == 4
     assert [len(with_ray.split(split)) for split in ("train", "valid", "test")] == [2, 1, 1]
-    assert verify(tmp_path / "ray" / "shards") == []
+    assert inspect_shards(tmp_path / "ray" / "shards").faults == ()
 
 
 def test_a_second_run_touches_nothing(tmp_path: Path, songs: Path) -> None:
@@ -117,7 +116,7 @@ def test_changed_audio_is_noticed(tmp_path: Path, songs: Path) -> None:
     second = preprocess(config)
     assert second.hash != first.hash
     assert second.split("train") == first.split("train")
-    assert verify(tmp_path / "shards") == []
+    assert inspect_shards(tmp_path / "shards").faults == ()
 
 
 def test_dev_mode_takes_one_track_a_split_and_the_rest_can_follow(
@@ -157,29 +156,44 @@ def test_a_faulty_track_stops_the_stage_before_any_work(tmp_path: Path, songs: P
 def test_a_track_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
     own = tmp_path / "songs"
     for name in ("good", "bad", "also good"):
-        write_track(own / "train" / name, subtype="FLOAT")
-    audio = np.zeros((44100, 2), np.float32)
-    audio[7] = np.nan
-    soundfile.write(str(own / "train" / "bad" / "other.wav"), audio, 44100, subtype="FLOAT")
+        write_track(own / "train" / name, seconds=7)
+    bad = own / "train" / "bad"
+    audio, rate = soundfile.read(str(bad / "other.wav"), dtype="int16")
+    (bad / "other.wav").unlink()
+    soundfile.write(str(bad / "other.flac"), audio, rate)
+    data = bytearray((bad / "other.flac").read_bytes())
+    data[-60_000:-50_000] = bytes(10_000)  # behind what the check listens to
+    (bad / "other.flac").write_bytes(data)
     config = small_config(own, tmp_path)
-    with pytest.raises(StageError, match="train/bad: other is not finite at sample 7") as caught:
+    with pytest.raises(StageError, match=r"train/bad: other\.flac is damaged after") as caught:
         preprocess(config)
     assert "1 of 3" in str(caught.value)
     assert str(caught.value).count("train/bad") == 1
     shards = tmp_path / "shards"
     assert not (shards / "manifest.json").exists()
     assert sorted(path.name for path in shards.glob("*/*")) == [
-        "also good.000.arrow", "also good.json", "good.000.arrow", "good.json",
+        "also good.000.arrow", "also good.000.json", "good.000.arrow", "good.000.json",
     ]  # fmt: skip
     times = {path: path.stat().st_mtime_ns for path in shards.glob("*/*")}
-    shutil.copy(own / "train" / "good" / "other.wav", own / "train" / "bad" / "other.wav")
+    soundfile.write(str(bad / "other.flac"), audio, rate)
     assert len(preprocess(config).tracks) == 3
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
+def test_a_long_track_is_built_by_several_tasks_to_the_same_bytes(tmp_path: Path) -> None:
+    write_track(tmp_path / "songs" / "train" / "long", seconds=7)
+    config = _with(
+        small_config(tmp_path / "songs", tmp_path / "a"), "data", max_frames_per_shard=512
+    )
+    alone = make_shards(config.model_copy(update={"output_dir": tmp_path / "b"}))
+    assert len(preprocess(config).tracks[0].shards) == 3
+    assert preprocess(config).hash == alone.hash
+    assert _contents(tmp_path / "a" / "shards") == _contents(tmp_path / "b" / "shards")
+
+
 def test_two_runs_at_once_are_refused(tmp_path: Path, songs: Path) -> None:
     with (
-        stage._alone(tmp_path / "shards"),
+        stage.alone(tmp_path / "shards"),
         pytest.raises(ConfigError, match="another preprocess works in"),
     ):
         preprocess(small_config(songs, tmp_path))
@@ -193,12 +207,22 @@ def test_a_shard_folder_that_cannot_be_made_is_refused(tmp_path: Path, songs: Pa
         read_manifest(tmp_path / "shards")
 
 
-def test_leftovers_of_a_killed_task_are_removed(tmp_path: Path, songs: Path) -> None:
-    leftover = tmp_path / "shards" / "train" / ".x.000.arrow.tmp-1"
-    leftover.parent.mkdir(parents=True)
-    leftover.write_bytes(b"half")
+def test_leftovers_of_killed_tasks_are_removed(
+    tmp_path: Path, songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, meanwhile = (tmp_path / "shards" / "train" / f".x.000.arrow.tmp-{n}" for n in (1, 2))
+    before.parent.mkdir(parents=True)
+    before.write_bytes(b"half")
+
+    def run_tasks(*arguments: Any, **more: Any) -> list[Any]:
+        assert not before.exists()
+        meanwhile.write_bytes(b"half")
+        return real(*arguments, **more)
+
+    real = stage.run_tasks
+    monkeypatch.setattr(stage, "run_tasks", run_tasks)
     preprocess(small_config(songs, tmp_path))
-    assert not leftover.exists()
+    assert not meanwhile.exists()
 
 
 def test_too_small_a_disk_is_said_before_any_work(
@@ -230,8 +254,8 @@ def test_a_disk_that_fills_up_is_told_from_a_fault(
 
     monkeypatch.setattr("pipeline.shards._HashingFile.write", write)
     settings = ShardSettings.of(small_config(songs, tmp_path))
-    outcome = build_track(_track(songs), settings, tmp_path / "shards")
-    assert outcome.entry is None
+    outcome = build_shards(Work(_track(songs), settings, tmp_path / "shards"))
+    assert outcome.records is None
     assert _contents(tmp_path / "shards") == {}
 
 
@@ -272,7 +296,7 @@ def test_a_very_long_name_gets_a_file_of_its_own(tmp_path: Path) -> None:
     assert [track.name for track in manifest.tracks] == names
     assert len({file_stem(name) for name in names}) == 2
     assert file_stem("short & sweet. ") == "short & sweet. "
-    assert verify(tmp_path / "shards") == []
+    assert inspect_shards(tmp_path / "shards").faults == ()
 
 
 _SCRIPT = """

@@ -21,7 +21,9 @@ from pipeline.sampler import (
 )
 
 SOURCES = ("vocals", "drums", "bass", "other")
-ARRAYS = ("track", "start", "condition", "gain", "swap")
+ARRAYS = (
+    "track", "start", "condition", "gain", "swap", "share", "second_track", "second_start",
+)  # fmt: skip
 
 
 def _manifest(*frames: int, split: str = "train", peak: float = 0.5) -> Manifest:
@@ -168,6 +170,7 @@ def test_without_augmentation_nothing_is_changed() -> None:
     plan = draw_plan(_manifest(1000), _config(), 0)
     assert (plan.gain == 1).all()
     assert not plan.swap.any()
+    assert not plan.share.any()
 
 
 def test_augmentations_come_as_often_and_as_strong_as_asked() -> None:
@@ -176,6 +179,8 @@ def test_augmentations_come_as_often_and_as_strong_as_asked() -> None:
         "gain_db": 6.0,
         "polarity_probability": 0.25,
         "channel_swap_probability": 0.75,
+        "mixup_probability": 0.5,
+        "mixup_share": 0.4,
     }
     manifest = _manifest(1000)
     plan = draw_plan(manifest, _config(data=data, steps_per_epoch=500), 0)
@@ -184,6 +189,33 @@ def test_augmentations_come_as_often_and_as_strong_as_asked() -> None:
     assert plan.swap.mean() == pytest.approx(0.75, abs=0.02)
     assert np.abs(plan.gain).max() == pytest.approx(10**0.3, rel=0.01)
     assert np.abs(plan.gain).min() == pytest.approx(10**-0.3, rel=0.01)
+    assert (plan.share > 0).mean() == pytest.approx(0.5, abs=0.02)
+    assert plan.share.max() == pytest.approx(0.4, rel=0.01)
+    assert plan.share[plan.share > 0].mean() == pytest.approx(0.2, rel=0.03)
+    assert 0 <= plan.second_start.min() <= plan.second_start.max() <= 1000 - 128
     plain = draw_plan(manifest, _config(steps_per_epoch=500), 0)
     assert np.array_equal(plain.start, plan.start)
     assert np.array_equal(plain.condition, plan.condition)
+
+
+def test_mixtures_that_are_not_remixed_are_as_in_the_song() -> None:
+    manifest = _manifest(*[1000] * 10)
+    plain = draw_plan(manifest, _config(steps_per_epoch=500), 0)
+    data = {"remix_probability": 0.25}
+    plan = draw_plan(manifest, _config(data=data, steps_per_epoch=500), 0)
+    assert np.array_equal(plain.condition, plan.condition)
+    every = np.arange(len(plan.condition))
+    for drawn, before in ((plan.track, plain.track), (plan.start, plain.start)):
+        assert np.array_equal(drawn[every, plan.condition], before[every, plan.condition])
+    together = ((plan.track == plan.track[:, :1]) & (plan.start == plan.start[:, :1])).all(axis=1)
+    assert together.mean() == pytest.approx(0.75, abs=0.03)  # of 4000: 4 deviations
+    assert np.array_equal(plan.track[~together], plain.track[~together])
+
+
+def test_the_windows_of_a_sample_are_all_that_are_read() -> None:
+    data = {"mixup_probability": 0.5}
+    plan = draw_plan(_manifest(1000, 500), _config(data=data), 0)
+    for sample in (0, 17, 399):
+        windows = list(plan.windows(sample))
+        assert len(windows) == 4 + (plan.share[sample] > 0).sum()
+        assert windows == [one for place in range(4) for one in plan.windows(sample, place)]

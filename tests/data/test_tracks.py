@@ -9,8 +9,9 @@ import pytest
 import soundfile
 
 from lasaft.errors import DataError
-from pipeline.tracks import audio_blocks, check_tracks, find_faults, list_tracks, read_track
-from tests.helpers.wavs import noise, write_track
+from pipeline.track_checks import check_tracks
+from pipeline.tracks import audio_blocks, list_tracks, read_track
+from tests.helpers.wavs import faults_in, noise, write_track
 
 SOURCES = ("vocals", "drums", "bass", "other")
 
@@ -20,8 +21,7 @@ def _names(root: Path, **options: bool) -> list[str]:
 
 
 def _faults(root: Path) -> list[str]:
-    tracks = list_tracks(root, sources=SOURCES)
-    return find_faults(tracks, sample_rate=44100, channels=2)[0]
+    return faults_in(root, list_tracks(root, sources=SOURCES))
 
 
 def _write(path: Path, audio: np.ndarray, rate: int = 44100, subtype: str = "PCM_16") -> None:
@@ -123,7 +123,7 @@ def test_empty_splits_hold_no_track(tmp_path: Path) -> None:
 def test_a_sound_track_has_no_fault(tmp_path: Path) -> None:
     write_track(tmp_path / "train" / "Ünï cödé. & dots... ")
     tracks = list_tracks(tmp_path, sources=SOURCES)
-    assert check_tracks(tracks, sample_rate=44100, channels=2) == [44100]
+    assert check_tracks(tracks, root=tmp_path, sample_rate=44100, channels=2) == [44100]
 
 
 def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     write_track(tmp_path / "test" / "sound")
     tracks = list_tracks(tmp_path, sources=SOURCES)
     with pytest.raises(DataError) as caught:
-        check_tracks(tracks, sample_rate=44100, channels=2)
+        check_tracks(tracks, root=tmp_path, sample_rate=44100, channels=2)
     lines = str(caught.value).split("\n  ")
     assert lines[0] == "8 faults in the tracks:"
     expected = [
@@ -189,7 +189,7 @@ def test_a_sample_that_is_no_number_is_found(tmp_path: Path, value: float) -> No
 def test_a_file_that_shrinks_after_the_check_is_found(tmp_path: Path) -> None:
     folder = write_track(tmp_path / "train" / "a")
     (track,) = list_tracks(tmp_path, sources=SOURCES)
-    check_tracks([track], sample_rate=44100, channels=2)
+    check_tracks([track], root=tmp_path, sample_rate=44100, channels=2)
     whole = (folder / "other.wav").read_bytes()
     (folder / "other.wav").write_bytes(whole[:90044])
     with pytest.raises(DataError, match=r"train/a: other\.wav ends at sample 22500"):
@@ -199,5 +199,5 @@ def test_a_file_that_shrinks_after_the_check_is_found(tmp_path: Path) -> None:
 def test_own_sources_are_read_by_their_names(tmp_path: Path) -> None:
     write_track(tmp_path / "train" / "a", stems=("piano", "violin", "mixture"))
     (track,) = list_tracks(tmp_path, sources=("piano", "violin"))
-    assert check_tracks([track], sample_rate=44100, channels=2) == [44100]
+    assert check_tracks([track], root=tmp_path, sample_rate=44100, channels=2) == [44100]
     assert read_track(track).sources.shape == (2, 2, 44100)

@@ -1,0 +1,25 @@
+"""Searches for the best settings: ``python -m jobs.tune --shards_dir S --space small``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs._run import Result, run_job
+from pipeline.cli import Command, parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job("tune", argv, lambda words: parse(words, "tune"), _work)
+
+
+def _work(command: Command) -> Result:
+    from jobs._show import search_result
+    from pipeline.stages import search_settings
+
+    return search_result(command.config, search_settings(command.config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

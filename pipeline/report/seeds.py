@@ -1,0 +1,83 @@
+"""Runs that differ in their seed only: the mean of their figures, and how far they spread."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.score_files import ALL_METRICS
+from pipeline.summary import Summary
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (n - 1) over seeds, dB; None where a run has none."""
+
+    mean: float | None
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Runs with one recipe: ``cells[source, metric, aggregation]`` over ``runs``.
+
+    Attributes:
+        name: of the network.
+        recipe: what the runs share.
+        runs: name of each run by its seed.
+        cells: the figures.
+    """
+
+    name: str
+    recipe: str
+    runs: dict[int, str]
+    cells: dict[tuple[str, str, str], Spread]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        figures = [
+            {"source": s, "metric": m, "aggregation": a, **asdict(spread)}
+            for (s, m, a), spread in self.cells.items()
+        ]
+        return {"name": self.name, "recipe": self.recipe, "runs": self.runs, "figures": figures}
+
+
+def seed_groups(summaries: Sequence[Summary]) -> list[SeedGroup]:
+    """Return a group for each recipe that was trained with two seeds or more.
+
+    The networks must also have been evaluated alike. A seed that comes twice counts once.
+    """
+    found: dict[str, dict[int, Summary]] = defaultdict(dict)
+    for summary in summaries:
+        system = summary.system
+        if system.recipe is None or system.seed is None:
+            continue
+        alike = [system.recipe, system.settings, summary.sources, summary.scenario]
+        found[json.dumps(alike, sort_keys=True)].setdefault(system.seed, summary)
+    return [_group(dict(sorted(runs.items()))) for runs in found.values() if len(runs) > 1]
+
+
+def _group(runs: dict[int, Summary]) -> SeedGroup:
+    first = next(iter(runs.values()))
+    assert first.system.recipe is not None
+    cells: dict[tuple[str, str, str], Spread] = {}
+    for metric in ALL_METRICS:
+        rows = [{**run.scores, "average": run.average} for run in runs.values()]
+        for source in (*first.sources, "average"):
+            figures = [row[source][metric] for row in rows]
+            cells[source, metric, "median"] = _spread([figure.median for figure in figures])
+            cells[source, metric, "mean"] = _spread([figure.mean for figure in figures])
+    name = first.system.variant or first.name
+    return SeedGroup(name, first.system.recipe, {s: run.name for s, run in runs.items()}, cells)
+
+
+def _spread(values: Sequence[float | None]) -> Spread:
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values):
+        return Spread(None, None)
+    return Spread(float(np.mean(numbers)), float(np.std(numbers, ddof=1)))

@@ -1,0 +1,82 @@
+"""The scores of a system as a table for a terminal."""
+
+from __future__ import annotations
+
+from pipeline.aggregate import difference
+from pipeline.score_files import METRICS, WHOLE_METRICS
+from pipeline.summary import (
+    AGGREGATION,
+    LARGEST_DB,
+    METRIC,
+    SCENARIOS,
+    Summary,
+    aggregation_of,
+    usual_aggregation,
+)
+
+
+def score_table(summary: Summary, baseline: Summary | None = None) -> str:
+    """Return the plain-text table of a terminal: sources x SDR ISR SIR SAR, beside a baseline.
+
+    Args:
+        summary: of the system of interest.
+        baseline: of another system on the same tracks (the mixture), shown with the difference.
+    """
+    blocks = [(summary.name, lambda s, m: _median(summary, s, m))]
+    if baseline is not None:
+        blocks.append((baseline.name, lambda s, m: _median(baseline, s, m)))
+        blocks.append(("difference", lambda s, m: _difference(summary, baseline, s, m)))
+    rows = [*summary.sources, "average"]
+    label = max(len(row) for row in rows) + 1
+    width = 7 * len(METRICS)
+    data = summary.data
+    lines = [
+        f"{data.name}, {data.split}, {len(summary.tracks)} tracks: {METRIC} in dB, {AGGREGATION}",
+        " " * label + "  ".join(f" {_cut(name, width - 1):^{width - 1}}" for name, _ in blocks),
+        " " * label + "  ".join("".join(f"{m:>7}" for m in METRICS) for _ in blocks),
+    ]
+    for row in rows:
+        cells = ("".join(_cell(value(row, metric)) for metric in METRICS) for _, value in blocks)
+        lines.append(f"{row:<{label}}" + "  ".join(cells))
+    lines += _whole_lines(summary)
+    if summary.scenario != "sources":
+        lines.append(SCENARIOS[summary.scenario])
+    if any(summary.nan_frames.values()):
+        lines.append(f"frames without a number (silent): {_nan_text(summary)}")
+    return "\n".join(lines)
+
+
+def _whole_lines(summary: Summary) -> list[str]:
+    """Return a line for each score of whole songs, as it is usually taken over tracks."""
+    lines = []
+    for metric in WHOLE_METRICS:
+        how = usual_aggregation(metric)
+        rows = (*summary.scores.items(), ("average", summary.average))
+        figures = {name: getattr(row[metric], how) for name, row in rows}
+        if any(value is not None for value in figures.values()):
+            cells = "  ".join(f"{name} {_cell(value).strip()}" for name, value in figures.items())
+            lines.append(f"{metric} in dB, {aggregation_of(metric, how)}:  {cells}")
+    return lines
+
+
+def _nan_text(summary: Summary) -> str:
+    counts = [f"{source} {count}" for source, count in summary.nan_frames.items()]
+    return f"{', '.join(counts)} of {summary.frames}"
+
+
+def _median(summary: Summary, source: str, metric: str) -> float | None:
+    figures = summary.average if source == "average" else summary.scores.get(source, {})
+    return figures[metric].median if metric in figures else None
+
+
+def _difference(one: Summary, other: Summary, source: str, metric: str) -> float | None:
+    return difference(_median(one, source, metric), _median(other, source, metric))
+
+
+def _cell(value: float | None) -> str:
+    text = "-" if value is None else f"{value:.2f}"
+    return f"{f'>{LARGEST_DB:.0f}' if value is not None and value > LARGEST_DB else text:>7}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,93 @@
+"""What is wrong with a search, found before anything starts: its file, its values, its needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Iterator
+
+from lasaft.errors import ConfigError
+from pipeline.config import RunConfig
+from pipeline.search.samples import BrokenSampleError, Checker
+from pipeline.search.sampling import draw
+from pipeline.search.space import Dimension, Space, pbt_problems
+from pipeline.search.space_file import space_names
+from pipeline.search.space_reader import read_space
+
+# A value that is in no valid sample of so many is in none.
+_TRIES = 200
+
+
+def search_problems(run: RunConfig) -> Iterator[str]:
+    """Yield what is wrong with the search that ``run`` asks for."""
+    search = run.search
+    if search.space is None:
+        yield (
+            f"space: got None, allowed: {', '.join(space_names())}, or a YAML file with the "
+            "options to search"
+        )
+        return
+    try:
+        space = read_space(search.space)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if search.scheduler == "pbt":
+        yield from pbt_problems(space)
+    if search.searcher == "grid":
+        for dimension in space.dimensions:
+            if dimension.kind != "choices":
+                yield (
+                    f"searcher: got grid, allowed: random or optuna, because {dimension.name} is "
+                    f"a range ({dimension.kind})"
+                )
+    if search.searcher == "optuna" and importlib.util.find_spec("optuna") is None:
+        yield (
+            "searcher: got optuna, which is not installed; allowed: grid, random, or first "
+            'pip install -c constraints.txt "optuna>=4,<5" (the extra optuna)'
+        )
+    yield from _value_problems(Checker(trial_base(run), space), space)
+
+
+def trial_base(run: RunConfig) -> RunConfig:
+    """Return the settings that all trials share."""
+    epochs = run.search.trial_epochs or run.train.max_epochs
+    train = run.train.model_copy(
+        update={"max_epochs": epochs, "min_epochs": min(run.train.min_epochs, epochs)}
+    )
+    return run.model_copy(update={"train": train})
+
+
+def _value_problems(checker: Checker, space: Space) -> Iterator[str]:
+    """Yield the values that are in no valid sample, and the options that never have an effect."""
+    for dimension in space.dimensions:
+        tested = dimension.choices
+        if dimension.kind != "choices":
+            ends = (dimension.low, dimension.high)
+            tested = tuple(int(end) for end in ends) if dimension.whole else ends
+        reasons = {value: _refused(checker, dimension, value) for value in tested}
+        wrong = {value: reason for value, reason in reasons.items() if reason}
+        if dimension.kind != "choices" and len(wrong) < len(tested):
+            continue  # a range may reach too far: what breaks a rule is drawn again
+        for value, reason in wrong.items():
+            yield f"space {space.name}: {dimension.name} {value!r} is in no valid sample: {reason}"
+
+
+def _refused(checker: Checker, dimension: Dimension, value: object) -> str:
+    """Return why no sample has ``value``, or nothing if one has it."""
+    source, reason = random.Random(0), "its conditions never hold"
+    for _ in range(_TRIES):
+        settings = draw(checker, source)
+        if dimension.name not in settings:
+            continue
+        # What is behind it in the space may depend on it.
+        settings = draw(checker, source, **{dimension.name: value})
+        try:
+            sample = checker.settle(settings, sizes=False)
+        except BrokenSampleError as error:
+            reason = str(error)
+            continue
+        if dimension.name in sample.settings or dimension.name not in settings:
+            return ""
+        reason = "it has no effect with the others (give it a condition with when)"
+    return reason

@@ -1,0 +1,177 @@
+"""The plots of a search: curves, importance, parallel coordinates, the Pareto front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from pipeline.report.plots import colour, draw
+from pipeline.search.conclusion import Row
+from pipeline.search.importance import Importance
+from pipeline.search.trials import shown
+from pipeline.search_config import OBJECTIVES
+
+# The second series is the page's grey, which the trials without a colour of their own have.
+COLOURED = (0, 2, 3, 4, 5)
+_GREY = 1
+LABELS = {
+    "sdr": "SDR in validation, dB",
+    "val_loss": "validation loss",
+    "parameters": "parameters",
+    "seconds": "seconds a song of 4 minutes",
+}
+
+
+def curves_plot(rows: Sequence[Row], objective: str) -> str:
+    """Return each trial's figure over its epochs; a cross ends a trial that was cut short."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for place, row in reversed(list(enumerate(rows))):
+            points = [(one.epoch, getattr(one, objective)) for one in row.trial.curve]
+            points = [(epoch, value) for epoch, value in points if value is not None]
+            if not points:
+                continue
+            top = place < len(COLOURED)
+            ink = colour(COLOURED[place] if top else _GREY)
+            epochs, values = zip(*points, strict=True)
+            axes.plot(
+                epochs, values, "-", color=ink, linewidth=2.0 if top else 1.0,
+                alpha=1.0 if top else 0.6,
+            )  # fmt: skip
+            mark = {"stopped": "x", "failed": "s"}.get(row.trial.status, "o")
+            axes.plot(
+                epochs[-1:], values[-1:], mark, color=ink,
+                markersize=7 if mark == "x" else 4.5, markeredgewidth=1.8 if mark == "x" else 0,
+            )  # fmt: skip
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(LABELS[objective])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return draw("search-curves", (8.6, 3.9), paint)
+
+
+def importance_plot(found: Sequence[Importance]) -> str:
+    """Return a bar for each option."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        places = range(len(found))[::-1]
+        for place, one in zip(places, found, strict=True):
+            ink = colour(0 if one.p < 0.05 else _GREY)
+            axes.barh(place, one.share, height=0.56, color=ink)
+            axes.text(one.share + 0.012, place, f"{one.share:.0%}", va="center")
+        axes.set_yticks(list(places), [one.name for one in found])
+        axes.set_xlim(0, max(1.12 * max(one.share for one in found), 0.2) + 0.04)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
+
+    return draw("search-importance", (8.6, 0.7 + 0.36 * len(found)), paint)
+
+
+def parallel_plot(rows: Sequence[Row], objective: str) -> str:
+    """Return a line for each trial through its settings, to its figure on the last axis."""
+    rows = [row for row in rows if row.trial.figure(objective) is not None]
+    names = list(dict.fromkeys(name for row in rows for name in row.trial.settings))
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        scales = [_scale([row.trial.settings.get(name) for row in rows], _has(rows, name))
+                  for name in names]  # fmt: skip
+        figures = [row.trial.figure(objective) or 0.0 for row in rows]
+        low, high = min(figures), max(figures)
+        for place in reversed(range(len(rows))):
+            heights = [scale[0][place] for scale in scales]
+            last = (figures[place] - low) / (high - low) if high > low else 0.5
+            top = place < len(COLOURED)
+            ink = colour(COLOURED[place] if top else _GREY)
+            axes.plot(
+                range(len(names) + 1), [*heights, last], "-", color=ink,
+                linewidth=2.0 if top else 1.0, alpha=1.0 if top else 0.5,
+            )  # fmt: skip
+        for column, (_, ticks) in enumerate(scales):
+            _axis(axes, column, ticks)
+        _axis(axes, len(names), [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")])
+        axes.set_xticks(range(len(names) + 1), [*names, objective], rotation=20, ha="right")
+        axes.set_xlim(-0.3, len(names) + 0.5)
+        axes.set_ylim(-0.08, 1.1)
+        axes.yaxis.set_major_locator(NullLocator())
+        axes.grid(visible=False)
+
+    return draw("search-parallel", (max(8.6, 0.98 * len(names)), 4.6), paint)
+
+
+def _has(rows: Sequence[Row], name: str) -> list[bool]:
+    return [name in row.trial.settings for row in rows]
+
+
+def _scale(
+    values: Sequence[Any], there: Sequence[bool]
+) -> tuple[list[float], list[tuple[float, str]]]:
+    """Return each trial's height on an axis, and the axis's marks; a missing value is a dash."""
+    present = [value for value, has in zip(values, there, strict=True) if has]
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in present)
+    different = sorted(set(present)) if numeric else sorted(set(present), key=str)
+    gap = 0.0 if all(there) else 0.14
+    marks = [] if all(there) else [(0.0, "-")]
+    if numeric and len(different) > 5:
+        low, high = different[0], different[-1]
+        place = {v: gap + (1 - gap) * _fraction(v, low, high) for v in different}
+        marks += [(gap, shown(low)), (1.0, shown(high))]
+    else:
+        steps = max(1, len(different) - 1)
+        place = {v: gap + (1 - gap) * n / steps for n, v in enumerate(different)}
+        marks += [(height, shown(value)) for value, height in place.items()]
+    heights = [place[v] if has else 0.0 for v, has in zip(values, there, strict=True)]
+    return heights, marks
+
+
+def _fraction(value: float, low: float, high: float) -> float:
+    """Return where ``value`` lies between the ends; on a logarithm where they are far apart."""
+    if low > 0 and high / low > 8:
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)
+
+
+def _axis(axes: Axes, column: int, marks: Sequence[tuple[float, str]]) -> None:
+    axes.plot([column, column], [0, 1], "-", color=colour(None), linewidth=1.2, zorder=0)
+    for height, text in marks:
+        axes.text(
+            column + 0.05, height + 0.012, text, fontsize=9, va="bottom", zorder=9
+        )  # fmt: skip
+
+
+def front_plot(rows: Sequence[Row], first: str, second: str) -> str:
+    """Return the trials by two objectives, the Pareto front as a line."""
+    points = [
+        (x, y, row)
+        for row in rows
+        if (x := row.trial.figure(second)) is not None
+        and (y := row.trial.figure(first)) is not None
+    ]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        best = sorted((x, y) for x, y, row in points if row.on_front)
+        if best:
+            axes.plot(*zip(*best, strict=True), "-", color=colour(0), linewidth=1.4, alpha=0.6)
+        for x, y, row in points:
+            axes.plot([x], [y], "o", color=colour(0 if row.on_front else _GREY), markersize=6)
+            if row.on_front:
+                axes.annotate(
+                    row.trial.name, (x, y), textcoords="offset points", xytext=(6, 5), fontsize=9
+                )
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.3g}")
+        axes.set_xlabel(f"{LABELS[second]} ({'more' if OBJECTIVES[second] else 'less'} is better)")
+        axes.set_ylabel(LABELS[first])
+        axes.grid(axis="x")
+
+    return draw(f"search-front-{second}", (8.6, 3.9), paint)

@@ -1,0 +1,300 @@
+"""A whole search: trials on Ray Tune, repeats of the best with other seeds, and what came out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lasaft.errors import DataError
+from lasaft.files import atomic_write_json
+from pipeline.cluster import require_gpus
+from pipeline.config import RunConfig, to_json
+from pipeline.folders import RunFolder
+from pipeline.manifest import read_manifest
+from pipeline.search.check import trial_base
+from pipeline.search.claim import alone, claim
+from pipeline.search.conclusion import SearchResult, conclude, ranked
+from pipeline.search.places import BESIDE, Places, find_places, gpus_of_a_trial
+from pipeline.search.samples import Checker, Sample
+from pipeline.search.sampling import grid, propose_optuna, propose_random
+from pipeline.search.space import Space
+from pipeline.search.space_reader import read_space
+from pipeline.search.trials import Trial, TrialBook
+from pipeline.search_config import OBJECTIVES
+from pipeline.shared_storage import ready_cluster
+from pipeline.storage import shard_place
+
+if TYPE_CHECKING:
+    pass
+
+_DEFAULT_TRIALS = 12
+# A trial whose process dies (no memory, a lost node) is started again so often.
+_MAX_FAILURES = 3
+_QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def search(config: RunConfig) -> SearchResult:
+    """Search for the best settings, or go on where an earlier call was stopped.
+
+    Args:
+        config: the run's settings; the shards must be there, and ``search.space`` says what to
+            try.
+
+    Returns:
+        The ranked trials and the files with the winner's settings.
+
+    Raises:
+        ConfigError: the space, or options that do not fit it, the shards, the cluster, or an
+            earlier search in the same ``output_dir``.
+        DataError: the shards are missing or damaged.
+        StageError: no trial ended with a result; the reasons are named.
+    """
+    assert config.search.space is not None, "a search without a space"
+    space = read_space(config.search.space)
+    folder = RunFolder.of(config)
+    place = shard_place(folder)
+    manifest = read_manifest(place)
+    manifest.require_model(config.model)
+    if not any(track.split == "valid" for track in manifest.tracks):
+        raise DataError(
+            f"shards_dir: {place} has no validation tracks, by which trials are compared"
+        )
+    checker = Checker(trial_base(config), space)
+    with alone(folder.search):
+        claim(config, space, manifest.hash)
+        book = TrialBook(folder.search, checker)
+        run = _Run(config, space, book)
+        if run.has_work():
+            with ready_cluster(config):
+                run.work()
+        return conclude(config, space, book.all(), run.note)
+
+
+@dataclass
+class _Run:
+    """One call of a search.
+
+    Args:
+        config: the run's settings.
+        space: what is searched.
+        book: the trials on disk.
+        note: why it has ended before all trials have.
+    """
+
+    config: RunConfig
+    space: Space
+    book: TrialBook
+    note: str = ""
+    _grid: list[Sample] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.settings = self.config.search
+        if self.searcher == "grid":
+            self._grid = grid(self.book.checker)
+        elif not self.book.names():
+            propose_random(self.book.checker, self.settings.search_seed, [])  # or say what is wrong
+
+    @property
+    def searcher(self) -> str:
+        """The way trials are chosen."""
+        wanted = self.settings.searcher
+        free = self.settings.num_trials is None and self.space.is_grid
+        return wanted or ("grid" if free else "random")
+
+    @property
+    def limit(self) -> int | None:
+        """How many trials there may be; None if another budget says it."""
+        limit = self.settings.num_trials
+        if self.searcher == "grid":
+            return min(limit or len(self._grid), len(self._grid))
+        other = (
+            self.settings.total_epochs, self.settings.max_hours, self.settings.max_gpu_hours
+        )  # fmt: skip
+        # A population is all there from the start.
+        bounded = other == (None, None, None) or self.settings.scheduler == "pbt"
+        return limit or (_DEFAULT_TRIALS if bounded else None)
+
+    def trials(self, *, repeats: bool = False) -> list[Trial]:
+        """Return the search's own trials, or the repeats with other seeds."""
+        return [trial for trial in self.book.all() if bool(trial.repeat) == repeats]
+
+    def has_work(self) -> bool:
+        """Whether anything is left to do within the budget."""
+        from pipeline.search.schedule import Budget
+
+        budget = Budget(self.settings, self.clock, gpus_of_a_trial(self.config), self.book.all())
+        if budget.used_up:
+            self.note = f"the budget is used up: {budget.used_up}"
+            return False
+        open_ones = [one for one in self.book.all() if one.status in ("waiting", "running")]
+        return bool(open_ones or self._may_propose() or self._repeats_missing())
+
+    def _may_propose(self) -> bool:
+        drawn_out = (self.book.root / "drawn_out").exists()
+        return not drawn_out and (self.limit is None or len(self.trials()) < self.limit)
+
+    @property
+    def clock(self) -> Path:
+        """The file that keeps the search's time."""
+        return self.book.root / "clock.json"
+
+    def propose(self) -> Trial | None:
+        """Plan the next new trial; None when the search has enough, or nothing new is left."""
+        earlier = self.trials()
+        if not self._may_propose():
+            return None
+        if self.searcher == "grid":
+            sample: Sample | None = self._grid[len(earlier)]
+        elif self.searcher == "optuna":
+            goals = [(name, OBJECTIVES[name]) for name in self.settings.objectives]
+            seed = self.settings.search_seed
+            sample = propose_optuna(self.book.checker, seed, goals, earlier)
+        else:
+            sample = propose_random(self.book.checker, self.settings.search_seed, earlier)
+        if sample is None:
+            atomic_write_json(self.book.root / "drawn_out", len(earlier))
+            return None
+        return self.book.plan(sample, len(earlier))
+
+    def _repeats_missing(self) -> list[tuple[Trial, int]]:
+        """Return the repeats that are not planned yet, once the trials have ended."""
+        ended = [one for one in self.trials() if one.status in ("done", "stopped")]
+        top = ranked(ended, self.settings.objectives[0])[: self.settings.top_settings]
+        known = {(one.number, one.repeat) for one in self.trials(repeats=True)}
+        return [
+            (trial, repeat)
+            for trial in top
+            for repeat in range(1, self.settings.seeds + 1)
+            if (trial.number, repeat) not in known
+        ]
+
+    def work(self) -> None:
+        """Run the trials, then the repeats; call while connected."""
+        require_gpus(self.config.train.gpus)
+        places = find_places(self.config, self.limit)
+        self._tune(places, self.trials(), self.propose, self.settings.scheduler)
+        if self.note or not self.settings.seeds:
+            return
+        for trial, repeat in self._repeats_missing():
+            sample = Sample(trial.settings, trial.config, trial.parameters)
+            self.book.plan(sample, trial.number, repeat)
+        self._tune(places, self.trials(repeats=True), lambda: None, "none")
+
+    def _tune(self, places: Places, trials: Sequence[Trial], more: Any, scheduler: str) -> None:
+        from pipeline.search.schedule import Budget, Queue, build_scheduler, replay
+        from pipeline.search.watch import Watch
+
+        waiting = [one for one in trials if one.status in ("waiting", "running")]
+        if not waiting:
+            first = more()
+            if first is None:
+                return
+            waiting = [first]
+        settings = self.settings.model_copy(update={"scheduler": scheduler})
+        epochs = self.book.checker.base.train.max_epochs
+        rules = build_scheduler(settings, self.space, epochs)
+        watched = settings.objectives[0]
+        for trial in [one for one in trials if one.status in ("done", "stopped")]:
+            replay(rules, trial, watched, f"before-{trial.name}")
+        gpus = gpus_of_a_trial(self.config)
+        budget = Budget(settings, self.clock, gpus, self.book.all())
+        with Watch(self.config, self.book, budget, self.limit) as watch:
+            queue = Queue(
+                waiting, more, lambda trial: self._payload(trial, places),
+                lambda identity, trial: replay(rules, trial, watched, identity),
+            )  # fmt: skip
+            source: dict[str, Any] = {"search_alg": queue}
+            if scheduler == "pbt":
+                # Tune refuses a searcher there.
+                payloads = [self._payload(one, places) for one in [*waiting, *iter(more, None)]]
+                source = {"param_space": _listed(payloads)}
+            tuner = self._tuner(source, rules, budget, watch.callback(), places)
+            try:
+                tuner.fit()
+            finally:
+                budget.save()
+        for name in ("ray", "ids"):
+            shutil.rmtree(self.book.root / name, ignore_errors=True)
+        self.note = budget.used_up and f"the budget is used up: {budget.used_up}"
+
+    def _tuner(self, source: Any, rules: Any, budget: Any, callback: Any, places: Places) -> Any:
+        from ray import tune
+
+        storage = self._fresh_storage()
+        queue = source.get("search_alg")
+        return tune.Tuner(
+            tune.with_resources(_trainable(), self._resources(places)),
+            param_space=source.get("param_space"),
+            tune_config=tune.TuneConfig(
+                search_alg=queue, scheduler=rules, num_samples=1 if queue is None else -1,
+                reuse_actors=True, max_concurrent_trials=places.trials,
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=str(storage), verbose=0, stop=budget,
+                failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
+                callbacks=[callback],
+            ),
+        )  # fmt: skip
+
+    def _fresh_storage(self) -> Path:
+        """Return an empty folder for Tune's own files: ours are the truth."""
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        shutil.rmtree(self.book.root / "ray", ignore_errors=True)
+        return self.book.root / "ray"
+
+    def _resources(self, places: Places) -> Any:
+        from ray import tune
+
+        if self.config.train.processes > 1:
+            return tune.PlacementGroupFactory([{"CPU": BESIDE}])
+        bundle = {"CPU": places.cpus} | ({"GPU": places.gpus} if places.gpus else {})
+        return tune.PlacementGroupFactory([bundle])
+
+    def _payload(self, trial: Trial, places: Places) -> dict[str, Any]:
+        config = trial.config
+        if config.train.processes > 1:
+            each = f"CPU={places.cpus:.4f}" + (",GPU=1" if places.gpus else "")
+            train = config.train.model_copy(update={"resources_per_worker": each})
+            config = config.model_copy(update={"train": train})
+        return {
+            "name": trial.name,
+            "config": to_json(config),
+            "settings": trial.settings,
+            "watched": self.settings.objectives[0],
+            "timed": "seconds" in self.settings.objectives,
+            "gpu": places.gpus > 0,
+            "pointing": self.settings.perturb_epochs if self.settings.scheduler == "pbt" else 0,
+        }
+
+
+def _listed(payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return Tune's form of a list of trials: everything follows from the name."""
+    from ray import tune
+
+    by_name = {payload["name"]: payload for payload in payloads}
+    space: dict[str, Any] = {"name": tune.grid_search(list(by_name))}
+
+    def named(key: str) -> Any:
+        def pick(spec: Any) -> Any:
+            return by_name[spec.config.name][key]
+
+        return tune.sample_from(pick)
+
+    return space | {key: named(key) for key in payloads[0].keys() - {"name"}}
+
+
+def _trainable() -> Any:
+    from pipeline.search.work import run_trial
+
+    return run_trial

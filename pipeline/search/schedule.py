@@ -1,0 +1,207 @@
+"""Ray Tune's parts for our trials: who comes next, who ends early, when the budget is used up."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+from ray.tune.search import Searcher
+
+from lasaft.files import atomic_write_json
+from pipeline.search.space import Dimension, Space
+from pipeline.search.trials import Trial, best_epoch
+from pipeline.search_config import OBJECTIVES, SearchConfig
+
+_NEVER = 10**9
+
+
+class Queue(Searcher):
+    """Gives Tune one trial after the other: those that wait on disk, then new ones.
+
+    Args:
+        waiting: trials that were begun, or planned and never begun.
+        more: plans the next new trial; None when there is none.
+        payload: what a trial's process is told.
+        begun: called with Tune's id and the trial before it is handed out.
+    """
+
+    def __init__(
+        self,
+        waiting: Sequence[Trial],
+        more: Callable[[], Trial | None],
+        payload: Callable[[Trial], dict[str, Any]],
+        begun: Callable[[str, Trial], None],
+    ) -> None:
+        super().__init__(metric="score", mode="max")
+        self._waiting, self._more = list(waiting), more
+        self._payload, self._begun = payload, begun
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return what the next trial's process is told, or that there is no more."""
+        trial = self._waiting.pop(0) if self._waiting else self._more()
+        if trial is None:
+            return Searcher.FINISHED
+        self._begun(trial_id, trial)
+        return self._payload(trial)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict | None = None, error: bool = False
+    ) -> None:
+        """Do nothing: the files say how a trial ended."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune keeps a copy of itself on disk, which nobody reads."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the plans are on disk."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: the plans are on disk."""
+
+
+class _Nobody:
+    """Tune's controller as a scheduler sees it before anything runs."""
+
+    def get_live_trials(self) -> list[Any]:
+        """Return no trial."""
+        return []
+
+
+class _Standing:
+    """A trial of an earlier run, as a scheduler sees it."""
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+
+def build_scheduler(search: SearchConfig, space: Space, epochs: int) -> TrialScheduler:
+    """Return Tune's scheduler for ``search``; trials have ``epochs`` epochs."""
+    watched: dict[str, Any] = {"metric": "score"}
+    watched["mode"] = "max" if OBJECTIVES[search.objectives[0]] else "min"
+    match search.scheduler:
+        case "asha":
+            return ASHAScheduler(
+                time_attr="epoch", max_t=max(epochs, search.grace_epochs),
+                grace_period=search.grace_epochs, reduction_factor=search.reduction_factor,
+                **watched,
+            )  # fmt: skip
+        case "median":
+            # Never a pause: a trial that waits for others holds nothing that they could use.
+            return MedianStoppingRule(
+                time_attr="epoch", grace_period=search.grace_epochs, min_samples_required=2,
+                min_time_slice=_NEVER, **watched,
+            )  # fmt: skip
+        case "pbt":
+            source = random.Random(search.search_seed)
+            mutations = {one.name: _mutation(one, source) for one in space.dimensions}
+            return PopulationBasedTraining(
+                time_attr="epoch", perturbation_interval=search.perturb_epochs,
+                hyperparam_mutations={"settings": mutations},
+                custom_explore_fn=_Explore(space), synch=True, **watched,
+            )  # fmt: skip
+    return FIFOScheduler()
+
+
+def _mutation(one: Dimension, source: random.Random) -> Any:
+    """Return what Tune draws another value from: neighbours among choices, or the range."""
+    return list(one.choices) if one.kind == "choices" else functools.partial(one.draw, source)
+
+
+class _Explore:
+    """Keeps what population based training makes within the space's ranges."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
+        settings = dict(config["settings"])
+        for one in self._space.dimensions:
+            value = settings.get(one.name)
+            if one.kind != "choices" and value is not None:
+                settings[one.name] = min(max(value, one.low), one.high)
+        return {**config, "settings": settings}
+
+
+def replay(scheduler: TrialScheduler, trial: Trial, watched: str, trial_id: str) -> None:
+    """Tell ``scheduler`` the epochs that ``trial`` had before this run, under ``trial_id``."""
+    if not isinstance(scheduler, ASHAScheduler | MedianStoppingRule):
+        return
+    standing: Any = _Standing(trial_id)
+    nobody: Any = _Nobody()
+    scheduler.on_trial_add(nobody, standing)
+    for count in range(1, trial.epochs + 1):
+        best = best_epoch(trial.curve[:count])
+        score = None if best is None else getattr(best, watched)
+        if score is not None:
+            scheduler.on_trial_result(nobody, standing, {"epoch": count, "score": score})
+
+
+class Budget(tune.Stopper):
+    """Ends everything when epochs, hours or GPU-hours are used up.
+
+    Args:
+        search: the limits.
+        file: keeps the time over interruptions.
+        gpus: GPUs of a trial.
+        trials: all trials so far.
+    """
+
+    def __init__(
+        self, search: SearchConfig, file: Path, gpus: float, trials: Sequence[Trial]
+    ) -> None:
+        self._search, self._file, self._gpus = search, file, gpus
+        self._epochs = {trial.name: trial.epochs for trial in trials}
+        self._trained = {trial.name: trial.seconds for trial in trials}
+        self._before = json.loads(file.read_bytes())["seconds"] if file.exists() else 0.0
+        self._start, self._written = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time of the search, over all interruptions."""
+        return self._before + time.monotonic() - self._start
+
+    @property
+    def used_up(self) -> str:
+        """Which limit is reached, in words; empty while there is some left."""
+        search, epochs = self._search, sum(self._epochs.values())
+        if search.total_epochs is not None and epochs >= search.total_epochs:
+            return f"total_epochs {search.total_epochs}"
+        if search.max_hours is not None and self.seconds >= 3600 * search.max_hours:
+            return f"max_hours {search.max_hours:g}"
+        hours = self._gpus * sum(self._trained.values()) / 3600
+        if search.max_gpu_hours is not None and hours >= search.max_gpu_hours:
+            return f"max_gpu_hours {search.max_gpu_hours:g}"
+        return ""
+
+    def count(self, name: str, epochs: int, seconds: float) -> None:
+        """Take an epoch of a trial into account."""
+        self._epochs[name], self._trained[name] = epochs, seconds
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return False: no single trial is ended by the budget."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether a limit is reached; Tune asks all the time."""
+        if time.monotonic() - self._written > 1.0:
+            self.save()
+        return bool(self.used_up)
+
+    def save(self) -> None:
+        """Write the time down."""
+        self._written = time.monotonic()
+        atomic_write_json(self._file, {"seconds": round(self.seconds, 1)})

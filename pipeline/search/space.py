@@ -1,0 +1,113 @@
+"""Search spaces: which options may take which values, when, and within which constraints."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# The network by its README name: a group of options, searched as one.
+VARIANT = "model"
+# The shards fix these, and a search has one set of shards.
+OF_THE_SHARDS = (
+    "sources", "sample_rate", "n_fft", "hop_length", "input_channels", "control_input_dim",
+)  # fmt: skip
+SEARCHED = {
+    "train": (
+        "batch_size", "train_loss", "loss_raw_scale", "loss_raw_mode", "loss_spec_scale",
+        "loss_spec_mode", "optimizer", "lr", "auto_lr_schedule", "lr_schedule", "warmup_steps",
+        "gradient_clip_val", "accumulate_grad_batches", "precision", "sync_batchnorm", "ema_decay",
+    ),
+    "data": (
+        "draw", "remix_probability", "gain_probability", "gain_db", "polarity_probability",
+        "channel_swap_probability", "mixup_probability", "mixup_share",
+    ),
+}  # fmt: skip
+# A training reads these anew in every epoch, so they can change in flight.
+IN_FLIGHT = ("lr", "gradient_clip_val", *SEARCHED["data"][1:])
+RANGES = ("uniform", "log", "integer")
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One option of a space.
+
+    Args:
+        name: the option, or ``model`` for a named network.
+        kind: ``choices``, or a range: ``uniform``, ``log`` or ``integer``, both ends included.
+        choices: the values, if the kind is choices.
+        low, high, step: the range, if it is one.
+        whole: whether the values of a range are whole numbers.
+        when: for other options, the values with which this one is searched at all.
+    """
+
+    name: str
+    kind: Literal["choices", "uniform", "log", "integer"]
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    step: int = 1
+    whole: bool = False
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def draw(self, source: random.Random) -> Any:
+        """Return a value drawn from ``source``."""
+        if self.kind == "choices":
+            return self.choices[source.randrange(len(self.choices))]
+        if self.kind == "integer":
+            return int(self.low) + self.step * source.randint(0, self.steps)
+        if self.kind == "uniform":
+            return source.uniform(self.low, self.high)
+        value = math.exp(source.uniform(math.log(self.low), math.log(self.high)))
+        value = min(max(value, self.low), self.high)
+        return round(value) if self.whole else value
+
+    @property
+    def steps(self) -> int:
+        """Steps between the ends of an integer range."""
+        return int(self.high - self.low) // self.step
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What every sample must keep to; None and nothing mean no limit.
+
+    Args:
+        odd: whole options that must be odd.
+        min_parameters, max_parameters: limits of the network's size.
+        match_parameters: the size that every network is brought to, by changing ``width``.
+    """
+
+    odd: tuple[str, ...] = ()
+    min_parameters: float | None = None
+    max_parameters: float | None = None
+    match_parameters: float | None = None
+    width: str = "internal_channels"
+
+
+@dataclass(frozen=True)
+class Space:
+    """A whole space; the dimensions stand behind those that their ``when`` names."""
+
+    name: str
+    dimensions: tuple[Dimension, ...]
+    constraints: Constraints = Constraints()
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether there are choices only."""
+        return all(dimension.kind == "choices" for dimension in self.dimensions)
+
+
+def pbt_problems(space: Space) -> Iterator[str]:
+    """Yield the options that population based training cannot change in flight."""
+    for dimension in space.dimensions:
+        if dimension.name not in IN_FLIGHT:
+            yield (
+                f"scheduler: got pbt, allowed: only where the space has options that can change in "
+                f"flight ({', '.join(IN_FLIGHT)}), and it has {dimension.name}"
+            )

@@ -1,0 +1,255 @@
+"""From a YAML file to a search space: every key and every value checked, all problems at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from lasaft.config import VARIANTS
+from lasaft.errors import ConfigError
+from pipeline.config import RunConfig
+from pipeline.options import Option, did_you_mean, no_such_option, options_of, sections_of, value_of
+from pipeline.search.space import (
+    OF_THE_SHARDS,
+    RANGES,
+    SEARCHED,
+    VARIANT,
+    Constraints,
+    Dimension,
+    Space,
+)
+from pipeline.search.space_file import find_space, read_yaml
+
+
+def read_space(name: str) -> Space:
+    """Return the space in a file, or the one of that name that comes with the program.
+
+    Raises:
+        ConfigError: every problem with the file, its keys and each value.
+    """
+    path = find_space(name)
+    reader = _Reader(path.name)
+    space = reader.space(read_yaml(path), path.stem)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return space
+
+
+class _Reader:
+    """Turns plain YAML into a space, collecting every problem."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.options = options_of(RunConfig)
+        self.problems: list[str] = []
+        self._fields = {
+            name: field
+            for section in sections_of(RunConfig).values()
+            for name, field in section.model_fields.items()
+        }
+
+    def space(self, tree: Any, name: str) -> Space:
+        """Return the space; what is wrong is noted and left out."""
+        tree = self._mapping(tree, "the file", ("options", "constraints"))
+        listed = tree.get("options")
+        if not isinstance(listed, dict) or not listed:
+            self._note("options: got nothing, allowed: a mapping of options to values")
+            listed = {}
+        found = [self._dimension(str(key), value) for key, value in listed.items()]
+        dimensions = {one.name: one for one in found if one is not None}
+        if len(dimensions) < sum(one is not None for one in found):
+            self._note("options: an option is there twice, in two ways of writing it")
+        constraints = self._constraints(tree.get("constraints") or {})
+        if constraints.match_parameters is not None and constraints.width in dimensions:
+            self._note(f"width: {constraints.width} is searched itself, so it cannot match sizes")
+        return Space(name, tuple(self._ordered(dimensions)), constraints)
+
+    def _note(self, problem: str) -> None:
+        self.problems.append(f"space {self.origin}: {problem}")
+
+    def _mapping(self, tree: Any, what: str, known: tuple[str, ...]) -> dict[str, Any]:
+        if not isinstance(tree, dict):
+            self._note(f"{what}: must be a mapping with {', '.join(known)}")
+            return {}
+        for key in [key for key in tree if key not in known]:
+            self._note(
+                f"{key}: no such key in {what}, allowed: {', '.join(known)}"
+                f"{did_you_mean(str(key), known)}"
+            )
+        return tree
+
+    def _dimension(self, typed: str, value: Any) -> Dimension | None:
+        name = typed.rpartition(".")[2].replace("-", "_")
+        option = self.options.get(name)
+        known = option is not None and typed.replace("-", "_") in (name, option.path)
+        if name != VARIANT and not known:
+            self._note(no_such_option(typed, self.options))
+            return None
+        refusal = self._refusal(name, option)
+        if refusal:
+            self._note(f"{name}: cannot be searched, because {refusal}")
+            return None
+        if not isinstance(value, dict):
+            return self._choices(name, value, {})
+        value = self._mapping(value, name, ("choices", *RANGES, "step", "when"))
+        when = self._when(name, value.get("when") or {})
+        kinds = [kind for kind in ("choices", *RANGES) if kind in value]
+        if len(kinds) != 1:
+            got = " and ".join(kinds) or "neither values nor a range"
+            self._note(f"{name}: got {got}, allowed: one of choices, {', '.join(RANGES)}")
+            return None
+        if kinds[0] == "choices":
+            return self._choices(name, value["choices"], when)
+        return self._range(name, kinds[0], value, when)
+
+    @staticmethod
+    def _refusal(name: str, option: Option | None) -> str:
+        if option is None or (option.section == "model" and name not in OF_THE_SHARDS):
+            return ""
+        if name in OF_THE_SHARDS:
+            return "the shards fix it"
+        if name in SEARCHED.get(option.section, ()):
+            return ""
+        if name == "seed":
+            return "seeds are for repeats (--seeds N), not for settings to choose"
+        if name in ("max_epochs", "min_epochs", "patience"):
+            return "the search gives every trial the same epochs (trial_epochs)"
+        return "another value of it makes no other network, or one that cannot be compared"
+
+    def _choices(self, name: str, values: Any, when: Any) -> Dimension | None:
+        if not isinstance(values, list) or not values:
+            self._note(f"{name}: got {values!r}, allowed: a list of one value or more, or a range")
+            return None
+        typed = [self._value(name, value) for value in values]
+        good = [value for value, right in typed if right]
+        if len(good) < len(typed):
+            return None
+        if any(good.count(value) > 1 for value in good):
+            self._note(f"{name}: a choice is there twice")
+            return None
+        return Dimension(name, "choices", tuple(good), when=when)
+
+    def _value(self, name: str, raw: Any) -> tuple[Any, bool]:
+        """Return the typed value, and whether it is one that the option takes."""
+        if name == VARIANT:
+            fixed = set(VARIANTS.get(raw, {}) if isinstance(raw, str) else {}) & {*OF_THE_SHARDS}
+            if isinstance(raw, str) and raw in VARIANTS and not fixed:
+                return raw, True
+            why = f" (it sets {', '.join(sorted(fixed))}, which the shards fix)" if fixed else ""
+            names = [name for name, row in VARIANTS.items() if not {*row} & {*OF_THE_SHARDS}]
+            hint = did_you_mean(str(raw), names) if not fixed else ""
+            self._note(f"model: got {raw!r}{why}, allowed: {', '.join(names)}{hint}")
+            return raw, False
+        option, field_info = self.options[name], self._fields[name]
+        value = value_of(option, raw) if raw is None or isinstance(raw, str | list) else raw
+        kind: Any = field_info.annotation
+        for limit in field_info.metadata:
+            kind = Annotated[kind, limit]
+        try:
+            value = TypeAdapter(kind).validate_python(value, strict=True)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError
+        except (ValidationError, ValueError):
+            hint = did_you_mean(str(raw), option.choices) if option.choices else ""
+            self._note(f"{name}: got {raw!r}, allowed: {option.allowed}{hint}")
+            return value, False
+        return value, True
+
+    def _range(self, name: str, kind: Any, value: dict[str, Any], when: Any) -> Dimension | None:
+        option = self.options.get(name)
+        ends, step = value[kind], value.get("step", "1")
+        if option is None or option.kind not in ("int", "float"):
+            self._note(f"{name}: got a range ({kind}), allowed: choices")
+        elif kind != "log" and (kind == "integer") != (option.kind == "int"):
+            fitting = "integer" if option.kind == "int" else "uniform"
+            self._note(f"{name}: got {kind}, allowed: {fitting}, log or choices")
+        elif not isinstance(ends, list) or len(ends) != 2:
+            self._note(f"{name}: got {kind} {ends!r}, allowed: two ends, such as [1, 10]")
+        elif not str(step).isdigit() or int(step) < 1 or ("step" in value and kind != "integer"):
+            self._note(f"{name}: got step {step!r}, allowed: with integer, a whole number above 0")
+        else:
+            typed = [self._value(name, end) for end in ends]
+            if not all(right for _, right in typed):
+                return None
+            low, high = (end for end, _ in typed)
+            if low is not None and high is not None and low < high and (kind != "log" or low > 0):
+                whole = option.kind == "int"
+                return Dimension(name, kind, (), low, high, int(step), whole, when)
+            above = " above 0" if kind == "log" else ""
+            self._note(f"{name}: got {kind} {ends!r}, allowed: a lower and a higher end{above}")
+        return None
+
+    def _when(self, name: str, value: Any) -> dict[str, tuple[Any, ...]]:
+        if not isinstance(value, dict):
+            self._note(f"{name}: when: got {value!r}, allowed: options with values")
+            return {}
+        conditions: dict[str, tuple[Any, ...]] = {}
+        for typed, listed in value.items():
+            other = str(typed).rpartition(".")[2].replace("-", "_")
+            if other not in self.options and other != VARIANT:
+                self._note(f"{name}: when: {no_such_option(str(typed), self.options)}")
+                continue
+            if other == name:
+                self._note(f"{name}: when: names itself")
+                continue
+            values = listed if isinstance(listed, list) else [listed]
+            found = [self._value(other, each) for each in values]
+            if not values:
+                self._note(f"{name}: when {other}: got no value, allowed: one or more")
+            conditions[other] = tuple(each for each, right in found if right)
+        return conditions
+
+    def _ordered(self, dimensions: dict[str, Dimension]) -> Iterator[Dimension]:
+        """Yield each dimension behind those of its conditions; a circle is noted."""
+        done: set[str] = set()
+        rest = list(dimensions.values())
+        while rest:
+            ready = [one for one in rest if not (set(one.when) & dimensions.keys()) - done]
+            if not ready:
+                self._note(f"when: {', '.join(one.name for one in rest)} wait for each other")
+                return
+            yield ready[0]
+            done.add(ready[0].name)
+            rest.remove(ready[0])
+            self._reachable(ready[0], dimensions)
+
+    def _reachable(self, one: Dimension, dimensions: dict[str, Dimension]) -> None:
+        for other, values in one.when.items():
+            parent = dimensions.get(other)
+            if parent and parent.kind == "choices" and not set(values) & set(parent.choices):
+                shown = ", ".join(map(str, values))
+                self._note(f"{one.name}: when {other}: {shown}: the space has no such value of it")
+
+    def _constraints(self, tree: Any) -> Constraints:
+        names = ("odd", "min_parameters", "max_parameters", "match_parameters", "width")
+        tree = self._mapping(tree, "constraints", names)
+        odd = tree.get("odd") or []
+        odd = [str(name) for name in (odd if isinstance(odd, list) else [odd])]
+        for name in [name for name in odd if self._kind(name) != "int"]:
+            self._note(f"odd: got {name!r}, allowed: options that are whole numbers"
+                       f"{did_you_mean(name, self.options)}")  # fmt: skip
+        sizes = {name: self._size(name, tree[name]) for name in names[1:4] if name in tree}
+        width = str(tree.get("width", "internal_channels"))
+        if "width" in tree and "match_parameters" not in tree:
+            self._note("width: has no effect without match_parameters; leave it out")
+        if self._kind(width) != "int" or self.options[width].section != "model":
+            self._note(f"width: got {width!r}, allowed: a whole-number option of the network"
+                       f"{did_you_mean(width, self.options)}")  # fmt: skip
+        low, high = sizes.get("min_parameters"), sizes.get("max_parameters")
+        if low is not None and high is not None and low > high:
+            self._note(f"min_parameters: got {low:g}, allowed: at most max_parameters ({high:g})")
+        return Constraints(tuple(odd), low, high, sizes.get("match_parameters"), width)
+
+    def _kind(self, name: str) -> str:
+        option = self.options.get(name)
+        return option.kind if option is not None else ""
+
+    def _size(self, name: str, raw: Any) -> float | None:
+        value = value_of(Option("", name, "float", None, ""), raw) if isinstance(raw, str) else raw
+        if isinstance(value, float) and 1 <= value < math.inf:
+            return value
+        self._note(f"{name}: got {raw!r}, allowed: a number of parameters of at least 1")
+        return None

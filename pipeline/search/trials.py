@@ -1,0 +1,254 @@
+"""The trials of a search on disk: what each is, how far it came, how it ended, and why."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lasaft.errors import LasaftError
+from lasaft.files import atomic_write_json
+from pipeline.config import RunConfig
+from pipeline.folders import RunFolder
+from pipeline.search.samples import Checker, Sample
+from pipeline.search.space import Settings
+from pipeline.training.history import read_history
+
+Status = Literal["waiting", "running", "done", "stopped", "failed"]
+_LONGEST_NAME = 90
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch of a trial ended with; None where it was no finite number.
+
+    Args:
+        epoch: how many epochs are done with it, from 1.
+        val_loss: the validation loss.
+        sdr: mean over the targets of the SDR in validation, in dB.
+        seconds: time of training up to here.
+        sources: the SDR of each target, in dB.
+    """
+
+    epoch: int
+    val_loss: float | None
+    sdr: float | None
+    seconds: float
+    sources: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial, as its files tell it.
+
+    Args:
+        name: its folder's name: 0007, or 0007-seed1 of a repeat.
+        folder: its output folder.
+        number: the place of its settings in the search, from 0.
+        settings: value by option.
+        config: its whole configuration.
+        parameters: size of the network.
+        repeat: 0 for the search itself, 1 and up for a repeat with another seed.
+        curve: its epochs.
+        status: how it ended, if it did.
+        reason: why it failed or was ended early.
+        seconds_per_song: time to separate a song of four minutes, where it was measured.
+    """
+
+    name: str
+    folder: Path
+    number: int
+    settings: Settings
+    config: RunConfig
+    parameters: int
+    repeat: int
+    curve: tuple[Epoch, ...]
+    status: Status
+    reason: str
+    seconds_per_song: float | None
+
+    @property
+    def title(self) -> str:
+        """A name for people, which can be one of a folder."""
+        words = [f"{name}={shown(value)}" for name, value in self.settings.items()]
+        text = " ".join([self.name, *words])
+        allowed = "".join(
+            letter if letter.isalnum() or letter in "_ .+=-" else "-" for letter in text
+        )
+        return allowed[:_LONGEST_NAME].rstrip(". ")
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are done."""
+        return len(self.curve)
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch whose weights are kept: the least validation loss."""
+        return best_epoch(self.curve)
+
+    @property
+    def seconds(self) -> float:
+        """Time of training so far."""
+        return self.curve[-1].seconds if self.curve else 0.0
+
+    def figure(self, objective: str) -> float | None:
+        """Return the value of an objective, None where there is none."""
+        if objective == "parameters":
+            return float(self.parameters)
+        if objective == "seconds":
+            return self.seconds_per_song
+        return None if self.best is None else getattr(self.best, objective)
+
+
+def shown(value: Any) -> str:
+    """Return a value of an option as people read it.
+
+    >>> shown(0.00123456), shown((0, 1)), shown(None)
+    ('0.001235', '0+1', 'None')
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def best_epoch(curve: Sequence[Epoch]) -> Epoch | None:
+    """Return the epoch that training selects: the first with the least validation loss."""
+    finite = [one for one in curve if one.val_loss is not None]
+    return min(finite, key=lambda one: one.val_loss or 0.0) if finite else None
+
+
+def read_curve(journal: Path) -> tuple[Epoch, ...]:
+    """Return the epochs in a training's journal."""
+    epochs: dict[int, Epoch] = {}
+    for record in read_history(journal):
+        if record["kind"] == "epoch":
+            number = record["epoch"] + 1
+            epochs[number] = epoch_of(number, record["values"], record["seconds"])
+    return tuple(epochs[number] for number in sorted(epochs))
+
+
+def epoch_of(number: int, values: dict[str, float | None], seconds: float) -> Epoch:
+    """Return an epoch from the values that training gives at its end."""
+    sources = {
+        name.split("/")[1]: _finite(value)
+        for name, value in values.items()
+        if name.startswith("valid/") and name.endswith("/SDR")
+    }
+    numbers = [value for value in sources.values() if value is not None]
+    sdr = sum(numbers) / len(numbers) if numbers else None
+    return Epoch(number, _finite(values.get("valid/loss")), sdr, seconds, sources)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class TrialBook:
+    """All trials of a search: ``plan/<name>.json`` is written once, ``trials/<name>/`` as it runs.
+
+    Args:
+        root: the search's folder.
+        checker: turns settings back into configurations.
+    """
+
+    root: Path
+    checker: Checker
+
+    def plan(self, sample: Sample, number: int, repeat: int = 0) -> Trial:
+        """Write down what a new trial is, and return it."""
+        assert sample.parameters is not None, "an uncounted sample"
+        name = f"{number:04d}" + (f"-seed{repeat}" if repeat else "")
+        plan = {
+            "number": number, "repeat": repeat, "settings": sample.settings,
+            "parameters": sample.parameters,
+        }  # fmt: skip
+        atomic_write_json(self.root / "plan" / f"{name}.json", plan)
+        return self.read(name)
+
+    def names(self) -> list[str]:
+        """Return the names of all trials: the search's in their order, then the repeats."""
+        names = [path.stem for path in (self.root / "plan").glob("*.json")]
+        return sorted(names, key=lambda name: ("-" in name, name))
+
+    def all(self) -> list[Trial]:
+        """Return every trial as it is now."""
+        return [self.read(name) for name in self.names()]
+
+    def read(self, name: str) -> Trial:
+        """Return one trial as it is now."""
+        plan = json.loads((self.root / "plan" / f"{name}.json").read_bytes())
+        settings = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in plan["settings"].items()
+        }
+        folder = self.root / "trials" / name
+        changed = _json(folder / "changed.json").get("settings", {})
+        config = trial_config(self.checker, settings | changed, folder, plan["repeat"])
+        status, reason = _ending(folder)
+        curve = read_curve(RunFolder.of(config).metrics)
+        if status == "waiting" and curve:
+            status = "running"
+        speed = _json(folder / "speed.json").get("seconds_per_song")
+        return Trial(
+            name, folder, plan["number"], settings | changed, config, plan["parameters"],
+            plan["repeat"], curve, status, reason, speed,
+        )  # fmt: skip
+
+
+def trial_config(checker: Checker, settings: Settings, folder: Path, repeat: int) -> RunConfig:
+    """Return the whole configuration of a trial.
+
+    Its own models are few: the best one, and no state once it has ended.
+    """
+    base = checker.settle(settings, sizes=False).config
+    train = base.train.model_copy(
+        update={
+            "seed": (base.train.seed + repeat) % 2**32, "save_top_k": 1, "save_weights_only": True,
+            "sample_every_epochs": 0,
+        }
+    )  # fmt: skip
+    shards = checker.base.data.shards_dir or RunFolder.of(checker.base).shards
+    data = base.data.model_copy(update={"shards_dir": shards})
+    return base.model_copy(update={"output_dir": folder, "train": train, "data": data})
+
+
+def _ending(folder: Path) -> tuple[Status, str]:
+    failure, stopped = _json(folder / "failed.json"), _json(folder / "stopped.json")
+    if failure:
+        return "failed", failure["reason"]
+    if stopped:
+        return "stopped", stopped["reason"]
+    done = (folder / "training" / "result.json").exists()
+    return ("done", "") if done else ("waiting", "")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes()) if path.exists() else {}
+
+
+def mark_failed(folder: Path, reason: str) -> None:
+    """Record that a trial has failed, and why."""
+    atomic_write_json(folder / "failed.json", {"reason": reason})
+    _drop_state(folder)
+
+
+def mark_stopped(folder: Path, reason: str) -> None:
+    """Record that a trial was ended early, and why."""
+    atomic_write_json(folder / "stopped.json", {"reason": reason})
+    _drop_state(folder)
+
+
+def _drop_state(folder: Path) -> None:
+    (folder / "training" / "state.safetensors").unlink(missing_ok=True)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines and isinstance(error, LasaftError) else (lines or [""])[-1]
+    return text if isinstance(error, LasaftError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,160 @@
+"""One trial in a Ray Tune worker: it trains, reports each epoch, and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from lasaft.errors import LasaftError, StageError
+from lasaft.files import atomic_write_json
+from pipeline.config import RunConfig, from_json
+from pipeline.folders import RunFolder
+from pipeline.search.trials import best_epoch, mark_failed, read_curve, reason_of
+
+_SONG_SECONDS = 240.0
+_TIMED_SECONDS = 12.0
+_POINTER = "folder.txt"
+
+
+def run_trial(payload: dict[str, Any]) -> None:
+    """Train one trial to its end; called by Ray Tune.
+
+    Args:
+        payload: ``config`` (JSON), ``settings`` (which population based training changes),
+            ``watched`` (what is reported), ``timed`` (whether separation is timed) and
+            ``pointing`` (epochs between two reports that others may start from, 0 for none).
+    """
+    # A trial of several processes needs longer than Tune's 2 s to end in order.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
+    config = with_settings(from_json(payload["config"], "trial"), payload["settings"])
+    folder = config.output_dir.with_name(_own_name(payload["name"], config.output_dir))
+    config = config.model_copy(update={"output_dir": folder})
+    if (folder / "failed.json").exists():
+        return
+    try:
+        _adopt(config, payload)
+        _train(config, payload)
+        if payload["timed"] and not (folder / "speed.json").exists():
+            atomic_write_json(folder / "speed.json", {"seconds_per_song": _seconds(config)})
+        _report(config, payload["watched"])
+    except (LasaftError, RuntimeError, MemoryError) as error:
+        # torch's own errors, such as too little memory on the GPU, are RuntimeErrors.
+        mark_failed(folder, reason_of(error))
+
+
+def _own_name(name: str, folder: Path) -> str:
+    """Return the name that this trial began with: a population's trial gets a better one's."""
+    from ray import tune
+
+    trial_id = tune.get_context().get_trial_id()
+    file = folder.parents[1] / "ids" / f"{trial_id}.json"
+    if not file.exists():
+        atomic_write_json(file, name)
+    return json.loads(file.read_bytes())
+
+
+def with_settings(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
+    """Return ``config`` with other values of options that can change in flight."""
+    tree = config.model_dump()
+    for group in ("train", "data"):
+        tree[group] |= {name: value for name, value in settings.items() if name in tree[group]}
+    return RunConfig.model_validate(tree)
+
+
+def _train(config: RunConfig, payload: dict[str, Any]) -> None:
+    if config.train.processes > 1:
+        from pipeline.search.many import train_many
+
+        train_many(config, lambda epoch: _report(config, payload["watched"], epoch))
+        return
+    import torch
+
+    from pipeline.training.session import run_session
+
+    device = torch.device("cuda" if payload["gpu"] and torch.cuda.is_available() else "cpu")
+
+    def on_epoch(epoch: int, values: dict[str, float]) -> None:
+        # The last epoch is reported when the training has ended: nothing can cut it short.
+        if epoch + 1 < config.train.max_epochs:
+            points = payload["pointing"] and (epoch + 1) % payload["pointing"] == 0
+            _report(config, payload["watched"], epoch + 1, points=bool(points))
+
+    if not (RunFolder.of(config).training / "result.json").exists():
+        run_session(config, device, on_epoch)
+
+
+def _report(
+    config: RunConfig, watched: str, epoch: int | None = None, *, points: bool = False
+) -> None:
+    """Tell Tune how good the trial is after ``epoch`` (None: at its end).
+
+    Raises:
+        StageError: it is no number.
+    """
+    from ray import tune
+
+    curve = [
+        one for one in read_curve(RunFolder.of(config).metrics) if one.epoch <= (epoch or one.epoch)
+    ]
+    best = best_epoch(curve)
+    score = None if best is None else getattr(best, watched)
+    if score is None or curve[-1].val_loss is None:
+        raise StageError(f"the {watched} is not a number after epoch {len(curve)}")
+    report = {"epoch": len(curve), "score": score, "seconds": curve[-1].seconds}
+    if not points:
+        tune.report(report)
+        return
+    pointer = config.output_dir / "pointer"
+    pointer.mkdir(exist_ok=True)
+    (pointer / _POINTER).write_text(str(config.output_dir))
+    tune.report(report, checkpoint=tune.Checkpoint.from_directory(str(pointer)))
+
+
+def _adopt(config: RunConfig, payload: dict[str, Any]) -> None:
+    """Take another trial's weights and history, where population based training says so."""
+    from ray import tune
+
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as place:
+        source = Path((Path(place) / _POINTER).read_text())
+    mine = config.output_dir
+    changed = {"settings": payload["settings"], "weights_of": source.name}
+    if source == mine:
+        return
+    atomic_write_json(mine / "changed.json", changed)
+    # The journal is cut back to the state's place when training goes on, so it may be longer.
+    for name in ("training/state.safetensors", "training/metrics.jsonl"):
+        if (source / name).exists():
+            shutil.copyfile(source / name, mine / name)
+    for name in ("checkpoint", "checkpoints"):
+        shutil.rmtree(mine / name, ignore_errors=True)
+        if (source / name).exists():
+            shutil.copytree(source / name, mine / name)
+
+
+def _seconds(config: RunConfig) -> float:
+    """Return the seconds that separating a song of four minutes takes here, all targets."""
+    import torch
+
+    import lasaft
+
+    model = lasaft.load_model(RunFolder.of(config).checkpoint)
+    if torch.cuda.is_available():
+        model = model.cuda()
+    rate = config.model.sample_rate
+    source = torch.Generator().manual_seed(0)
+    song = torch.randn(config.model.audio_channels, int(_TIMED_SECONDS * rate), generator=source)
+    separator = lasaft.Separator(model)
+    targets = config.train.target_names or config.model.sources
+    times = []
+    for _ in range(3):  # the first one also builds the network's fast form
+        start = time.perf_counter()
+        separator.separate(0.1 * song, rate, targets)
+        times.append(time.perf_counter() - start)
+    return min(times) * _SONG_SECONDS / _TIMED_SECONDS

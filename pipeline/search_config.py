@@ -1,0 +1,117 @@
+"""The settings of a search: what is tried, how it is chosen, what it may cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from lasaft.config import Settings
+
+# What a search can be about, and whether more of it is better.
+OBJECTIVES = {"sdr": True, "val_loss": False, "parameters": False, "seconds": False}
+# These are known after every epoch, so that a scheduler can stop a trial by them.
+WATCHED = ("sdr", "val_loss")
+
+
+class SearchConfig(Settings):
+    """A search over options: space, searcher, scheduler, budget, resources of a trial."""
+
+    space: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what is searched: paper_table1, conditioning, small, or a YAML file",
+    )
+    searcher: Literal["grid", "random", "optuna"] | None = Field(
+        default=None,
+        description="how trials are chosen (None: grid if there are choices only and no "
+        "num_trials, else random)",
+    )
+    scheduler: Literal["none", "asha", "pbt", "median"] = Field(
+        default="none", description="how weak trials are ended early, or changed in flight"
+    )
+    objectives: tuple[str, ...] = Field(
+        default=("sdr",),
+        description="sdr or val_loss first; more of them (parameters, seconds) give a Pareto front",
+    )
+    num_trials: int | None = Field(
+        default=None,
+        ge=1,
+        le=9999,
+        description="budget in trials (None: the whole grid, else 12 if no other budget is given)",
+    )
+    trial_epochs: int | None = Field(
+        default=None, ge=1, description="epochs of one trial (None: max_epochs)"
+    )
+    total_epochs: int | None = Field(
+        default=None, ge=1, description="budget in epochs, over all trials"
+    )
+    max_hours: float | None = Field(
+        default=None, gt=0, description="budget in hours, over all interruptions"
+    )
+    max_gpu_hours: float | None = Field(
+        default=None, gt=0, description="budget in hours of training x GPUs of a trial"
+    )
+    grace_epochs: int = Field(
+        default=1, ge=1, description="asha, median: no trial ends before so many epochs"
+    )
+    reduction_factor: int = Field(
+        default=3, ge=2, le=16, description="asha: one in so many goes on at each rung"
+    )
+    perturb_epochs: int = Field(
+        default=2, ge=1, description="pbt: epochs between two changes of the weak trials"
+    )
+    seeds: int = Field(
+        default=0, ge=0, le=99, description="train the top settings again with so many new seeds"
+    )
+    top_settings: int = Field(
+        default=3, ge=1, le=99, description="how many settings are trained again with new seeds"
+    )
+    search_seed: int = Field(default=0, ge=0, description="seed of what the searcher draws")
+    max_concurrent_trials: int | None = Field(
+        default=None, ge=1, description="trials at the same time (None: as many as fit)"
+    )
+
+    trial_gpus: float | None = Field(
+        default=None, gt=0, le=1, description="share of a GPU for a one-process trial (None: gpus)"
+    )
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> Self:
+        problems = list(_problems(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def _problems(search: SearchConfig) -> Iterator[str]:
+    names = search.objectives
+    for name in [name for name in names if name not in OBJECTIVES]:
+        yield f"objectives: got {name!r}, allowed: {', '.join(OBJECTIVES)}"
+    if not names or names[0] not in WATCHED or len(set(names)) < len(names):
+        yield f"objectives: got {', '.join(names)}, allowed: sdr or val_loss first, each once"
+    if search.scheduler == "pbt" and search.searcher == "optuna":
+        yield (
+            "searcher: got optuna, allowed with scheduler pbt: grid or random, because pbt changes "
+            "the settings itself"
+        )
+
+
+def search_without_effect(search: SearchConfig) -> dict[str, str]:
+    """Return the search's options that do nothing with the others chosen, each with the reason."""
+    if search.space is None:
+        names = set(SearchConfig.model_fields) - {"space"}
+        return dict.fromkeys(names, "no space says what to search")
+    reasons: dict[str, str] = {}
+    if search.scheduler not in ("asha", "median"):
+        reasons["grace_epochs"] = f"scheduler {search.scheduler} ends no trial early"
+    if search.scheduler != "asha":
+        reasons["reduction_factor"] = f"scheduler is {search.scheduler}"
+    if search.scheduler != "pbt":
+        reasons["perturb_epochs"] = f"scheduler is {search.scheduler}"
+    if not search.seeds:
+        reasons["top_settings"] = "seeds is 0, so nothing is trained again"
+    if search.searcher == "grid":
+        reasons["search_seed"] = "a grid draws nothing"
+    return reasons

@@ -1,0 +1,148 @@
+"""Which track is for training, validation or the test: ``splits.yaml`` and ``mus.yaml``."""
+
+from __future__ import annotations
+
+import importlib.util
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+import yaml
+
+from lasaft.errors import DataError
+from pipeline.options import did_you_mean
+from pipeline.plain_yaml import PLAIN_TAGS, compose_plain
+
+SPLITS = ("train", "valid", "test")
+SPLITS_FILE = "splits.yaml"
+
+
+def normal(name: str) -> str:
+    """Return a name in one spelling: a Mac may write an accent as two characters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def read_splits(file: Path, known: Collection[str]) -> dict[str, str]:
+    """Return the split of each track that ``splits.yaml`` names.
+
+    Args:
+        file: YAML with the lists ``train``, ``valid`` and ``test``, each of track names.
+        known: the names of all tracks that there are.
+
+    Raises:
+        DataError: every problem with the file: unknown keys and tracks, tracks named twice.
+    """
+    lists, problems = _name_lists(file)
+    for key in [key for key in lists if key not in SPLITS]:
+        problems.append(f"{key!r} is no split; allowed: {', '.join(SPLITS)}"
+                        f"{did_you_mean(key, SPLITS)}")  # fmt: skip
+    by_normal = {normal(name): name for name in known}
+    found: dict[str, str] = {}
+    for split in SPLITS:
+        for line, name in lists.get(split, []):
+            if normal(name) not in by_normal:
+                problems.append(f"line {line}: {split} names {name!r}, and there is no such track"
+                                f"{did_you_mean(name, known)}")  # fmt: skip
+            elif (other := found.get(by_normal[normal(name)])) is not None:
+                problems.append(f"line {line}: {split} names {name!r}, which {other} has already")
+            else:
+                found[by_normal[normal(name)]] = split
+    if not found and not problems:
+        problems.append(f"names no track; allowed: lists of track names under {', '.join(SPLITS)}")
+    _refuse(file, problems)
+    return found
+
+
+def validation_names(root: Path, training: Collection[str]) -> set[str]:
+    """Return the names, in normal spelling, of the tracks of ``train/`` that are for validation.
+
+    Args:
+        root: the data set's folder; a ``mus.yaml`` in it says which under ``validation_tracks``,
+            without one they are MUSDB18's own 14.
+        training: the names of the tracks in ``train/``.
+
+    Raises:
+        DataError: ``mus.yaml`` is not readable, or names tracks that are not there.
+    """
+    musdb18 = _musdb18_validation_names()
+    file = root / "mus.yaml"
+    if not file.exists():
+        return musdb18
+    lists, problems = _name_lists(file, only="validation_tracks")
+    _refuse(file, problems)
+    named = [name for _, name in lists.get("validation_tracks", [])]
+    present = {normal(name) for name in training}
+    _refuse(file, [
+        f"validation_tracks names {name!r}; allowed: the names of tracks in train/"
+        f"{did_you_mean(name, training)}"
+        for name in named
+        if normal(name) not in present | musdb18
+    ])  # fmt: skip
+    return {normal(name) for name in named}
+
+
+def _musdb18_validation_names() -> set[str]:
+    # The package's data file is read without importing musdb, which fails without ffmpeg.
+    package = importlib.util.find_spec("musdb")
+    assert package is not None
+    assert package.origin is not None
+    settings = Path(package.origin).parent / "configs" / "mus.yaml"
+    own = yaml.safe_load(settings.read_text("utf-8"))
+    return {normal(name) for name in own["validation_tracks"]}
+
+
+def _refuse(file: Path, problems: list[str]) -> None:
+    if len(problems) == 1:
+        raise DataError(f"{file}: {problems[0]}")
+    if problems:
+        raise DataError(f"{file}: {len(problems)} faults:\n  " + "\n  ".join(problems))
+
+
+def _name_lists(
+    file: Path, only: str | None = None
+) -> tuple[Mapping[str, list[tuple[int, str]]], list[str]]:
+    """Return (line, name) of each item of each list in a YAML file, and what is wrong with it."""
+    wanted = "YAML with a list validation_tracks of names" if only else (
+        f"YAML with lists of track names under {', '.join(SPLITS)}"
+    )  # fmt: skip
+    try:
+        root = compose_plain(file)
+    except OSError as error:
+        return {}, [f"not readable ({error.strerror}); allowed: {wanted}"]
+    except ValueError as error:
+        return {}, [f"not readable: it {error}; allowed: {wanted}"]
+    if root is None:
+        return {}, []
+    if not isinstance(root, yaml.MappingNode):
+        return {}, [f"not readable: line 1 is no mapping; allowed: {wanted}"]
+    lists: dict[str, list[tuple[int, str]]] = {}
+    problems: list[str] = []
+    for key_node, value in root.value:
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        if only is not None and key != only:
+            continue
+        if key in lists:
+            problems.append(f"line {line}: {key} is given twice")
+        lists.setdefault(key, [])
+        problem = _problem_of(value)
+        if problem is not None:
+            problems.append(f"not readable: line {line}: {key} {problem}; allowed: {wanted}")
+        else:
+            lists[key] += list(_items(value))
+    return lists, problems
+
+
+def _problem_of(value: yaml.Node) -> str | None:
+    if isinstance(value, yaml.ScalarNode) and value.value in ("", "~", "null"):
+        return None  # a list that is left empty
+    if not isinstance(value, yaml.SequenceNode):
+        return "is no list"
+    for item in value.value:
+        if not isinstance(item, yaml.ScalarNode) or item.tag not in PLAIN_TAGS:
+            return f"has an item that is no text (line {item.start_mark.line + 1})"
+    return None
+
+
+def _items(value: yaml.Node) -> Iterator[tuple[int, str]]:
+    for item in value.value if isinstance(value, yaml.SequenceNode) else ():
+        yield item.start_mark.line + 1, item.value

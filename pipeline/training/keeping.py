@@ -1,0 +1,136 @@
+"""Keeps a training: its state and its best models on the disk, written while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config import RunConfig
+from pipeline.folders import RunFolder
+from pipeline.training.meter import Meter
+from pipeline.training.publishing import prune, publish, recover
+from pipeline.training.ranks import Ranks
+from pipeline.training.reporter import Reporter
+from pipeline.training.saving import BackgroundWriter
+from pipeline.training.state import (
+    TrainingState,
+    capture_state,
+    load_common_state,
+    restore_state,
+    state_file,
+    write_state,
+)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A model to be kept: its record, whether it is the best, and which epochs' models stay."""
+
+    record: dict[str, Any]
+    best: bool
+    kept: Sequence[int]
+
+
+class Keeper:
+    """Saves and restores a training; on all processes but the first it writes nothing.
+
+    Args:
+        config: the run's settings.
+        folder: where state and models go.
+        ranks: the processes that train together.
+        networks: by name, what is saved; the last one is what is published.
+        optimizer: its state is saved too.
+        report: whose journal a saved state counts on.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        ranks: Ranks,
+        *,
+        networks: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        report: Reporter,
+    ) -> None:
+        self._config, self._folder, self._ranks = config, folder, ranks
+        self._networks, self._optimizer, self._report = networks, optimizer, report
+        self._writer = BackgroundWriter()
+        self._saved_at = time.monotonic()
+
+    @property
+    def _meter(self) -> Meter:
+        return self._report.meter
+
+    def writing(self) -> AbstractContextManager[Any]:
+        """Return a context whose end awaits whatever is still being written."""
+        return self._writer
+
+    def check(self) -> None:
+        """Raise what went wrong with the last save, if anything."""
+        self._writer.check()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a save in mid epoch; never while one is being written."""
+        waited = time.monotonic() - self._saved_at
+        return waited >= self._config.train.mid_epoch_seconds and not self._writer.busy
+
+    def save(self, progress: dict[str, Any], publication: Publication | None = None) -> None:
+        """Copy the state as it is now; it is written while training goes on.
+
+        Args:
+            progress: everything but tensors and times, JSON-like.
+            publication: of the network as it is now, if it is to be kept.
+        """
+        self._saved_at = time.monotonic()
+        if not self._ranks.is_first:
+            return
+        meter, position = self._meter.state(), self._report.position()
+        state = self._capture(progress | {"meter": meter, "history": position})
+
+        def write() -> None:
+            # In this order: whatever a saved state counts on is on the disk before it.
+            if publication is not None:
+                self._publish(state, publication)
+            self._report.sync()
+            write_state(state_file(self._folder), state)
+            if publication is not None:
+                prune(self._folder, publication.kept)
+
+        self._writer.submit(write)
+        self._meter.save_seconds += time.monotonic() - self._saved_at
+        self._saved_at = time.monotonic()
+
+    def publish(self, publication: Publication) -> None:
+        """Write the network as it is now, and no state."""
+        state = self._capture({})
+        self._writer.submit(lambda: self._publish(state, publication))
+
+    def _capture(self, progress: dict[str, Any]) -> TrainingState:
+        return capture_state(self._networks, self._optimizer, progress)
+
+    def _publish(self, state: TrainingState, publication: Publication) -> None:
+        weights = state.part(list(self._networks)[-1])
+        model = self._config.model
+        publish(self._folder, weights, model, publication.record, best=publication.best)
+
+    def load(self) -> dict[str, Any] | None:
+        """Put the saved state back and return its ``progress``, None if there is none."""
+        state = load_common_state(state_file(self._folder), self._ranks)
+        if state is None:
+            return None
+        restore_state(state, self._networks, self._optimizer)
+        self._meter.restore(state.progress["meter"])
+        return state.progress
+
+    def recover(self, kept: Sequence[int]) -> None:
+        """Mend what a crash left behind; ``kept`` are the epochs whose models count."""
+        if self._ranks.is_first:
+            recover(self._folder, kept)

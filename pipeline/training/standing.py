@@ -1,0 +1,92 @@
+"""How far a training has come and what it has decided: numbers that are saved as JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pipeline.config import TrainConfig
+from pipeline.training.meter import Mean
+from pipeline.training.optimisation import Plateau
+from pipeline.training.ranks import Ranks
+from pipeline.training.selection import Selection
+from pipeline.training.validation import Validation
+
+
+class Standing:
+    """A training's counters, means and decisions.
+
+    Attributes:
+        epoch, step: from 0.
+        batch: within the epoch, from 0.
+        selection, plateau: what the epochs so far decide.
+        recent, whole: mean training loss since the last record, and of the epoch.
+        best_sdr: the SDR of each target at the best epoch, in dB.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = self.batch = self.step = 0
+        self.selection, self.plateau = Selection(), Plateau()
+        self.recent, self.whole = Mean(), Mean()
+        self.best_sdr: dict[str, float] = {}
+
+    def add_loss(self, loss: float) -> None:
+        """Take the loss of one more step in."""
+        self.recent.add(loss)
+        self.whole.add(loss)
+
+    def decide(self, validation: Validation, train: TrainConfig, ranks: Ranks) -> None:
+        """Take the epoch's decisions on the first process; the others hear of them."""
+        # Without validation tracks the training loss has to choose.
+        loss = validation.loss if validation.tracks else self.whole.value
+        if ranks.is_first:
+            self.selection.update(self.epoch, loss, train)
+            if train.auto_lr_schedule:
+                self.plateau.update(loss)
+        decided = ranks.agree({
+            "selection": self.selection.state(), "plateau": self.plateau.state(),
+        })  # fmt: skip
+        self.selection = Selection.restored(decided["selection"])
+        self.plateau.restore(decided["plateau"])
+        if self.selection.best_epoch == self.epoch:
+            self.best_sdr = validation.sdr
+
+    def next_epoch(self) -> None:
+        """Begin the next epoch."""
+        self.epoch, self.batch, self.whole = self.epoch + 1, 0, Mean()
+
+    @property
+    def kept(self) -> list[int]:
+        """The epochs whose models are kept, best first."""
+        return [epoch for _, epoch in self.selection.kept]
+
+    def best(self) -> dict[str, float]:
+        """Return the best epoch, its loss and its scores, as the journal names them."""
+        values = {"best/epoch": self.selection.best_epoch, "best/loss": self.selection.best_loss}
+        return values | {f"best/{name}/SDR": value for name, value in self.best_sdr.items()}
+
+    def best_for_json(self) -> dict[str, Any]:
+        """Return loss and scores of the best epoch, None where one is no finite number."""
+        loss, sdr = self.selection.best_loss, self.best_sdr
+        return {
+            "best_epoch": self.selection.best_epoch,
+            "best_val_loss": loss if math.isfinite(loss) else None,
+            "val_sdr": {k: v if math.isfinite(v) else None for k, v in sdr.items()},
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return a JSON-like form for :meth:`restore`."""
+        return {
+            "epoch": self.epoch, "batch": self.batch, "step": self.step,
+            "selection": self.selection.state(), "plateau": self.plateau.state(),
+            "recent": self.recent.state(), "whole": self.whole.state(),
+            "best_sdr": self.best_sdr,
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+        self.selection = Selection.restored(state["selection"])
+        self.plateau.restore(state["plateau"])
+        self.recent, self.whole = Mean(*state["recent"]), Mean(*state["whole"])
+        self.best_sdr = state["best_sdr"]

@@ -1,0 +1,98 @@
+"""The network that a training begins with: drawn from the seed, or taken from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lasaft.authors import config_from_authors, from_authors_state_dict
+from lasaft.authors_checkpoint import read_authors_checkpoint
+from lasaft.checkpoint import check_fits, load_checkpoint
+from lasaft.config import ModelConfig
+from lasaft.effects import without_effect
+from lasaft.errors import CheckpointError
+from lasaft.model import LaSAFT
+from pipeline.config import RunConfig
+from pipeline.training.randomness import seed_weights
+from pipeline.training.sync_batchnorm import synchronise_batchnorm
+
+
+def new_model(config: RunConfig, device: torch.device) -> LaSAFT:
+    """Return the network with its first weights: from the seed, or from a checkpoint.
+
+    Raises:
+        CheckpointError: ``resume_from_checkpoint`` cannot be read, or holds another network.
+    """
+    seed_weights(config.train.seed)
+    model = LaSAFT(config.model)
+    if config.train.resume_from_checkpoint is not None:
+        model.load_state_dict(_weights(config.train.resume_from_checkpoint, config.model))
+    model = model.to(device)
+    if config.train.synchronised and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    elif config.train.synchronised:
+        synchronise_batchnorm(model)
+    return model
+
+
+def _weights(start: Path, wanted: ModelConfig) -> dict[str, Tensor]:
+    """Return the weights in ``start``: a checkpoint folder, or one of the authors' files."""
+    try:
+        if start.is_dir():
+            checkpoint = load_checkpoint(start)
+            found, weights = checkpoint.config, checkpoint.state_dict
+        else:
+            file = read_authors_checkpoint(start)
+            found = config_from_authors(file.hyper_parameters, file.state_dict)
+            weights = from_authors_state_dict(file.state_dict, found)
+    except CheckpointError as error:
+        text = str(error)
+        where = (
+            "resume_from_checkpoint" if str(start) in text else f"resume_from_checkpoint {start}"
+        )
+        raise CheckpointError(f"{where}: {text}") from error
+    _require_same_network(found, weights, wanted, start)
+    return weights
+
+
+def _require_same_network(
+    found: ModelConfig, weights: dict[str, Tensor], wanted: ModelConfig, start: Path
+) -> None:
+    """Refuse weights of another network.
+
+    Raises:
+        CheckpointError: lists the options that differ, and the weights that do not fit.
+    """
+    theirs, ours = _meaning(found), _meaning(wanted)
+    differences = [
+        f"{name} {theirs[name]!r} (this run: {value!r})"
+        for name, value in ours.items()
+        if theirs[name] != value
+    ]
+    if not differences:
+        return
+    lines = [
+        f"resume_from_checkpoint {start}: its network is another one: it has "
+        + ", ".join(differences)
+    ]
+    try:
+        check_fits(weights, wanted, "of its weights")
+    except CheckpointError as error:
+        lines += str(error).splitlines()[1:]
+    raise CheckpointError("\n".join(lines))
+
+
+def _meaning(config: ModelConfig) -> dict[str, Any]:
+    """Return what decides the network's function; a window's length does not."""
+    values = config.model_dump() | {
+        "last_activation": config.resolved_last_activation,
+        "input_channels": config.resolved_input_channels,
+        "t_down_layers": config.time_levels,
+        "f_down_layers": config.frequency_levels,
+        "control_input_dim": len(config.sources),
+    }
+    idle = {"num_frame", *without_effect(config)}
+    return {name: None if name in idle else value for name, value in values.items()}

@@ -1,0 +1,91 @@
+"""How many processes train and what each holds: what is allowed, and what fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lasaft.errors import ConfigError
+from pipeline.cli import parse
+from pipeline.config import RunConfig, TrainConfig, from_json, to_json
+from pipeline.process_counts import room
+
+
+def _train(**options: Any) -> TrainConfig:
+    return TrainConfig.model_validate({"batch_size": 8} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"world_size": 4}, (4,)),
+        ({"world_size": "1:4"}, (1, 2, 4)),
+        ({"world_size": "2:100", "batch_size": 12}, (2, 3, 4, 6, 12)),
+        ({"world_size": "1:8", "accumulate_grad_batches": 2}, (1, 2, 4)),
+        ({"world_size": "3:3", "batch_size": 9}, (3,)),
+        ({"world_size": "1:4", "gpus": 2}, (2,)),
+    ],
+)
+def test_a_batch_divides_among_every_number_of_processes_that_may_train(
+    options: dict[str, Any], sizes: tuple[int, ...]
+) -> None:
+    train = _train(**options)
+    assert train.world_sizes == sizes
+    assert train.processes == sizes[-1]
+
+
+@pytest.mark.parametrize("text", ["0", "2:1", "0:2", "1:", ":2", "1:2:3", "a", "-1:2", "1 : 2"])
+def test_what_is_no_number_of_processes_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match=r"world_size: got .*allowed: a whole number.*1:4"):
+        _train(world_size=text)
+    with pytest.raises(ValidationError, match="world_size: got 0"):
+        _train(world_size=0)
+
+
+def test_a_range_without_a_number_that_divides_a_batch_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"world_size: got 5:7, allowed: .*batch_size 8"):
+        _train(world_size="5:7")
+
+
+@pytest.mark.parametrize(
+    "text", ["CPU", "CPU=0", "CPU=-1", "CPU=two", "CPU=1,CPU=2", "=1", "CPU=1;GPU=1", "CPU=1,"]
+)
+def test_what_names_no_resources_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match=r"resources_per_worker: got .*such as CPU=2,GPU=1"):
+        _train(resources_per_worker=text)
+
+
+def test_a_process_trains_on_one_gpu() -> None:
+    assert _train(resources_per_worker="GPU=1").resources == {"GPU": 1.0}
+    for amount in ("2", "0.5"):
+        with pytest.raises(ValidationError, match="allowed: GPU=1 or no GPU"):
+            _train(resources_per_worker=f"CPU=1,GPU={amount}")
+
+
+def test_both_are_the_same_on_the_command_line_in_yaml_and_in_json(tmp_path: Any) -> None:
+    songs = ["--musdb_root", str(tmp_path), "--batch_size", "8"]
+    words = ["--world_size", "1:4", "--resources_per_worker", "CPU=2,big_node=0.5"]
+    config = parse([*songs, *words], "run").config
+    preset = tmp_path / "own.yaml"
+    preset.write_text("train:\n  world_size: 1:4\n  resources_per_worker: CPU=2,big_node=0.5\n")
+    assert parse([*songs, "--preset", str(preset)], "run").config == config
+    assert from_json(to_json(config)) == config
+    assert config.train.resources == {"CPU": 2.0, "big_node": 0.5}
+    assert isinstance(parse([*songs, "--world_size", "2"], "run").config.train.world_size, int)
+    with pytest.raises(ConfigError, match="world_size: got '1-4'"):
+        parse([*songs, "--world_size", "1-4"], "run")
+
+
+def test_room_is_counted_node_by_node() -> None:
+    nodes = [{"CPU": 3.0}, {"CPU": 4.0, "GPU": 1.0}]
+    assert room(nodes, {"CPU": 2.0}) == 3
+    assert room(nodes, {"CPU": 1.0, "GPU": 1.0}) == 1
+    assert room(nodes, {"CPU": 5.0}) == 0
+
+
+def test_one_window_a_process_is_looked_at_for_the_most_processes() -> None:
+    with pytest.raises(ValidationError, match="at least 2 windows for each process"):
+        RunConfig(train=_train(world_size="1:8"))
+    assert RunConfig(train=_train(world_size="1:8", sync_batchnorm=True)).train.processes == 8

@@ -1,0 +1,137 @@
+"""The leaderboard: seeds together, other scenarios apart, published figures by convention."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import RunConfig
+from pipeline.recipes import recipe_of
+from pipeline.report import build_report, write_report
+from pipeline.report.board import AVERAGE, build_board
+from pipeline.report.seeds import seed_groups
+from pipeline.summary import DataIdentity, Summary
+from tests.helpers.scores import SOURCES, save_summary, scored_summary
+
+TRACKS = [f"song {number}" for number in range(4)]
+HQ = DataIdentity(name="MUSDB18-HQ", kind="MUSDB18-HQ", split="test", hash="12" * 32, complete=True)
+
+
+def _seeds(count: int = 3) -> list[Summary]:
+    return [
+        scored_summary(f"net {seed}", 5.0, TRACKS, seed=seed, training_seed=seed)
+        for seed in range(count)
+    ]
+
+
+def test_runs_that_differ_in_their_seed_have_a_mean_and_a_spread() -> None:
+    runs = _seeds()
+    (group,) = seed_groups(runs)
+    assert group.runs == {0: "net 0", 1: "net 1", 2: "net 2"}
+    medians = [run.scores["drums"]["SIR"].median for run in runs]
+    found = group.cells["drums", "SIR", "median"]
+    assert found.mean == pytest.approx(np.mean(medians))  # type: ignore[arg-type]
+    assert found.sd == pytest.approx(np.std(medians, ddof=1))  # type: ignore[arg-type]
+
+
+def test_other_recipes_settings_and_the_same_seed_are_no_repetitions() -> None:
+    one, two, three = _seeds()
+
+    def with_system(summary: Summary, **change: object) -> Summary:
+        return summary.model_copy(update={"system": summary.system.model_copy(update=change)})
+
+    assert seed_groups([one, with_system(two, recipe="00" * 32)]) == []
+    assert seed_groups([one, with_system(two, settings={"overlap_ratio": 0.0})]) == []
+    assert seed_groups([one, with_system(two, seed=0), with_system(three, recipe=None)]) == []
+
+
+def test_a_recipe_is_all_of_a_training_but_its_seed_and_machine() -> None:
+    def record(data: str = "d", **train: object) -> dict[str, object]:
+        config = {"model": {"n_fft": 2048}, "train": {"lr": 0.1, **train}, "output_dir": "x"}
+        return {"data_hash": data, "config": config}
+
+    recipe = recipe_of(record(seed=1, gpus=0))
+    assert recipe == recipe_of(record(seed=2, gpus=8))
+    assert recipe != recipe_of(record(seed=1, gpus=0, lr_schedule="cosine"))
+    assert recipe != recipe_of(record(data="other", seed=1))
+    assert recipe_of({"data_hash": "d"}) is None
+
+
+def test_seeds_stand_in_every_table(tmp_path: Path) -> None:
+    runs = _seeds(2)
+    for run in runs:
+        save_summary(tmp_path / "scores", run)
+    files = {f.name: f.read_text() for f in write_report(RunConfig(output_dir=tmp_path)).files}
+    averages = [run.average["SDR"].median for run in runs]
+    mean, sd = np.mean(averages), np.std(averages, ddof=1)  # type: ignore[arg-type]
+    rows = csv.DictReader(io.StringIO(files["leaderboard.csv"]))
+    (row,) = (
+        r for r in rows
+        if (r["kind"], r["source"], r["metric"], r["aggregation"])
+        == ("seeds", AVERAGE, "SDR", "median")
+    )  # fmt: skip
+    assert float(row["value_db"]) == pytest.approx(mean, abs=6e-6)
+    assert float(row["sd_db"]) == pytest.approx(sd, abs=6e-6)
+    assert f"average SDR {mean:.2f} ± {sd:.2f} dB" in files["leaderboard.md"]
+    (group,) = json.loads(files["leaderboard.json"])["seeds"]
+    assert group["runs"] == {"0": "net 0", "1": "net 1"}
+    assert "Over seeds" in files["index.html"]
+
+
+def test_another_scenario_shares_only_what_does_not_depend_on_it() -> None:
+    lead = scored_summary("all", 5.0, TRACKS)
+    vocals = scored_summary("vocals only", 6.0, TRACKS, seed=3, sources=("vocals",))
+    vocals = vocals.model_copy(update={"scenario": "target_rest"})
+    board = build_board([lead, vocals], lead)
+    cells = next(row.cells for row in board.measured if row.name == "vocals only")
+    assert {source for source, *_ in cells} == {"vocals"}
+    assert {metric for _, metric, _ in cells} == {"SDR", "ISR", "uSDR", "SI-SDR"}
+    assert {(t.first, t.source) for t in board.tests} <= {("all", "vocals")}
+    strange = scored_summary("strange", 6.0, TRACKS, sources=("kazoo",))
+    assert "strange: scored on other songs" in build_board([lead, strange], lead).left_out[0]
+
+
+def test_the_average_is_without_an_accompaniment() -> None:
+    summary = scored_summary("net", 5.0, TRACKS, sources=(*SOURCES, "accompaniment"))
+    medians = [summary.scores[s]["SDR"].median for s in SOURCES]
+    assert summary.average["SDR"].median == pytest.approx(np.mean(medians))  # type: ignore[arg-type]
+
+
+def test_published_figures_stand_under_their_own_convention_only() -> None:
+    lead = scored_summary("net", 5.0, TRACKS, data=HQ)
+    board = build_board([lead], lead)
+    keys = {key[1:] for row in board.published for key in row.cells}
+    assert keys == {("SDR", "median"), ("uSDR", "mean")}
+    umx = next(row for row in board.published if row.name == "umxhq")
+    assert umx.cells["vocals", "SDR", "median"].value == 6.25
+    assert ("vocals", "uSDR", "mean") not in umx.cells
+    mp4 = scored_summary("net", 5.0, TRACKS, data=HQ.model_copy(update={"kind": "MUSDB18"}))
+    keys = {key[1:] for row in build_board([mp4], mp4).published for key in row.cells}
+    assert keys == {("SDR", "median")}  # the others were measured on MUSDB18-HQ
+
+
+def test_two_systems_of_one_name_show_their_folders(tmp_path: Path) -> None:
+    save_summary(tmp_path / "scores", scored_summary("net", 5.0, TRACKS, seed=1))
+    save_summary(tmp_path / "scores", scored_summary("net", 6.0, TRACKS, seed=2), "net again")
+    board = json.loads(_leaderboard(tmp_path))
+    assert {s["name"] for s in board["systems"]} == {"net (net)", "net (net again)"}
+
+
+def test_an_unfinished_system_is_named_and_not_shown(tmp_path: Path) -> None:
+    save_summary(tmp_path / "scores", scored_summary("net", 5.0, TRACKS))
+    half = tmp_path / "scores" / "half" / "test"
+    half.mkdir(parents=True)
+    (half / "song 0.json").write_text("{}")
+    page = build_report(RunConfig(output_dir=tmp_path)).read_text()
+    assert "Left out: half: 1 songs are scored, but there is no summary of a whole run" in page
+    assert {s["name"] for s in json.loads(_leaderboard(tmp_path))["systems"]} == {"net"}
+
+
+def _leaderboard(root: Path) -> str:
+    files = write_report(RunConfig(output_dir=root)).files
+    return next(file for file in files if file.name == "leaderboard.json").read_text()

@@ -1,0 +1,125 @@
+"""Who ends early and when everything ends, also after an interruption: no cluster is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from lasaft.config import ModelConfig
+from pipeline.config import RunConfig, SearchConfig
+from pipeline.search.samples import Checker
+from pipeline.search.schedule import Budget, build_scheduler, replay
+from pipeline.search.space import Dimension, Space
+from pipeline.search.trials import Epoch, Trial, TrialBook, best_epoch, epoch_of, mark_failed
+from pipeline.search.work import with_settings
+from pipeline.training.history import History, make_record
+
+SPACE = Space("x", (Dimension("lr", "log", (), 1e-4, 1e-2),))
+BASE = RunConfig(model=ModelConfig(n_fft=512, hop_length=256, num_frame=32, n_blocks=3))
+
+
+def _trial(name: str, sdr: Sequence[float]) -> Trial:
+    curve = tuple(Epoch(n, 1.0 / n, value, 10.0 * n, {}) for n, value in enumerate(sdr, 1))
+    return Trial(name, Path(name), 0, {}, BASE, 100, 0, curve, "done", "", None)
+
+
+class _Running:
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+
+def _decision(scheduler: TrialScheduler, trial_id: str, epoch: int, score: float) -> str:
+    nobody: Any = None
+    trial: Any = _Running(trial_id)
+    scheduler.on_trial_add(nobody, trial)
+    return scheduler.on_trial_result(nobody, trial, {"epoch": epoch, "score": score})
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_a_scheduler_goes_on_with_the_trials_of_before(kind: Any) -> None:
+    scheduler = build_scheduler(SearchConfig(space="x", scheduler=kind), SPACE, 9)
+    for number in range(3):
+        replay(scheduler, _trial(f"{number}", [3.0, 4.0, 5.0]), "sdr", f"before-{number}")
+    assert _decision(scheduler, "weak", 1, 1.0) == TrialScheduler.STOP
+    assert _decision(scheduler, "strong", 1, 6.0) == TrialScheduler.CONTINUE
+
+
+def test_a_trial_that_goes_on_is_not_counted_twice_at_a_rung() -> None:
+    scheduler = build_scheduler(SearchConfig(space="x", scheduler="asha"), SPACE, 9)
+    for number in range(3):
+        replay(scheduler, _trial(f"{number}", [3.0, 4.0, 5.0]), "sdr", f"before-{number}")
+    replay(scheduler, _trial("mine", [6.0]), "sdr", "mine")
+    # Below what the others had at epoch 1, but that rung was passed before the interruption.
+    assert _decision(scheduler, "mine", 2, 2.0) == TrialScheduler.CONTINUE
+    assert _decision(scheduler, "mine", 3, 2.0) == TrialScheduler.STOP
+
+
+def test_less_is_better_where_the_objective_says_so() -> None:
+    search = SearchConfig(space="x", scheduler="asha", objectives=("val_loss",))
+    scheduler = build_scheduler(search, SPACE, 9)
+    for number in range(3):
+        replay(scheduler, _trial(f"{number}", [0.0, 0.0, 0.0]), "val_loss", f"before-{number}")
+    assert _decision(scheduler, "weak", 1, 2.0) == TrialScheduler.STOP
+
+
+def test_budgets_count_over_interruptions(tmp_path: Path) -> None:
+    trials = [_trial("0", [1.0, 2.0]), _trial("1", [1.0])]
+    budget = Budget(SearchConfig(space="x", total_epochs=5), tmp_path / "a.json", 0, trials)
+    assert not budget.stop_all()
+    budget.count("1", 3, 30.0)
+    assert budget.used_up == "total_epochs 5"
+    gpus = Budget(SearchConfig(space="x", max_gpu_hours=0.02), tmp_path / "b.json", 2, trials)
+    assert not gpus.used_up  # 2 GPUs x 30 s of training
+    gpus.count("1", 2, 20.0)
+    assert gpus.used_up == "max_gpu_hours 0.02"
+    (tmp_path / "c.json").write_text(json.dumps({"seconds": 3600.5}))
+    assert Budget(SearchConfig(space="x", max_hours=1), tmp_path / "c.json", 0, []).used_up
+
+
+def test_population_training_stays_within_the_space_and_changes_only_rates() -> None:
+    search = SearchConfig(space="x", scheduler="pbt")
+    scheduler: Any = build_scheduler(search, SPACE, 9)
+    changed = scheduler._custom_explore_fn({"name": "a", "settings": {"lr": 5.0}})
+    assert changed == {"name": "a", "settings": {"lr": 1e-2}}
+    config = with_settings(BASE, {"lr": 0.25})
+    assert config.train.lr == 0.25
+    assert config.model == BASE.model
+
+
+def test_a_trial_is_what_its_files_say(tmp_path: Path) -> None:
+    base = BASE.model_copy(update={"output_dir": tmp_path})
+    checker = Checker(base, SPACE)
+    book = TrialBook(tmp_path / "search", checker)
+    trial = book.plan(checker.settle({"lr": 0.001}), 3)
+    assert (trial.status, trial.epochs, trial.config.train.lr) == ("waiting", 0, 0.001)
+    assert trial.title == "0003 lr=0.001"
+    journal = History(trial.folder / "training" / "metrics.jsonl")
+    for epoch, loss in enumerate([2.0, 1.0, float("nan")]):
+        values = {"valid/loss": loss, "valid/vocals/SDR": 1.0 + epoch, "valid/bass/SDR": 3.0}
+        record = make_record("epoch", step=epoch, epoch=epoch, seconds=epoch, values=values)
+        journal.append(record)
+    journal.close()
+    trial = book.read("0003")
+    assert (trial.status, trial.epochs, trial.figure("sdr")) == ("running", 3, 2.5)
+    assert trial.best is not None
+    assert trial.best.epoch == 2
+    mark_failed(trial.folder, "the val_loss is not a number")
+    assert (book.read("0003").status, book.read("0003").reason) == (
+        "failed", "the val_loss is not a number",
+    )  # fmt: skip
+    repeat = book.plan(checker.settle({"lr": 0.001}), 3, repeat=2)
+    assert repeat.config.train.seed == base.train.seed + 2
+    assert book.names() == ["0003", "0003-seed2"]
+
+
+def test_epochs_without_numbers_are_never_the_best() -> None:
+    bad = epoch_of(1, {"valid/loss": float("nan"), "valid/vocals/SDR": 1.0}, 1.0)
+    good = epoch_of(2, {"valid/loss": 5.0, "valid/vocals/SDR": float("nan")}, 1.0)
+    assert best_epoch([bad]) is None
+    assert best_epoch([bad, good]) == good
+    assert good.sdr is None

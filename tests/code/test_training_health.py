@@ -1,0 +1,108 @@
+"""What is wrong with a training is said, plainly and once."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.folders import RunFolder
+from pipeline.loader import Batch
+from pipeline.training.health import BAD_STEP_LIMIT, Constancy, Health, closing_notes
+from pipeline.training.history import read_history
+from pipeline.training.step import StepResult
+from tests.helpers.training import ALONE, NoiseData, run_tiny, tiny_config
+
+
+def _health(tmp_path: Path, precision: str = "32") -> tuple[Health, list[tuple[str, str]]]:
+    said: list[tuple[str, str]] = []
+    data = NoiseData(tiny_config(tmp_path))
+    return Health(lambda kind, text: said.append((kind, text)), data, ALONE, precision), said
+
+
+def _step(loss: float, norm: float = 1.0) -> StepResult:
+    return StepResult(loss, norm, math.isfinite(loss + norm), time_up=False)
+
+
+def test_a_skipped_batch_is_named_once_on_the_screen_and_always_in_the_journal(
+    tmp_path: Path,
+) -> None:
+    config = tiny_config(tmp_path)
+    run_tiny(config, spoil={3: math.nan, 7: math.inf})
+    folder = RunFolder.of(config)
+    told = [r["text"] for r in read_history(folder.metrics) if r["kind"] == "health"]
+    assert len(told) == 2
+    assert "loss nan" in told[0]
+    assert "step 3 (epoch 0, batch 3): the step is skipped; windows with bad numbers" in told[0]
+    assert "windows [0, 1, 2, 3] of batch 3 in epoch 0" in told[0]
+    assert "windows [0, 1, 2, 3] of batch 1 in epoch 1" in told[1]
+    shown = json.loads((folder.training / "progress.json").read_text())["notes"]
+    assert shown == told[:1]
+
+
+def test_good_windows_that_overflow_are_told_from_bad_ones(tmp_path: Path) -> None:
+    health, said = _health(tmp_path)
+    good = Batch(torch.ones(2, 1, 1, 1), torch.ones(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64))
+    health.skipped(_step(math.inf), good, step=5, place=(1, 2), in_a_row=1)
+    assert "its windows hold good numbers: windows [0, 1] of batch 2" in said[0][1]
+    bad = Batch(good.mixture, good.target * torch.tensor([1, math.nan]).view(2, 1, 1, 1),
+                good.condition)  # fmt: skip
+    health.skipped(_step(math.nan), bad, step=6, place=(1, 3), in_a_row=2)
+    assert "windows with bad numbers: windows [1] of batch 3" in said[1][1]
+
+
+def test_the_search_for_fp16s_scale_is_no_fault(tmp_path: Path) -> None:
+    health, said = _health(tmp_path, precision="16")
+    batch = next(NoiseData(tiny_config(tmp_path))._windows(0, 0))
+    for count in range(1, BAD_STEP_LIMIT):
+        health.skipped(_step(0.5, math.inf), batch, step=count, place=(0, 0), in_a_row=count)
+        assert bool(said) == (count > 16)
+    health.skipped(_step(math.nan), batch, step=0, place=(0, 0), in_a_row=1)
+    assert "loss nan" in said[-1][1]
+
+
+def test_a_constant_loss_is_told(tmp_path: Path) -> None:
+    health, said = _health(tmp_path)
+    for step in range(200):
+        health.step(_step(1 / (step + 1)), rate=0.1)
+    assert not said
+    for _ in range(100):
+        health.step(_step(0.25), rate=0.1)
+    assert "training loss has been 0.25 for 100 steps" in said[0][1]
+    for loss in (3.0, 2.0, 2.0, 2.0):
+        health.epoch(loss, rate=1e-12)
+    assert "validation loss has been 2 for 3 epochs" in said[-1][1]
+    assert "lr 1e-12" in said[-1][1]
+
+
+def test_numbers_that_are_no_numbers_are_not_constant() -> None:
+    constancy = Constancy(2)
+    assert not any(constancy.add(math.nan) for _ in range(5))
+    assert [constancy.add(value) for value in (1.0, 1.0 + 1e-9, 1.1)] == [False, True, False]
+
+
+def test_waiting_for_data_and_an_idle_gpu_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health, said = _health(tmp_path, precision="16")
+    health.waiting(29.0, 0.9)
+    health.waiting(31.0, 0.19)
+    assert not said
+    health.waiting(31.0, 0.21)
+    assert "21% of the training time was spent waiting for data" in said[0][1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    health.start()
+    assert "gpus 1 trains on it" in said[1][1]
+    assert "precision 16 on a CPU" in said[2][1]
+
+
+def test_the_last_word_judges_the_whole_training() -> None:
+    said = [("data wait", "then"), ("bad step", "once"), ("gpu", "there is a GPU")]
+    assert list(closing_notes(said, 0.1, 0, True)) == ["there is a GPU"]
+    notes = list(closing_notes(said, 0.5, 3, False))
+    assert notes[0].startswith("50% of the training time")
+    assert notes[1].startswith("3 steps had no finite loss")
+    assert notes[3].startswith("there were no validation tracks")

@@ -1,0 +1,92 @@
+"""A whole process of a training on real shards: what it keeps, and what it says of its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lasaft
+from lasaft.config import ModelConfig
+from lasaft.errors import ConfigError, DataError
+from pipeline.config import RunConfig, TrainConfig
+from pipeline.folders import RunFolder
+from pipeline.manifest import read_manifest
+from pipeline.shard_reader import ShardSet
+from pipeline.training.data import ShardData
+from pipeline.training.identity import finished
+from pipeline.training.session import run_session
+from pipeline.training.state import state_file
+from tests.helpers.shards import make_shards, small_config
+from tests.helpers.songs import make_musdb
+from tests.helpers.training import ALONE
+
+CPU = torch.device("cpu")
+SMALL = {
+    "block": "tfc", "n_blocks": 1, "internal_channels": 2, "n_internal_layers": 1,
+    "control_n_layer": 1, "modulation": "film",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with songs and their shards."""
+    folder = tmp_path_factory.mktemp("session")
+    make_musdb(folder / "songs", train=2, valid=1, test=0, seconds=2.0)
+    make_shards(small_config(folder / "songs", folder))
+    return folder
+
+
+def _config(root: Path, name: str, **options: Any) -> RunConfig:
+    settings = {"batch_size": 4, "steps_per_epoch": 2, "max_epochs": 2, "seed": 1} | options
+    base = small_config(root / "songs", root / name)
+    model = ModelConfig.model_validate(base.model.model_dump() | SMALL)
+    data = base.data.model_copy(update={"shards_dir": root / "shards"})
+    train = TrainConfig.model_validate(settings)
+    return base.model_copy(update={"model": model, "data": data, "train": train})
+
+
+def test_save_weights_only_drops_the_state_at_the_end_but_not_while_more_is_to_come(
+    root: Path,
+) -> None:
+    for weights_only in (False, True):
+        config = _config(root, str(weights_only), save_weights_only=weights_only)
+        result = run_session(config, CPU)
+        assert state_file(RunFolder.of(config)).exists() != weights_only
+        assert finished(RunFolder.of(config), config) == result
+        assert lasaft.load_model(result.checkpoint).config == config.model
+    with pytest.raises(ConfigError, match=r"save_weights_only: .*dropped its state"):
+        finished(RunFolder.of(config), _config(root, "True", max_epochs=9))
+    short = _config(root, "short", save_weights_only=True, time_limit_hours=1e-9)
+    result = run_session(short, CPU)
+    assert result.timed_out
+    assert state_file(RunFolder.of(short)).exists()
+    more = _config(root, "short", save_weights_only=True)
+    assert finished(RunFolder.of(more), more) is None
+    assert run_session(more, CPU).steps == 4
+    assert not state_file(RunFolder.of(more)).exists()
+
+
+def test_windows_are_named_by_track_and_frames(root: Path) -> None:
+    config = _config(root, "any")
+    shards = RunFolder.of(config).shards
+    data = ShardData(ShardSet(shards, read_manifest(shards)), config, ALONE)
+    plan = data._plan(1)
+    text = data.describe(1, 1, [3])
+    sample = plan.batch_size + 3
+    for place, source in enumerate(config.model.sources):
+        name = plan.tracks[plan.track[sample, place]].name
+        first = plan.start[sample, place]
+        assert f"{source} of {name!r} frames {first}-{first + 15}" in text
+    assert text.endswith(f"(target {config.model.sources[plan.condition[sample]]})")
+    assert data.describe(0, 0, range(8)).endswith("; and 4 more")
+
+
+def test_an_empty_data_set_is_named(tmp_path: Path) -> None:
+    make_musdb(tmp_path / "songs", train=0, valid=1, test=0, seconds=2.0)
+    config = small_config(tmp_path / "songs", tmp_path)
+    make_shards(config)
+    with pytest.raises(DataError, match="no training track"):
+        run_session(config, CPU)

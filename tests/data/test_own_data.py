@@ -1,0 +1,220 @@
+"""People's own data: any sources, wav or flac, splits by folders or a file, hostile names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lasaft.errors import DataError
+from pipeline.loader import validation_tracks
+from pipeline.manifest import Manifest
+from pipeline.shard_reader import ShardSet
+from pipeline.tracks import list_tracks, read_track
+from tests.helpers.shards import make_shards, small_config
+from tests.helpers.wavs import examined, faults_in, noise, write_track
+
+SOURCES = ("piano", "violin")
+
+
+def _names(root: Path) -> list[str]:
+    return [str(track) for track in list_tracks(root, sources=SOURCES)]
+
+
+def _faults(root: Path) -> list[str]:
+    return faults_in(root, list_tracks(root, sources=SOURCES))
+
+
+def _own(root: Path, *names: str, mixture: bool = False, seconds: float = 0.5) -> None:
+    stems = (*SOURCES, "mixture") if mixture else SOURCES
+    for name in names:
+        write_track(root / name, seconds=seconds, stems=stems)
+
+
+def _problems(root: Path, text: str) -> list[str]:
+    (root / "splits.yaml").write_text(text, "utf-8")
+    with pytest.raises(DataError) as caught:
+        _names(root)
+    message = str(caught.value)
+    assert message.startswith(f"{root / 'splits.yaml'}: ")
+    return message.removeprefix(f"{root / 'splits.yaml'}: ").split("\n  ")
+
+
+def test_a_file_says_which_track_is_in_which_split(tmp_path: Path) -> None:
+    _own(tmp_path, "a", "b", "c", "007", "nobody", "train/inside")
+    text = "# by hand\nvalid: [b]\ntest:\n  - c\n  - inside\ntrain: [a, 007]\n"
+    (tmp_path / "splits.yaml").write_text(text)
+    assert _names(tmp_path) == ["train/007", "train/a", "valid/b", "test/c", "test/inside"]
+    assert _faults(tmp_path) == []
+
+
+def test_the_file_wins_over_folders_and_mus_yaml(tmp_path: Path) -> None:
+    _own(tmp_path, "train/a", "train/b", "test/c")
+    (tmp_path / "mus.yaml").write_text("validation_tracks: [a]")
+    (tmp_path / "splits.yaml").write_text("train: [c]\nvalid: [b]")
+    assert _names(tmp_path) == ["train/c", "valid/b"]
+
+
+def test_every_fault_of_the_file_is_told_at_once(tmp_path: Path) -> None:
+    _own(tmp_path, "Blue Sky", "Red Sea")
+    text = "train: [Blue Skye, Red Sea]\nvalidation: [x]\nvalid:\n  - Red Sea\n  - ../Blue Sky\n"
+    problems = _problems(tmp_path, text + f"test: [{tmp_path / 'Red Sea'}]\n")
+    assert problems[0] == "5 faults:"
+    assert problems[1:4] == [
+        "'validation' is no split; allowed: train, valid, test; did you mean valid?",
+        "line 1: train names 'Blue Skye', and there is no such track; did you mean Blue Sky?",
+        "line 4: valid names 'Red Sea', which train has already",
+    ]
+    assert "names '../Blue Sky', and there is no such track" in problems[4]
+    assert f"names '{tmp_path}/Red Sea', and there is no such track" in problems[5]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("train: a", "line 1: train is no list"),
+        ("- a", "line 1 is no mapping"),
+        ("train: [{a: b}]", "train has an item that is no text (line 1)"),
+        ("train: [!!python/object/apply:os.system [ls]]", "has an item that is no text"),
+        ("train: &x [a]\nvalid: *x", "is no plain YAML (line 1: anchors"),
+        ("train: [" * 3000, "is no plain YAML"),
+        ("train: [\x07]", "is no plain YAML"),
+        ("train: [a]\ntrain: []", "line 2: train is given twice"),
+        ("", "names no track"),
+        ("train: []\nvalid:\n", "names no track"),
+    ],
+)
+def test_a_file_that_is_no_list_of_names_is_refused(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    _own(tmp_path, "a")
+    assert problem in _problems(tmp_path, text)[0]
+
+
+def test_two_tracks_of_one_name_are_told(tmp_path: Path) -> None:
+    _own(tmp_path, "train/a", "test/a")
+    assert "two tracks are called 'a'" in _problems(tmp_path, "train: [a]")[0]
+
+
+def test_flac_and_wav_stems_are_the_same_data(tmp_path: Path) -> None:
+    for place, suffix in (("wav", "wav"), ("flac", "FLAC")):
+        folder = tmp_path / place / "train" / "a"
+        folder.mkdir(parents=True)
+        for seed, name in enumerate((*SOURCES, "mixture")):
+            file = folder / f"{name}.{suffix}"
+            soundfile.write(str(file), noise(1, seed=seed), 44100, subtype="PCM_16")
+    one, other = (
+        read_track(list_tracks(tmp_path / place, sources=SOURCES)[0]) for place in ("wav", "flac")
+    )
+    assert torch.equal(one.sources, other.sources)
+    assert torch.equal(one.mixture, other.mixture)
+    assert _faults(tmp_path / "flac") == []
+
+
+def test_without_mixtures_the_mixture_is_the_sum(tmp_path: Path) -> None:
+    _own(tmp_path, "train/a")
+    audio = read_track(list_tracks(tmp_path, sources=SOURCES)[0])
+    assert torch.equal(audio.mixture, audio.sources[0] + audio.sources[1])
+
+
+def test_one_missing_mixture_among_others_is_a_fault(tmp_path: Path) -> None:
+    _own(tmp_path, "train/a", mixture=True)
+    _own(tmp_path, "train/b")
+    assert _faults(tmp_path) == ["train/b: mixture.wav is missing"]
+
+
+def test_own_sources_become_shards(tmp_path: Path) -> None:
+    _own(tmp_path / "songs", "train/a", "valid/b")
+    config = small_config(tmp_path / "songs", tmp_path)
+    model = config.model.model_copy(update={"sources": SOURCES})
+    manifest: Manifest = make_shards(config.model_copy(update={"model": model}))
+    track = manifest.split("train")[0]
+    rows = torch.empty(3, 4, track.frames, 257)
+    for row, column in zip(rows, manifest.settings.columns, strict=True):
+        ShardSet(tmp_path / "shards").read_window(track, column, 0, row)
+    ((_, stored),) = validation_tracks(ShardSet(tmp_path / "shards"))
+    ((_, summed),) = validation_tracks(ShardSet(tmp_path / "shards"), as_sum=True)
+    assert torch.equal(summed.mixture, summed.sources[0] + summed.sources[1])
+    assert not torch.equal(summed.mixture, stored.mixture)
+    torch.testing.assert_close(summed.mixture, stored.mixture, rtol=2e-3, atol=2e-2)
+    # Each of the three columns is rounded to float16 by itself: 2^-11 of its size.
+    torch.testing.assert_close(rows[2], rows[0] + rows[1], rtol=2e-3, atol=2e-2)
+
+
+def test_stems_of_two_kinds_and_damaged_flac_are_faults(tmp_path: Path) -> None:
+    _own(tmp_path, "train/a", "train/b")
+    soundfile.write(str(tmp_path / "train" / "a" / "piano.flac"), noise(0.5), 44100)
+    file = tmp_path / "train" / "b" / "violin.flac"
+    (file.parent / "violin.wav").unlink()
+    soundfile.write(str(file), noise(0.5), 44100)
+    file.write_bytes(file.read_bytes()[:-3000])
+    assert _faults(tmp_path) == [
+        "train/a: piano.flac and piano.wav are one stem; keep one",
+        "train/b: violin.flac is truncated: its header says 22050 samples",
+    ]
+
+
+def test_a_silent_track_is_a_fault_and_a_silent_stem_a_note(tmp_path: Path) -> None:
+    _own(tmp_path, "train/a", "train/b", seconds=7)
+    silence = np.zeros((7 * 44100, 2), np.int16)
+    for file in (tmp_path / "train" / "a").iterdir():
+        soundfile.write(str(file), silence, 44100, subtype="PCM_16")
+    soundfile.write(str(tmp_path / "train" / "b" / "violin.wav"), silence, 44100, subtype="PCM_16")
+    tracks = list_tracks(tmp_path, sources=SOURCES)
+    assert _faults(tmp_path) == [
+        "train/a: every stem is silent throughout; allowed: a track that sounds"
+    ]
+    assert [found.notes for found in examined(tmp_path, tracks)] == [
+        [], ["violin is silent throughout"],
+    ]  # fmt: skip
+
+
+def test_samples_that_are_no_numbers_are_found_before_any_work(tmp_path: Path) -> None:
+    audio = np.full((7 * 44100, 2), 0.1, np.float32)
+    audio[-5, 1] = np.inf
+    for stem in SOURCES:
+        file = tmp_path / "train" / "a" / f"{stem}.wav"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(str(file), audio, 44100, subtype="FLOAT")
+    assert _faults(tmp_path) == ["train/a: piano is not finite at sample 308695; allowed: numbers"]
+
+
+def test_links_that_lead_out_are_faults(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    _own(root, "train/a", "train/sound")
+    _own(tmp_path, "elsewhere")
+    (root / "train" / "b").symlink_to(tmp_path / "elsewhere")
+    file = root / "train" / "a" / "piano.wav"
+    file.unlink()
+    file.symlink_to(tmp_path / "elsewhere" / "piano.wav")
+    _own(root, "train/c")
+    (root / "train" / "c" / "piano.wav").unlink()
+    (root / "train" / "c" / "piano.wav").symlink_to("piano.wav")
+    (root / "train" / "d").symlink_to(root / "train" / "sound")  # stays inside
+    faults = _faults(root)
+    assert faults[0].startswith("train/a: piano.wav is a link that leads out of the data set")
+    assert faults[1].startswith("train/b: b is a link that leads out of the data set")
+    assert faults[-1] == "train/c: piano.wav is a link that leads to itself; put the files there"
+    assert not any("train/d" in fault for fault in faults)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\\..\\b", "a\u202eb"])
+def test_names_that_could_mislead_are_faults(tmp_path: Path, name: str) -> None:
+    _own(tmp_path, f"train/{name}")
+    (fault,) = _faults(tmp_path)
+    assert fault.endswith("rename it")
+    assert fault.isprintable()
+
+
+def test_very_long_and_odd_names_stay_inside_the_shard_folder(tmp_path: Path) -> None:
+    names = ["n" * 255, "..a", "~", "-rf", "a:b*c?", "CON", " x"]
+    _own(tmp_path / "songs", *(f"train/{name}" for name in names))
+    config = small_config(tmp_path / "songs", tmp_path / "out")
+    model = config.model.model_copy(update={"sources": SOURCES})
+    manifest = make_shards(config.model_copy(update={"model": model}))
+    found = set(tmp_path.rglob("*.arrow"))
+    assert len(found) == len([name for name in names if name[0] != "."]) == len(manifest.tracks)
+    assert {path.parent for path in found} == {tmp_path / "out" / "shards" / "train"}
