@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, StageError
 from pipeline.config import ClusterConfig
 from pipeline.interrupts import held
 
@@ -71,19 +71,43 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 
 
 def _connect(config: ClusterConfig) -> None:
-    import ray
-
     address = config.address or os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(
-            address=address or "local",
-            num_cpus=None if address else config.num_cpus,
-            include_dashboard=None if address else False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        _start(address, config.num_cpus)
+    except StageError:
+        raise
     except (ConnectionError, ValueError) as error:  # ValueError: it has no address's form
         raise ConfigError(
             f"address: no Ray cluster answers at {address!r} ({error}); allowed: the address of a "
             "running cluster, 'auto', or nothing for one on this machine"
         ) from error
+
+
+def _start(address: str | None, num_cpus: int | None) -> None:
+    """Join the cluster at ``address``, or start one here.
+
+    Ray gives its own processes 30 s to start, with no setting for it. On a machine that is busy
+    with other work this may be too short, and they are up soon after: so it is tried twice.
+    """
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else num_cpus,
+                include_dashboard=None if address else False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if last:
+                raise StageError(
+                    "Ray did not start on this machine within two times 30 s: it is too busy, or "
+                    "its memory or its disk (/tmp) is full; the same command goes on from here"
+                ) from error
+        else:
+            return
