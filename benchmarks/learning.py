@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.loader import make_shards
 from lasaft.config import VARIANTS, ModelConfig
@@ -62,10 +63,11 @@ def compared(network: str, seed: int, steps: int, root: Path) -> RunConfig:
 def learn(text: str) -> Curves:
     """Train in this process; return the validation SDR of each source after each epoch, in dB."""
     config = from_json(text)
-    run_session(config, torch.device("cpu"))
+    result = run_session(config, torch.device("cpu"))
     epochs = [
         r["values"] for r in read_history(RunFolder.of(config).metrics) if r["kind"] == "epoch"
     ]
+    sys.stderr.write(f"{config.output_dir.name}: {result.steps} steps, {result.seconds:.0f} s\n")
     return {name: [v[f"valid/{name}/SDR"] for v in epochs] for name in config.model.sources}
 
 
@@ -79,6 +81,7 @@ def draw(curves: dict[str, Curves], path: Path) -> None:
                 axes.plot(range(1, len(values) + 1), values, "o-", ms=3, color=COLOURS[source],
                           label=source)  # fmt: skip
             axes.set(title=f"preset {name}", xlabel="epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
         panels[0].set_ylabel("validation SDR in dB")
         panels[-1].legend()

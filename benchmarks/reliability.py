@@ -32,7 +32,9 @@ _OPTIONS = [
     "--mid_epoch_seconds", "2", "--internal_channels", "4", "--n_internal_layers", "1",
     "--num_tdfs", "2", "--world_size", "2", "--json",
 ]  # fmt: skip
-_LONGEST_SECONDS = 400
+_LONGEST_SECONDS = 900
+_SPACE = "options: {lr: [0.002, 0.004]}\n"
+_MLFLOW_PORT = 5999
 
 
 @dataclass
@@ -41,14 +43,28 @@ class Run:
 
     hosts: Hosts
     output: Path
-    more: tuple[str, ...] = ()
+    more: list[str]
     process: subprocess.Popen[str] | None = None
+    server: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Start the command on the head's host."""
         command = [sys.executable, "-m", "jobs.run", *_OPTIONS, "--address", self.hosts.head]
         words = [*command, "--output_dir", str(self.output), *self.more]
         self.process = self.hosts.start(0, *words)
+
+    def start_server(self) -> None:
+        """Start a tracking server on the head's host, which the run is then told of."""
+        address = f"http://{self.hosts.ip(0)}:{_MLFLOW_PORT}"
+        folder = self.hosts.folder / "mlflow"
+        self.server = self.hosts.start(
+            0, sys.executable, "-m", "mlflow", "server", "--host", self.hosts.ip(0), "--port",
+            str(_MLFLOW_PORT), "--workers", "1", "--allowed-hosts", f"{self.hosts.ip(0)}:*",
+            "--backend-store-uri", f"sqlite:///{folder}.db", "--artifacts-destination", str(folder),
+        )  # fmt: skip
+        self.more += ["--tracking_uri", address]
+        asked = ["curl", "-sf", "--retry", "240", "--retry-all-errors", "--retry-delay", "1"]
+        assert self.hosts.run(0, *asked, f"{address}/health").returncode == 0
 
     def finish(self) -> tuple[int, str, str]:
         """Wait for the command; return exit code, standard output and standard error."""
@@ -70,32 +86,33 @@ class Run:
             time.sleep(0.1)
         raise AssertionError(f"{stage} did not start in {_LONGEST_SECONDS} s")
 
-    def busy_host(self) -> int:
-        """Return a host, not the head's, on which a worker process of Ray uses the CPU most."""
 
-        def seconds(host: int) -> float:
-            used = 0.0
-            for process in self.hosts.processes(host):
-                try:
-                    name = Path(f"/proc/{process}/cmdline").read_bytes()
-                    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-                except FileNotFoundError:
-                    continue  # it has just ended
-                if name.startswith(b"ray::"):
-                    used += int(fields[11]) / os.sysconf("SC_CLK_TCK")
-            return used
+def busy_host(hosts: Hosts) -> int:
+    """Return a host, not the head's, on which a worker process of Ray uses the CPU most."""
 
-        return max(range(1, self.hosts.count), key=seconds)
+    def seconds(host: int) -> float:
+        used = 0.0
+        for process in hosts.processes(host):
+            try:
+                name = Path(f"/proc/{process}/cmdline").read_bytes()
+                fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+            except FileNotFoundError:
+                continue  # it has just ended
+            if name.startswith(b"ray::"):
+                used += int(fields[11]) / os.sysconf("SC_CLK_TCK")
+        return used
+
+    return max(range(1, hosts.count), key=seconds)
 
 
 def _kill_node(run: Run) -> None:
-    host = run.busy_host()
+    host = busy_host(run.hosts)
     run.hosts.kill(host)
     run.hosts.start_ray(host)  # as a cluster launcher replaces it
 
 
 def _cut_link(run: Run) -> None:
-    host = run.busy_host()
+    host = busy_host(run.hosts)
     run.hosts.link(host, "down")
     time.sleep(40)
     run.hosts.link(host, "up")
@@ -112,7 +129,7 @@ def _restart_head(run: Run) -> None:
 
 
 def _stop_for_a_while(run: Run) -> None:
-    processes = run.hosts.processes(run.busy_host())
+    processes = run.hosts.processes(busy_host(run.hosts))
     for process in processes:
         os.kill(process, signal.SIGSTOP)
     time.sleep(8)
@@ -124,6 +141,12 @@ def _stop_for_a_while(run: Run) -> None:
 def _kill_driver(run: Run) -> None:
     assert run.process is not None
     os.killpg(run.process.pid, signal.SIGKILL)
+
+
+def _kill_server(run: Run) -> None:
+    assert run.server is not None
+    os.killpg(run.server.pid, signal.SIGKILL)
+    run.server.communicate()
 
 
 def _fill_disk(run: Run) -> None:
@@ -141,36 +164,47 @@ class Fault:
     stage: str
     inject: Callable[[Run], None]
     small_disk: bool = False
+    server: bool = False
+
+    @property
+    def searches(self) -> bool:
+        """Whether the run has a search in it."""
+        return self.stage == "search"
 
 
 FAULTS = {
     "node_killed_in_preprocess": Fault("a node is killed", "preprocess", _kill_node),
+    "node_killed_in_search": Fault("a node is killed", "search", _kill_node),
     "node_killed_in_train": Fault("a node is killed", "train", _kill_node),
     "node_killed_in_evaluate": Fault("a node is killed", "evaluate", _kill_node),
     "driver_killed": Fault("the submitted command is killed", "train", _kill_driver),
     "link_cut": Fault("a node's link is cut for 40 s", "train", _cut_link),
     "head_restarted": Fault("the head and all nodes die, and start again", "train", _restart_head),
+    "mlflow_killed": Fault("the MLflow server is killed", "train", _kill_server, server=True),
     "slow_node": Fault("a node stands still for 8 s", "train", _stop_for_a_while),
     "disk_full": Fault("the shared disk is full", "train", _fill_disk, small_disk=True),
 }
 
 
-def disturbed(fault: Fault | None, folder: Path, more: tuple[str, ...] = ()) -> dict[str, Any]:
+def disturbed(fault: Fault | None, folder: Path, *, searches: bool = False) -> dict[str, Any]:
     """Run once on fresh hosts, with a fault; return what became of it.
 
     Args:
         fault: what is done to it (None: nothing).
         folder: short and empty; Ray's files and the run lie in it.
-        more: further options of the command.
+        searches: whether the run has a search in it.
 
     Returns:
         ``exit_codes`` of the commands, ``scores``, ``seconds``, and ``message``: what the first
         command said last.
     """
-    shared = folder / "shared"
+    shared, more = folder / "shared", []
     shared.mkdir()
     if fault is not None and fault.small_disk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", shared], check=True)
+    if searches:
+        (shared / "space.yaml").write_text(_SPACE)
+        more = ["--space", str(shared / "space.yaml")]
     try:
         with hosts(4, folder / "ray") as cluster:
             for host in range(cluster.count):
@@ -182,6 +216,8 @@ def disturbed(fault: Fault | None, folder: Path, more: tuple[str, ...] = ()) -> 
 
 
 def _observe(run: Run, fault: Fault | None) -> dict[str, Any]:
+    if fault is not None and fault.server:
+        run.start_server()
     start = time.monotonic()
     run.start()
     if fault is not None:
@@ -211,28 +247,37 @@ def main() -> int:
     names = parser.parse_args().faults
     if (reason := why_not()) is not None:
         sys.exit(f"reliability: {reason}")
-    truth = _in_folder(None)
-    print(f"| fault | while | ends | s (undisturbed {truth['seconds']:.0f}) | scores |")
-    print("|---|---|---|---|---|")
-    failed = truth["exit_codes"] != [0]
+    print("| fault | while | ends | s | s undisturbed | scores |\n|---|---|---|---|---|---|")
+    truths: dict[bool, dict[str, Any]] = {}
+    failed = False
     for name in names:
-        result, fault = _in_folder(FAULTS[name]), FAULTS[name]
-        same = result["scores"] == truth["scores"]
+        fault = FAULTS[name]
+        if fault.searches not in truths:
+            truths[fault.searches] = _in_folder(None, fault.searches)
+        truth = truths[fault.searches]
+        try:
+            result = _in_folder(fault, fault.searches)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            failed = True
+            print(f"| {fault.text} | {fault.stage} | NO END | - | - | - |", flush=True)
+            print(f"reliability: {name}: {error}", file=sys.stderr, flush=True)
+            continue
+        same = result["scores"] == truth["scores"] is not None
         failed |= not same
         ends = "by itself" if result["exit_codes"] == [0] else "with the same command again"
         print(
             f"| {fault.text} | {fault.stage} | {ends} | {result['seconds']:.0f} | "
-            f"{'the same' if same else 'DIFFERENT'} |",
+            f"{truth['seconds']:.0f} | {'the same' if same else 'DIFFERENT'} |",
             flush=True,
         )
         if result["message"]:
-            print(f"reliability: {name}: {result['message']}", file=sys.stderr)
+            print(f"reliability: {name}: {result['message']}", file=sys.stderr, flush=True)
     return 1 if failed else 0
 
 
-def _in_folder(fault: Fault | None) -> dict[str, Any]:
+def _in_folder(fault: Fault | None, searches: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="lr", dir="/tmp") as folder:
-        return disturbed(fault, Path(folder))
+        return disturbed(fault, Path(folder), searches=searches)
 
 
 if __name__ == "__main__":

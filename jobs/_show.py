@@ -72,9 +72,11 @@ def repair_result(config: RunConfig, repair: Repair) -> Result:
 def training_result(result: TrainResult) -> Result:
     """Return what training ended with."""
     sdr = "  ".join(f"{name} {decibel(value)}" for name, value in result.val_sdr.items())
+    # People count from 1, as the progress line does; an epoch that was cut short counts too.
+    epochs = max(result.epochs, result.best_epoch + 1)
     lines = [
         f"checkpoint  {result.checkpoint}",
-        f"best epoch  {result.best_epoch} of {result.epochs} ({result.reason})",
+        f"best epoch  {result.best_epoch + 1} of {epochs} ({result.reason})",
         f"val_loss    {'none' if result.best_val_loss is None else f'{result.best_val_loss:.6g}'}",
         f"val SDR     {sdr} dB",
         f"steps       {result.steps} in {result.seconds:.0f} s, "
@@ -86,6 +88,7 @@ def training_result(result: TrainResult) -> Result:
 
 def search_result(config: RunConfig, result: SearchResult) -> Result:
     """Return the table of a search, its winner, and what trains it."""
+    from pipeline.search.conclusion import training_command
     from pipeline.search.table import table_text
     from pipeline.tracking import ui_command
 
@@ -94,7 +97,7 @@ def search_result(config: RunConfig, result: SearchResult) -> Result:
     if config.tracking.log:
         places["mlflow"] = ui_command(config)
     lines = [table_text(result), "", *(f"{name:<10}{place}" for name, place in places.items())]
-    lines.append(f"{'train it':<10}python -m jobs.train --preset {shlex.quote(str(result.preset))}")
+    lines.append(f"{'train it':<10}{training_command(config, result)}")
     if result.note:
         lines.append(f"{'note':<10}{result.note}: with more of it the same command goes on")
     data = json.loads((result.folder / "results.json").read_bytes())

@@ -20,6 +20,7 @@ from pipeline.tracks import TrackAudio
 
 Waves = dict[str, np.ndarray]  # source -> float32 [channel, sample]
 _MASK_N_FFT, _MASK_HOP = 4096, 1024
+_SHOWN = 8  # files named in a message
 _KEPT = {"wav": "FLOAT", "flac": "PCM_24", "mp3": "MPEG_LAYER_III"}
 
 
@@ -150,17 +151,20 @@ def read_estimates(
         welcome: read too where there is a file.
 
     Raises:
-        AudioError: a source is missing, unreadable, not finite, of another rate or channels, or
-            not as long as the others.
+        AudioError: a source is missing, there twice, unreadable, not finite, of another rate or
+            channels, or not as long as the others.
     """
     waves: Waves = {}
     for source in dict.fromkeys((*sources, *welcome)):
-        found = [folder / f"{source}.{kind}" for kind in _KEPT]
-        path = next((file for file in found if file.is_file()), None)
+        path = _estimate_of(folder, source)
         if path is None and source not in sources:
             continue
         if path is None:
-            raise AudioError(f"{folder}: no estimate of {source}; allowed: {source}.wav")
+            there = ", ".join(sorted(file.name for file in folder.glob("*.*"))[:_SHOWN])
+            raise AudioError(
+                f"{folder}: no estimate of {source}, found: {there or 'nothing'}; allowed: "
+                f"{source}.wav"
+            )
         waves[source] = _read_estimate(path, audio)
         first = next(iter(waves))
         if waves[source].shape != waves[first].shape:
@@ -169,6 +173,14 @@ def read_estimates(
                 f"{waves[first].shape[1]}; allowed: all of the same length"
             )
     return waves
+
+
+def _estimate_of(folder: Path, source: str) -> Path | None:
+    found = [file for kind in _KEPT if (file := folder / f"{source}.{kind}").is_file()]
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise AudioError(f"{folder}: several estimates of {source}: {names}; allowed: one")
+    return found[0] if found else None
 
 
 def _read_estimate(path: Path, audio: TrackAudio) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +119,22 @@ def _whole_of(content: Any, names: Sequence[str]) -> dict[str, dict[str, float |
         raise DataError(
             f"{_WHOLE_KEY} is not a table of {', '.join(WHOLE_METRICS)} for each source "
             f"({type(error).__name__} {error})"
+        ) from error
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder in which no file can be made, before hours of work that it should hold.
+
+    Raises:
+        DataError: names the folder and the reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot write here ({error.strerror}); nothing was scored"
         ) from error
 
 

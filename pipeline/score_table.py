@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.aggregate import difference
 from pipeline.score_files import METRICS, WHOLE_METRICS
 from pipeline.summary import (
+    AGAINST_OTHERS,
     AGGREGATION,
     LARGEST_DB,
     METRIC,
@@ -31,7 +32,8 @@ def score_table(summary: Summary, baseline: Summary | None = None) -> str:
     width = 7 * len(METRICS)
     data = summary.data
     lines = [
-        f"{data.name}, {data.split}, {len(summary.tracks)} tracks: {METRIC} in dB, {AGGREGATION}",
+        f"{data.name} ({data.hash[:12]}), {data.split}, {len(summary.tracks)} tracks: {METRIC} "
+        f"in dB, {AGGREGATION}",
         " " * label + "  ".join(f" {_cut(name, width - 1):^{width - 1}}" for name, _ in blocks),
         " " * label + "  ".join("".join(f"{m:>7}" for m in METRICS) for _ in blocks),
     ]
@@ -70,6 +72,8 @@ def _median(summary: Summary, source: str, metric: str) -> float | None:
 
 
 def _difference(one: Summary, other: Summary, source: str, metric: str) -> float | None:
+    if one.scenario != other.scenario and metric in AGAINST_OTHERS:
+        return None
     return difference(_median(one, source, metric), _median(other, source, metric))
 
 

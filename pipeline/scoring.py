@@ -23,7 +23,7 @@ from pipeline.folders import RunFolder
 from pipeline.other_scores import adopt_scores
 from pipeline.progress import Progress
 from pipeline.scenarios import scenario_of
-from pipeline.score_files import ALL_METRICS, file_names, read_scores
+from pipeline.score_files import ALL_METRICS, file_names, read_scores, require_writable
 from pipeline.score_table import score_table
 from pipeline.score_track import (
     SystemJob,
@@ -95,7 +95,8 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     not needed: finished scores are checked and summarised.
 
     Raises:
-        ConfigError, CheckpointError, DataError: wrong input, found before anything is scored.
+        ConfigError, CheckpointError, DataError: wrong input, or a place that cannot be written,
+            found before anything is scored.
         StageError: tracks failed (each is named), or museval disagrees.
     """
     if config.evaluate.scores_dir is not None:
@@ -106,6 +107,10 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     tracks, seconds = _tracks(config, folder, checkpoint)
     require_known_folders(systems[0], tracks)
     jobs = _jobs(config, folder, tracks, systems)
+    for system in systems:
+        require_writable(folder.scores / system.file)
+    if config.evaluate.save_estimates != "none" or config.evaluate.report_audio:
+        require_writable(folder.estimates)
     for system in systems:  # until all is done there is no whole summary
         (folder.scores / system.file / "summary.json").unlink(missing_ok=True)
     with separators(network_of(systems[0])) as actors:

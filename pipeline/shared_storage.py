@@ -100,7 +100,7 @@ def _unshared(folder: Path, nodes: Sequence[dict[str, Any]]) -> list[str]:
                 fault = "does not answer"
             if not fault and not _appears(_reply(probe, number), secret, _PATIENCE_SECONDS):
                 fault = "writes somewhere else"
-            if fault:
+            if fault and node["NodeID"] in _alive():  # a node may go at any time
                 answers.append(f"{node['NodeManagerAddress']} {fault}")
     finally:
         for path in (probe, *(_reply(probe, number) for number in range(len(nodes)))):
@@ -108,6 +108,12 @@ def _unshared(folder: Path, nodes: Sequence[dict[str, Any]]) -> list[str]:
         for path in made:
             path.rmdir()
     return answers
+
+
+def _alive() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _reply(probe: Path, number: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any
 from lasaft.files import atomic_write_json
 
 Stamp = Mapping[str, Any]
+
+_KEY = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -84,5 +87,11 @@ def read_stamp(path: Path) -> Stamp | None:
         stamp = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-    whole = isinstance(stamp, dict) and {"key", "state", "inputs"} <= stamp.keys()
-    return stamp if whole else None
+    return stamp if _is_whole(stamp) and _is_whole(stamp.get("was", stamp)) else None
+
+
+def _is_whole(stamp: Any) -> bool:
+    if not isinstance(stamp, dict) or not {"key", "state", "inputs"} <= stamp.keys():
+        return False
+    # The key becomes a part of a path.
+    return isinstance(stamp["key"], str) and _KEY.fullmatch(stamp["key"]) is not None

@@ -12,6 +12,8 @@ from pipeline.score_files import WHOLE_METRICS
 
 METRIC = "BSS Eval v4 (museval 0.4.1 numbers)"
 AGGREGATION = "median of frames, median of tracks"
+# Interference and artifacts depend on what else was scored; the other metrics do not.
+AGAINST_OTHERS = ("SIR", "SAR")
 Scenario = Literal["sources", "target_rest", "vocals_accompaniment"]
 SCENARIOS: dict[str, str] = {
     "sources": (
@@ -25,7 +27,8 @@ SCENARIOS: dict[str, str] = {
     "vocals_accompaniment": (
         "Vocals and accompaniment (the sum of all other sources) are scored against each other, "
         "the other sources with the vocals among them, as museval does where an accompaniment is "
-        "supplied: SDR and ISR of the vocals are the same, their SIR and SAR are not."
+        "supplied: in each frame SDR and ISR of the vocals are the same, their SIR and SAR are "
+        "not, and fewer frames are without a number."
     ),
 }
 _DEFINITIONS = {

@@ -136,6 +136,7 @@ def _process(payload: dict[str, Any]) -> None:
     """Train in one Ray worker."""
     from ray.train.torch import get_device
 
+    from pipeline.preemption import noticed
     from pipeline.training.asking import EndedEarlyError, asker
     from pipeline.training.ranks import Ranks
     from pipeline.training.session import run_session
@@ -155,7 +156,8 @@ def _process(payload: dict[str, Any]) -> None:
         config = config.model_copy(update={"train": train})
     try:
         ask = asker(RunFolder.of(config), ranks, config.train.max_epochs)
-        run_session(config, device, ask)
+        with noticed() as leaving:
+            run_session(config, device, ask, leaving)
     except EndedEarlyError:
         return  # on all processes at the same epoch
     except LasaftError as error:

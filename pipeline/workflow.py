@@ -269,7 +269,7 @@ def _train(config: RunConfig) -> str:
 
     result = train_network(config)
     loss = "none" if result.best_val_loss is None else f"{result.best_val_loss:.4g}"
-    return f"{result.steps} steps, best epoch {result.best_epoch} with val_loss {loss}"
+    return f"{result.steps} steps, best epoch {result.best_epoch + 1} with val_loss {loss}"
 
 
 def _evaluate(config: RunConfig) -> str:

@@ -7,7 +7,7 @@ umask 077
 
 host=${POSTGRES_HOST:-database}
 password=$(python3 -c 'import os, urllib.parse; print(urllib.parse.quote(os.environ["POSTGRES_PASSWORD"], safe=""))')
-database="postgresql://mlflow:$password@$host:${POSTGRES_PORT:-5432}/mlflow"
+database="postgresql+psycopg2://mlflow:$password@$host:${POSTGRES_PORT:-5432}/mlflow"
 
 # Passwords go into files and the environment, never into arguments, which every process can read.
 cat >"$PWD/auth.ini" <<INI

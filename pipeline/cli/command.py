@@ -118,7 +118,7 @@ def check_effects(
         switched_off = value is option.default and value in (None, False)
         if not row.reads(option):
             builder.note([f"{name}: has no effect in jobs.{job}{row.suffix}; leave it out"])
-        elif name in idle and not switched_off:
+        elif idle.get(name) and not switched_off:
             builder.note([f"{name}: has no effect, because {idle[name]}; leave it out"])
 
 

@@ -46,7 +46,8 @@ class Job:
         uses: names of the groups and options that it reads.
         usual: the options that its first help page shows.
         needs: what is missing before it can start.
-        idle: options that do nothing in this job with the others chosen, each with the reason.
+        idle: options that do nothing in this job with the others chosen, each with the reason; an
+            empty reason says that one does something here after all.
         flags: the words without a value; of several given, the last one in this order counts.
         suffix: the flag that counts, for messages.
     """
@@ -153,6 +154,12 @@ def needs_songs_and_start(run: RunConfig) -> Iterator[str]:
         yield from search_problems(run)
 
 
+def _said_by_the_space(run: RunConfig) -> dict[str, str]:
+    from pipeline.search.check import idle_in_trials
+
+    return idle_in_trials(run)
+
+
 def _needs_nothing(run: RunConfig) -> Iterator[str]:
     yield from ()
 
@@ -177,6 +184,7 @@ JOBS: Mapping[str, Job] = {
         (*_EVERYTHING, "search"),
         ("musdb_root", "output_dir", "batch_size", "max_epochs", "lr", "gpus", "precision", "seed"),
         needs_songs_and_start,
+        _said_by_the_space,
     ),
     "preprocess": Job(
         "turns songs into shards of spectrograms",
@@ -213,6 +221,7 @@ JOBS: Mapping[str, Job] = {
             "trial_epochs", "seeds", "max_concurrent_trials",
         ),
         _needs_search,
+        _said_by_the_space,
     ),
     "evaluate": Job(
         "separates whole songs with a trained network and scores them (BSS Eval v4)",

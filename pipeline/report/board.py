@@ -13,15 +13,13 @@ import yaml
 from pipeline.report.seeds import SeedGroup, seed_groups
 from pipeline.report.statistics import METHOD, Comparison, bootstrap, compare
 from pipeline.score_files import ALL_METRICS
-from pipeline.summary import AGGREGATION, METRIC, DataIdentity, Summary
+from pipeline.summary import AGAINST_OTHERS, AGGREGATION, METRIC, DataIdentity, Summary
 
 AVERAGE = "average"
 ORACLES = ("irm", "ibm")
 AGGREGATIONS = ("median", "mean")
 # What published figures with this convention are: metric, and how it is taken over tracks.
 _CONVENTIONS = {"museval-median": ("SDR", "median"), "usdr-mean": ("uSDR", "mean")}
-# Interference and artifacts depend on what else was scored; these do not.
-_OF_ONE_SOURCE = ("SDR", "ISR", "uSDR", "SI-SDR")
 _PUBLISHED = Path(__file__).with_name("published.yaml")
 
 
@@ -45,6 +43,12 @@ class Row:
     summary: Summary | None = None
     data: str = ""
     note: str = ""
+
+    @property
+    def views(self) -> list[tuple[str, str]]:
+        """Metric and aggregation of which this row has any figure."""
+        found = (key[1:] for key, cell in self.cells.items() if cell.value is not None)
+        return list(dict.fromkeys(found))
 
     def facts(self, source: str) -> dict[str, Any]:
         """Return what stands beside each figure of ``source`` in a table for programs."""
@@ -104,6 +108,10 @@ class Board:
         """The publications whose figures may stand in one table with ours."""
         return [table for table in self.tables if table.comparable_with(self.lead.data)]
 
+    def number(self, row: Row) -> int:
+        """Return which of the comparable publications a published row is from, the first 1."""
+        return 1 + [table.title for table in self.comparable].index(row.note)
+
     @property
     def others(self) -> list[PublishedTable]:
         """The publications about other songs or with other conventions."""
@@ -117,8 +125,11 @@ class Board:
 
     @property
     def caption(self) -> str:
-        """Metric and aggregation of the short tables."""
-        return f"{METRIC}, {AGGREGATION}. Average: {self.lead.definitions['average'].lower()}"
+        """Metric, aggregation and songs of the short tables."""
+        return (
+            f"{METRIC}, {AGGREGATION}; data {self.lead.data.hash[:12]}. Average: "
+            f"{self.lead.definitions['average'].lower()}"
+        )
 
     @property
     def baseline(self) -> Summary | None:
@@ -194,7 +205,7 @@ def build_board(summaries: Sequence[Summary], lead: Summary) -> Board:
 def column(summary: Summary, lead: Summary, source: str, metric: str) -> dict[str, float | None]:
     """Return the figure of each track, empty where it cannot stand beside the lead's."""
     alike = summary.sources == lead.sources and summary.scenario == lead.scenario
-    if source not in summary.sources or not (alike or metric in _OF_ONE_SOURCE):
+    if source not in summary.sources or not (alike or metric not in AGAINST_OTHERS):
         return {}
     return summary.column(source, metric)
 

@@ -115,7 +115,10 @@ def _unfinished(scores: Path, summaries: Mapping[str, Summary]) -> Iterator[str]
 
 
 def _lead(summaries: list[Summary], config: RunConfig) -> Summary:
-    """Return the summary of the run's own system, or else of the first that is no bound."""
+    """Return the summary of the run's own system, or else of the best that is no bound.
+
+    The best is sought on the songs on which most systems were scored.
+    """
     split = [s for s in summaries if s.data.split == config.evaluate.split] or summaries
     kinds = (("model", "estimates"), ("scores",))
     groups = [[s for s in split if s.system.kind in kind] for kind in kinds]
@@ -123,7 +126,13 @@ def _lead(summaries: list[Summary], config: RunConfig) -> Summary:
     named = [s for s in systems if s.name == config.tracking.run_id]
     own = _checkpoint_hash(config)
     trained = [s for s in systems if own is not None and s.system.checkpoint == own]
-    return (named or trained or systems)[0]
+
+    def rank(summary: Summary) -> tuple[int, float]:
+        best = summary.average["SDR"].median
+        alike = sum(other.data == summary.data for other in split)
+        return alike, float("-inf") if best is None else best
+
+    return (named or trained or [max(systems, key=rank)])[0]
 
 
 def _checkpoint_hash(config: RunConfig) -> str | None:

@@ -107,10 +107,6 @@ def render_page(inputs: PageInputs) -> str:
     )
 
 
-def _json(value: Any) -> str:
-    return "" if value is None else json.dumps(value, indent=2, ensure_ascii=False)
-
-
 def _shown(board: Board) -> list[str]:
     """Return the metrics for which any system has a figure."""
     return [m for m in ALL_METRICS if any(key[1] == m for r in board.measured for key in r.cells)]
@@ -153,18 +149,25 @@ def _pairs(board: Board) -> list[dict[str, Any]]:
 def _tracks(board: Board) -> list[dict[str, Any]]:
     """Return the songs of the leading system, the best average SDR first."""
     lead, base = board.lead, board.baseline
-    others = {t.name: t.scores for t in base.tracks} if base and base is not lead else {}
+    others = {
+        (s, metric): column(base, lead, s, metric) if base and base is not lead else {}
+        for s in lead.sources
+        for metric in ALL_METRICS
+    }
     songs = []
     for track in lead.tracks:
         cells = {}
         for metric in ALL_METRICS:
+            own = {s: track.scores[s][metric] for s in lead.sources}
             pairs = {
-                s: _with_gain(track.scores[s][metric], others.get(track.name), s, metric)
-                for s in lead.sources
+                s: (value, difference(value, others[s, metric].get(track.name)))
+                for s, value in own.items()
             }
             cells |= {(s, metric): pair for s, pair in pairs.items()}
-            own = [pair for s, pair in pairs.items() if s != ACCOMPANIMENT]
-            cells[AVERAGE, metric] = (_mean([v for v, _ in own]), _mean([g for _, g in own]))
+            counted = [pair for s, pair in pairs.items() if s != ACCOMPANIMENT]
+            cells[AVERAGE, metric] = (
+                _mean([value for value, _ in counted]), _mean([gain for _, gain in counted])
+            )  # fmt: skip
         nan = max(track.nan_frames.values())
         songs.append(
             {"name": track.name, "cells": cells, "frames": track.frames, "nan": nan, "mark": ""}
@@ -174,13 +177,6 @@ def _tracks(board: Board) -> list[dict[str, Any]]:
     if len(scored) > 1:
         scored[0]["mark"], scored[-1]["mark"] = "best", "worst"
     return songs
-
-
-def _with_gain(
-    value: float | None, other: Mapping[str, Any] | None, source: str, metric: str
-) -> tuple[float | None, float | None]:
-    base = other[source][metric] if other is not None and source in other else None
-    return value, difference(value, base)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 
-from pipeline.report.board import AVERAGE, Board, Cell, Row
+from pipeline.report.board import AVERAGE, Board, Cell, PublishedTable, Row
 from pipeline.summary import aggregation_of, usual_aggregation
 
 _COLUMNS = (
@@ -62,10 +62,10 @@ def json_text(board: Board) -> str:
 def markdown_text(board: Board) -> str:
     """Return the SDR and uSDR tables as Markdown, with what their figures mean below them."""
     lines = [*_markdown_table(board, "SDR"), _md(board.caption), ""]
-    tables = board.comparable
-    if tables:
-        lines += [f"- {_md(t.title)}: {_md(t.source)}; {_md(t.metric)}; {_md(t.aggregation)}; "
-                  f"{_md(t.data)}" for t in tables]  # fmt: skip
+    if board.comparable:
+        lines += ["As published by:", ""]
+        lines += [f"{n}. {_md(_publication(t))}, <{t.url}>"
+                  for n, t in enumerate(board.comparable, 1)]  # fmt: skip
         lines.append("")
     for group in board.seeds:
         figure = group.cells[AVERAGE, "SDR", "median"]
@@ -89,10 +89,15 @@ def _markdown_table(board: Board, metric: str) -> list[str]:
     ]
     rows = [*board.measured, *(r for r in board.published if _has(r, metric, how))]
     for row in rows:
-        mark = " *(as published)*" if row.kind == "published" else ""
+        mark = f" *(as published, {board.number(row)})*" if row.kind == "published" else ""
         cells = " | ".join(_figures(board, row, metric))
         lines.append(f"| {_md(row.name)}{mark} | {cells} |")
     return [*lines, ""]
+
+
+def _publication(table: PublishedTable) -> str:
+    """Return where figures of others are from, and what they are."""
+    return f"{table.title}: {table.source}; {table.metric}; {table.aggregation}; {table.data}"
 
 
 def _has(row: Row, metric: str, how: str) -> bool:
@@ -114,9 +119,11 @@ def latex_text(board: Board) -> str:
     published = [row for row in board.published if _has(row, "SDR", "median")]
     if published:
         body.append("\\midrule")
-        body += [f"{_tex(r.name)}$^\\dagger$ & {' & '.join(_figures(board, r))} \\\\"
-                 for r in published]  # fmt: skip
-    note = " $^\\dagger$As published." if published else ""
+        body += [f"{_tex(r.name)}$^{{\\dagger {board.number(r)}}}$ & "
+                 f"{' & '.join(_figures(board, r))} \\\\" for r in published]  # fmt: skip
+    numbers = sorted({board.number(row) for row in published})
+    quoted = [f"{n}: {_tex(_publication(board.comparable[n - 1]))}." for n in numbers]
+    note = f" $^\\dagger$As published. {' '.join(quoted)}" if published else ""
     return "\n".join(
         [
             "\\begin{table}", "\\centering",

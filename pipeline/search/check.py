@@ -7,10 +7,11 @@ import random
 from collections.abc import Iterator
 
 from lasaft.errors import ConfigError
-from pipeline.config import RunConfig
+from pipeline.checks import without_effect
+from pipeline.config import RunConfig, SearchConfig
 from pipeline.search.samples import BrokenSampleError, Checker
 from pipeline.search.sampling import draw
-from pipeline.search.space import Dimension, Space, pbt_problems
+from pipeline.search.space import Dimension, Space, named_networks, pbt_problems
 from pipeline.search.space_file import space_names
 from pipeline.search.space_reader import read_space
 
@@ -34,6 +35,12 @@ def search_problems(run: RunConfig) -> Iterator[str]:
         return
     if search.scheduler == "pbt":
         yield from pbt_problems(space)
+        if run.train.processes > 1:
+            yield (
+                f"scheduler: got pbt, allowed with {run.train.processes} processes a trial: none, "
+                "asha, median, because each change would start the processes anew"
+            )
+    yield from _schedule_problems(search, trial_base(run).train.max_epochs)
     if search.searcher == "grid":
         for dimension in space.dimensions:
             if dimension.kind != "choices":
@@ -47,6 +54,56 @@ def search_problems(run: RunConfig) -> Iterator[str]:
             'pip install -c constraints.txt "optuna>=4,<5" (the extra optuna)'
         )
     yield from _value_problems(Checker(trial_base(run), space), space)
+
+
+def _schedule_problems(search: SearchConfig, epochs: int) -> Iterator[str]:
+    """Yield what keeps a scheduler from doing anything in trials of ``epochs`` epochs."""
+    waits = {"asha": "grace_epochs", "median": "grace_epochs", "pbt": "perturb_epochs"}
+    name = waits.get(search.scheduler, "")
+    if name and getattr(search, name) >= epochs:
+        yield (
+            f"{name}: got {getattr(search, name)}, allowed with scheduler {search.scheduler}: "
+            f"fewer than the epochs of a trial, {epochs} (trial_epochs, else max_epochs)"
+        )
+    if search.scheduler == "pbt" and search.max_concurrent_trials is not None:
+        yield (
+            f"max_concurrent_trials: got {search.max_concurrent_trials}, allowed with scheduler "
+            "pbt: None, because its trials take turns (num_cpus and resources_per_worker limit "
+            "how many train at the same time)"
+        )
+    if search.scheduler == "pbt" and search.num_trials == 1:
+        yield "num_trials: got 1, allowed with scheduler pbt: at least 2, to learn from each other"
+
+
+def idle_in_trials(run: RunConfig) -> dict[str, str]:
+    """Return the options that do nothing in the trials, each with the reason.
+
+    An empty reason takes one back: the option does nothing with the base settings, and matters in
+    trials.
+    """
+    if run.search.space is None:
+        return {}
+    try:
+        space = read_space(run.search.space)
+    except ConfigError:
+        return {}  # search_problems tells what is wrong with it
+    checker, source = Checker(trial_base(run), space), random.Random(0)
+    idle: list[set[str]] = []
+    for _ in range(_TRIES):
+        try:
+            trial = checker.settle(draw(checker, source), sizes=False).config
+        except BrokenSampleError:
+            continue
+        idle.append({*without_effect(trial.model_copy(update={"search": run.search}))})
+    always = set.intersection(*idle) if idle else set[str]()
+    before = without_effect(run).keys()
+    reasons = dict.fromkeys(before - always if idle else (), "")
+    reasons |= dict.fromkeys(always - before, f"no trial of the space {space.name} uses it")
+    searched = {one.name for one in space.dimensions if not one.when}
+    searched |= {name for one in named_networks(space) for name in one}
+    if space.constraints.match_parameters is not None:
+        searched.add(space.constraints.width)
+    return reasons | dict.fromkeys(searched, f"the space {space.name} says it for every trial")
 
 
 def trial_base(run: RunConfig) -> RunConfig:
@@ -82,12 +139,14 @@ def _refused(checker: Checker, dimension: Dimension, value: object) -> str:
             continue
         # What is behind it in the space may depend on it.
         settings = draw(checker, source, **{dimension.name: value})
+        if dimension.name not in settings:
+            continue
         try:
             sample = checker.settle(settings, sizes=False)
         except BrokenSampleError as error:
             reason = str(error)
             continue
-        if dimension.name in sample.settings or dimension.name not in settings:
+        if dimension.name in sample.settings:
             return ""
         reason = "it has no effect with the others (give it a condition with when)"
     return reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,6 +84,18 @@ class SearchResult:
     def page(self) -> Path:
         """The search's report."""
         return self.folder / "report.html"
+
+
+def training_command(config: RunConfig, result: SearchResult) -> str:
+    """Return the command that trains the winner, on the search's shards, beside the search."""
+    shards = config.data.shards_dir or RunFolder.of(config).shards
+    places = {
+        "preset": result.preset,
+        "shards_dir": shards,
+        "output_dir": config.output_dir / "best",
+    }
+    words = [word for name, place in places.items() for word in (f"--{name}", str(place))]
+    return shlex.join(["python", "-m", "jobs.train", *words])
 
 
 def ranked(trials: Sequence[Trial], objective: str) -> list[Trial]:
@@ -268,6 +281,8 @@ def preset_text(config: RunConfig, result: SearchResult, trial: Trial) -> str:
         f"# Trial {trial.name} of a search over {result.space.name}: {figures} in validation.\n"
         f"# {settings}\n"
     )
+    if config.search.scheduler == "pbt":
+        head += "# Population based training changed these in flight: they are the last ones.\n"
     return head + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

@@ -19,6 +19,8 @@ from pipeline.search_config import OBJECTIVES
 # The second series is the page's grey, which the trials without a colour of their own have.
 COLOURED = (0, 2, 3, 4, 5)
 _GREY = 1
+# Values that lie so far apart are shown on a logarithm.
+_FAR = 20
 LABELS = {
     "sdr": "SDR in validation, dB",
     "val_loss": "validation loss",
@@ -147,8 +149,8 @@ def _axis(axes: Axes, column: int, marks: Sequence[tuple[float, str]]) -> None:
         )  # fmt: skip
 
 
-def front_plot(rows: Sequence[Row], first: str, second: str) -> str:
-    """Return the trials by two objectives, the Pareto front as a line."""
+def front_plot(rows: Sequence[Row], first: str, second: str, *, lined: bool) -> str:
+    """Return the trials by two objectives, the Pareto front as a line if ``lined``."""
     points = [
         (x, y, row)
         for row in rows
@@ -159,7 +161,8 @@ def front_plot(rows: Sequence[Row], first: str, second: str) -> str:
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         best = sorted((x, y) for x, y, row in points if row.on_front)
-        if best:
+        # Of three objectives a line would run zigzag through what the other one decides.
+        if best and lined:
             axes.plot(*zip(*best, strict=True), "-", color=colour(0), linewidth=1.4, alpha=0.6)
         for x, y, row in points:
             axes.plot([x], [y], "o", color=colour(0 if row.on_front else _GREY), markersize=6)
@@ -167,9 +170,11 @@ def front_plot(rows: Sequence[Row], first: str, second: str) -> str:
                 axes.annotate(
                     row.trial.name, (x, y), textcoords="offset points", xytext=(6, 5), fontsize=9
                 )
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.3g}")
+        values = [x for x, _, _ in points]
+        if values and max(values) > _FAR * min(values):
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
         axes.set_xlabel(f"{LABELS[second]} ({'more' if OBJECTIVES[second] else 'less'} is better)")
         axes.set_ylabel(LABELS[first])
         axes.grid(axis="x")

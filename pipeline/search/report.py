@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.manifest import read_manifest
 from pipeline.report.plots import SERIES
-from pipeline.search.conclusion import Row, SearchResult
+from pipeline.search.conclusion import Row, SearchResult, training_command
 from pipeline.search.importance import FEWEST_TRIALS, importances
 from pipeline.search.plots import (
     COLOURED,
@@ -107,14 +105,15 @@ def _content(config: RunConfig, result: SearchResult) -> dict[str, Any]:
         if len(scored) > 1 and 1 < len(options) <= _MOST_AXES
         else "",
         "fronts": {
-            name: _trusted(front_plot(rows, first, name))
+            name: _trusted(front_plot(rows, first, name, lined=len(result.objectives) == 2))
             for name in result.objectives[1:]
             if name not in WATCHED
         },
         "paper": _paper(rows),
         "facts": _facts(config, result),
-        "command": shlex.join(["python", "-m", "jobs.train", "--preset", str(result.preset)]),
+        "command": training_command(config, result),
         "preset": result.preset.read_text(encoding="utf-8"),
+        "in_flight": config.search.scheduler == "pbt",
         "better": {name: "higher" if more else "lower" for name, more in OBJECTIVES.items()},
     }
 
@@ -157,11 +156,10 @@ def _facts(config: RunConfig, result: SearchResult) -> list[tuple[str, str]]:
         ("spectrogram", f"n_fft {model.n_fft}, hop {model.hop_length}, {model.spec_type}"),
         ("tracks", f"{splits.count('train')} for training, {splits.count('valid')} for validation"),
         ("data hash", manifest.hash),
-        ("base settings", json.dumps(_base(config))),
+        ("base settings", _base(config)),
     ]
 
 
-def _base(config: RunConfig) -> dict[str, Any]:
-    train = config.train
-    return {"batch_size": train.batch_size, "lr": train.lr, "optimizer": train.optimizer,
-            "train_loss": train.train_loss, "seed": train.seed}  # fmt: skip
+def _base(config: RunConfig) -> str:
+    names = ("batch_size", "lr", "optimizer", "train_loss", "seed")
+    return ", ".join(f"{name} {shown(getattr(config.train, name))}" for name in names)

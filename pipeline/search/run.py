@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_json
@@ -28,9 +28,6 @@ from pipeline.search_config import OBJECTIVES
 from pipeline.shared_storage import ready_cluster
 from pipeline.storage import shard_place
 
-if TYPE_CHECKING:
-    pass
-
 _DEFAULT_TRIALS = 12
 # A trial whose process dies (no memory, a lost node) is started again so often.
 _MAX_FAILURES = 3
@@ -38,6 +35,7 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
@@ -237,7 +235,8 @@ class _Run:
             param_space=source.get("param_space"),
             tune_config=tune.TuneConfig(
                 search_alg=queue, scheduler=rules, num_samples=1 if queue is None else -1,
-                reuse_actors=True, max_concurrent_trials=places.trials,
+                # A population is there as a whole: those that wait for others hold no place.
+                reuse_actors=True, max_concurrent_trials=places.trials if queue else None,
             ),
             run_config=tune.RunConfig(
                 name="tune", storage_path=str(storage), verbose=0, stop=budget,
@@ -274,7 +273,7 @@ class _Run:
             "watched": self.settings.objectives[0],
             "timed": "seconds" in self.settings.objectives,
             "gpu": places.gpus > 0,
-            "pointing": self.settings.perturb_epochs if self.settings.scheduler == "pbt" else 0,
+            "pointing": self.settings.scheduler == "pbt",
         }
 
 

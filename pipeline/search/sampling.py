@@ -7,6 +7,7 @@ search that was interrupted proposes what the undisturbed one would have.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +64,15 @@ def grid(checker: Checker) -> list[Sample]:
         if all(sample.settings != other.settings for other in samples):
             samples.append(sample)
     if not samples:
-        raise ConfigError(f"space: no cell of the grid is valid; the last one: {reasons[-1]}")
+        raise ConfigError(f"space: no cell of the grid is valid{_told_reasons(reasons)}")
     return samples
 
 
 def draw(checker: Checker, source: random.Random, **fixed: Any) -> Settings:
-    """Return random values for the active options; ``fixed`` ones are as given."""
+    """Return random values for the active options; ``fixed`` ones, where active, are as given."""
     settings: Settings = {}
     for dimension in checker.space.dimensions:
-        if dimension.name in fixed or checker.is_active(dimension, settings):
+        if checker.is_active(dimension, settings):
             value = dimension.draw(source)
             settings[dimension.name] = fixed.get(dimension.name, value)
     return settings
@@ -93,21 +94,29 @@ def propose_random(checker: Checker, seed: int, earlier: Sequence[Trial]) -> Sam
 def _first_new(
     drawn: Callable[[int], Settings], checker: Checker, seen: Sequence[Settings]
 ) -> Sample | None:
-    reason = ""
+    reasons: list[str] = []
     for attempt in range(MOST_DRAWS):
         try:
             sample = checker.settle(drawn(attempt))
         except BrokenSampleError as error:
-            reason = str(error)
+            reasons.append(str(error))
             continue
         if sample.settings not in seen:
             return sample
     if seen:
         return None
     raise ConfigError(
-        f"space: {MOST_DRAWS} samples in a row broke a rule; allowed: a space with valid samples; "
-        f"the last one: {reason}"
+        f"space: {MOST_DRAWS} samples in a row broke a rule; allowed: a space with valid samples"
+        f"{_told_reasons(reasons)}"
     )
+
+
+def _told_reasons(reasons: Sequence[str]) -> str:
+    """Return how often each rule was broken, with the last example of each."""
+    last = {reason.partition(":")[0]: reason for reason in reasons}
+    often = Counter(reason.partition(":")[0] for reason in reasons)
+    lines = [f"    {count} times, such as: {last[rule]}" for rule, count in often.most_common(5)]
+    return "\n".join([":", *lines])
 
 
 def propose_optuna(

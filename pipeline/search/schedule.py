@@ -20,12 +20,14 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher
 
+from lasaft.errors import StageError
 from lasaft.files import atomic_write_json
 from pipeline.search.space import Dimension, Space
 from pipeline.search.trials import Trial, best_epoch
 from pipeline.search_config import OBJECTIVES, SearchConfig
 
 _NEVER = 10**9
+_NODE_SECONDS = 5.0
 
 
 class Queue(Searcher):
@@ -73,6 +75,15 @@ class Queue(Searcher):
         """Do nothing: the plans are on disk."""
 
 
+class _Median(MedianStoppingRule):
+    """Tune's rule, which fails after a trial that ended without a single report."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
+        """Count the last report of a trial, if there was one."""
+        if "epoch" in result:
+            super().on_trial_complete(tune_controller, trial, result)
+
+
 class _Nobody:
     """Tune's controller as a scheduler sees it before anything runs."""
 
@@ -101,7 +112,7 @@ def build_scheduler(search: SearchConfig, space: Space, epochs: int) -> TrialSch
             )  # fmt: skip
         case "median":
             # Never a pause: a trial that waits for others holds nothing that they could use.
-            return MedianStoppingRule(
+            return _Median(
                 time_attr="epoch", grace_period=search.grace_epochs, min_samples_required=2,
                 min_time_slice=_NEVER, **watched,
             )  # fmt: skip
@@ -167,7 +178,7 @@ class Budget(tune.Stopper):
         self._epochs = {trial.name: trial.epochs for trial in trials}
         self._trained = {trial.name: trial.seconds for trial in trials}
         self._before = json.loads(file.read_bytes())["seconds"] if file.exists() else 0.0
-        self._start, self._written = time.monotonic(), 0.0
+        self._start, self._written, self._looked = time.monotonic(), 0.0, time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -196,12 +207,30 @@ class Budget(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Return whether a limit is reached; Tune asks all the time."""
+        """Return whether a limit is reached; Tune asks all the time.
+
+        Raises:
+            StageError: this process's Ray node has ended: Tune itself would wait for ever.
+        """
         if time.monotonic() - self._written > 1.0:
             self.save()
+        if time.monotonic() - self._looked > _NODE_SECONDS:
+            self._looked = time.monotonic()
+            _require_own_node()
         return bool(self.used_up)
 
     def save(self) -> None:
         """Write the time down."""
         self._written = time.monotonic()
         atomic_write_json(self._file, {"seconds": round(self.seconds, 1)})
+
+
+def _require_own_node() -> None:
+    import ray
+
+    mine = ray.get_runtime_context().get_node_id()
+    if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == mine):
+        raise StageError(
+            "search: the Ray node of this command has ended (its raylet was killed or ran out of "
+            "memory); what the trials have saved is kept, and the same command goes on from there"
+        )

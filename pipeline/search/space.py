@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lasaft.config import VARIANTS
+
 # The network by its README name: a group of options, searched as one.
 VARIANT = "model"
 # The shards fix these, and a search has one set of shards.
@@ -103,11 +105,21 @@ class Space:
         return all(dimension.kind == "choices" for dimension in self.dimensions)
 
 
+def named_networks(space: Space) -> list[Mapping[str, Any]]:
+    """Return the settings of each named network among the choices of ``space``."""
+    return [
+        VARIANTS[name]
+        for dimension in space.dimensions
+        if dimension.name == VARIANT
+        for name in dimension.choices
+    ]
+
+
 def pbt_problems(space: Space) -> Iterator[str]:
     """Yield the options that population based training cannot change in flight."""
-    for dimension in space.dimensions:
-        if dimension.name not in IN_FLIGHT:
-            yield (
-                f"scheduler: got pbt, allowed: only where the space has options that can change in "
-                f"flight ({', '.join(IN_FLIGHT)}), and it has {dimension.name}"
-            )
+    others = [one.name for one in space.dimensions if one.name not in IN_FLIGHT]
+    if others:
+        yield (
+            f"scheduler: got pbt, allowed: only where the space has no options but those that can "
+            f"change in flight ({', '.join(IN_FLIGHT)}), and it has {', '.join(others)}"
+        )

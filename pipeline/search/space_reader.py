@@ -20,6 +20,7 @@ from pipeline.search.space import (
     Constraints,
     Dimension,
     Space,
+    named_networks,
 )
 from pipeline.search.space_file import find_space, read_yaml
 
@@ -65,7 +66,13 @@ class _Reader:
         constraints = self._constraints(tree.get("constraints") or {})
         if constraints.match_parameters is not None and constraints.width in dimensions:
             self._note(f"width: {constraints.width} is searched itself, so it cannot match sizes")
-        return Space(name, tuple(self._ordered(dimensions)), constraints)
+        space = Space(name, tuple(self._ordered(dimensions)), constraints)
+        rows = named_networks(space)
+        for one in [one for one in dimensions if any(one in row for row in rows)]:
+            self._note(
+                f"{one}: is searched, and model too, whose networks set it; allowed: one of them"
+            )
+        return space
 
     def _note(self, problem: str) -> None:
         self.problems.append(f"space {self.origin}: {problem}")
@@ -241,6 +248,11 @@ class _Reader:
         low, high = sizes.get("min_parameters"), sizes.get("max_parameters")
         if low is not None and high is not None and low > high:
             self._note(f"min_parameters: got {low:g}, allowed: at most max_parameters ({high:g})")
+        wanted = sizes.get("match_parameters")
+        if wanted is not None and not (low or 0) <= wanted <= (high or math.inf):
+            self._note(
+                f"match_parameters: got {wanted:g}, allowed: from min_parameters to max_parameters"
+            )
         return Constraints(tuple(odd), low, high, sizes.get("match_parameters"), width)
 
     def _kind(self, name: str) -> str:

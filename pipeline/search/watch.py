@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from lasaft.errors import StageError
 from pipeline.config import RunConfig
@@ -56,7 +56,7 @@ class Watch:
             thread.join()
         self._progress.close()
 
-    def callback(self) -> Callback:
+    def callback(self) -> TrialProgressCallback:
         """Return Tune's view of this."""
         return _Hooks(self)
 
@@ -84,6 +84,10 @@ class Watch:
         self.budget.count(name, result["epoch"], result["seconds"])
         self._scores[name] = score = result["score"]
         self._progress.advance(0, self._note(f"trial {name} epoch {result['epoch']} {score:.4g}"))
+
+    def died(self, name: str) -> None:
+        """Say that the process of a trial has ended, and that another one goes on with it."""
+        self._progress.say(f"search: the process of trial {name} ended; it goes on where it was")
 
     def ended(self, name: str, error: BaseException | str | None = None) -> None:
         """Write down how a trial has ended, where its own files do not say it."""
@@ -125,10 +129,15 @@ class Watch:
         self._closing.append(thread)
 
 
-class _Hooks(Callback):
-    """Tune calls these; everything is in the payload's name."""
+class _Hooks(TrialProgressCallback):
+    """Tune calls these; everything is in the payload's name.
+
+    As Tune's own reporter, so that it has none beside this one: it would print a line about each
+    trial that ends without a report.
+    """
 
     def __init__(self, watch: Watch) -> None:
+        super().__init__()
         self._watch = watch
         self._names: dict[str, str] = {}
 
@@ -153,6 +162,10 @@ class _Hooks(Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial has ended by itself, by the scheduler or by the budget."""
         self._watch.ended(self._name(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """A trial's process has ended, and is started again."""
+        self._watch.died(self._name(trial))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial's process has ended too often."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.errors import LasaftError, StageError
-from lasaft.files import atomic_write_json
+from lasaft.files import atomic_write_bytes, atomic_write_json
 from pipeline.config import RunConfig, from_json
 from pipeline.folders import RunFolder
 from pipeline.search.trials import best_epoch, mark_failed, read_curve, reason_of
@@ -26,7 +26,7 @@ def run_trial(payload: dict[str, Any]) -> None:
     Args:
         payload: ``config`` (JSON), ``settings`` (which population based training changes),
             ``watched`` (what is reported), ``timed`` (whether separation is timed) and
-            ``pointing`` (epochs between two reports that others may start from, 0 for none).
+            ``pointing`` (whether other trials may start from where this one is).
     """
     # A trial of several processes needs longer than Tune's 2 s to end in order.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
@@ -80,8 +80,7 @@ def _train(config: RunConfig, payload: dict[str, Any]) -> None:
     def on_epoch(epoch: int, values: dict[str, float]) -> None:
         # The last epoch is reported when the training has ended: nothing can cut it short.
         if epoch + 1 < config.train.max_epochs:
-            points = payload["pointing"] and (epoch + 1) % payload["pointing"] == 0
-            _report(config, payload["watched"], epoch + 1, points=bool(points))
+            _report(config, payload["watched"], epoch + 1, points=payload["pointing"])
 
     if not (RunFolder.of(config).training / "result.json").exists():
         run_session(config, device, on_epoch)
@@ -131,7 +130,8 @@ def _adopt(config: RunConfig, payload: dict[str, Any]) -> None:
     # The journal is cut back to the state's place when training goes on, so it may be longer.
     for name in ("training/state.safetensors", "training/metrics.jsonl"):
         if (source / name).exists():
-            shutil.copyfile(source / name, mine / name)
+            # Whole or not at all: the search reads the journal while it is replaced.
+            atomic_write_bytes(mine / name, (source / name).read_bytes())
     for name in ("checkpoint", "checkpoints"):
         shutil.rmtree(mine / name, ignore_errors=True)
         if (source / name).exists():

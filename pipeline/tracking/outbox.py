@@ -53,7 +53,10 @@ class Outbox:
 
 
 class Follower:
-    """Reads a journal of metrics that another process writes, and may cut back and write again.
+    """Reads a journal of metrics that another process writes.
+
+    It may be cut back and written again, or replaced by the journal of another training: where the
+    last line that was read is not in its place any more, everything is read anew.
 
     Args:
         path: the JSONL file.
@@ -65,21 +68,25 @@ class Follower:
         self.path = path
         self._steps = dict(steps)
         self._offset = 0
+        self._last_line = b""
 
     def fresh(self) -> Iterator[dict[str, Any]]:
         """Yield the whole records that have come since the last call."""
         try:
-            size = self.path.stat().st_size
+            file = self.path.open("rb")
         except FileNotFoundError:
             return
-        if size < self._offset:
-            self._offset = 0
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
+        with file:
+            file.seek(self._offset - len(self._last_line))
+            if file.read(len(self._last_line)) != self._last_line:
+                # Cut back since, and maybe longer again: what was read is no longer there.
+                self._offset, self._last_line = file.seek(0), b""
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
+        lines = whole.splitlines(keepends=True)
+        self._last_line = lines[-1] if lines else self._last_line
+        for line in lines:
             record = json.loads(line)
             if record["step"] > self._steps.get(record["kind"], -1):
                 self._steps[record["kind"]] = record["step"]

@@ -145,13 +145,18 @@ def wait_note(share: float) -> str:
 
 
 def closing_notes(
-    said: Sequence[tuple[str, str]], wait_share: float, bad_steps: int, validated: bool
+    said: Sequence[tuple[str, str]],
+    wait_share: float,
+    bad_steps: int,
+    validated: bool,
+    precision: str,
 ) -> Iterator[str]:
     """Yield what to say at the end: what was said on the way, in the light of the whole."""
     if wait_share > WAIT_SHARE_LIMIT:
         yield wait_note(wait_share)
     if bad_steps:
-        yield f"{bad_steps} steps had no finite loss or gradient and were skipped"
+        normal = " (precision 16 takes some to find its scale)" if precision == "16" else ""
+        yield f"{bad_steps} steps had no finite loss or gradient and were skipped{normal}"
     yield from (text for kind, text in said if kind not in ("data wait", "bad step"))
     if not validated:
         yield "there were no validation tracks: the training loss selected the model"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,9 @@ from pipeline.training.state import (
     write_state,
 )
 
+# While a node is leaving, so much training is lost at most, however long mid_epoch_seconds is.
+_HURRIED_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class Publication:
@@ -47,6 +50,7 @@ class Keeper:
         networks: by name, what is saved; the last one is what is published.
         optimizer: its state is saved too.
         report: whose journal a saved state counts on.
+        hurry: whether one of the processes may be gone soon.
     """
 
     def __init__(
@@ -58,10 +62,11 @@ class Keeper:
         networks: Mapping[str, nn.Module],
         optimizer: torch.optim.Optimizer,
         report: Reporter,
+        hurry: Callable[[], bool],
     ) -> None:
         self._config, self._folder, self._ranks = config, folder, ranks
         self._networks, self._optimizer, self._report = networks, optimizer, report
-        self._writer = BackgroundWriter()
+        self._writer, self._hurry = BackgroundWriter(), hurry
         self._saved_at = time.monotonic()
 
     @property
@@ -80,7 +85,10 @@ class Keeper:
     def due(self) -> bool:
         """Whether it is time for a save in mid epoch; never while one is being written."""
         waited = time.monotonic() - self._saved_at
-        return waited >= self._config.train.mid_epoch_seconds and not self._writer.busy
+        patience = self._config.train.mid_epoch_seconds
+        if self._hurry():
+            patience = min(patience, _HURRIED_SECONDS)
+        return waited >= patience and not self._writer.busy
 
     def save(self, progress: dict[str, Any], publication: Publication | None = None) -> None:
         """Copy the state as it is now; it is written while training goes on.

@@ -26,14 +26,23 @@ from pipeline.training.trainer import Trainer
 _PREDECESSOR_SECONDS = 60.0
 
 OnEpoch = Callable[[int, dict[str, float]], None]
+Hurry = Callable[[], bool]
 
 
 def ignore_epoch(epoch: int, values: dict[str, float]) -> None:
     """Do nothing after an epoch."""
 
 
+def never() -> bool:
+    """Return that no process will be gone soon."""
+    return False
+
+
 def run_session(
-    config: RunConfig, device: torch.device, on_epoch: OnEpoch = ignore_epoch
+    config: RunConfig,
+    device: torch.device,
+    on_epoch: OnEpoch = ignore_epoch,
+    hurry: Hurry = never,
 ) -> TrainResult:
     """Train as one of the processes of torch's process group, or alone if there is none.
 
@@ -43,13 +52,14 @@ def run_session(
         config: the run's settings.
         device: where this process computes.
         on_epoch: called on every process after each epoch with its number and values.
+        hurry: whether one of the processes may be gone soon, so that the state is saved often.
 
     Raises:
         CheckpointError, ConfigError, DataError, StageError: see the message.
     """
     folder, ranks = RunFolder.of(config), Ranks.current(device)
     with _only_writer(folder, ranks):
-        result = _run(config, folder, ranks, on_epoch)
+        result = _run(config, folder, ranks, on_epoch, hurry)
         if ranks.is_first:
             finish(folder, config, result)
             if config.train.save_weights_only and not result.timed_out:
@@ -57,13 +67,18 @@ def run_session(
     return result
 
 
-def _run(config: RunConfig, folder: RunFolder, ranks: Ranks, on_epoch: OnEpoch) -> TrainResult:
+def _run(
+    config: RunConfig, folder: RunFolder, ranks: Ranks, on_epoch: OnEpoch, hurry: Hurry
+) -> TrainResult:
     with open_shards(config) as shards:
         shards.manifest.require_model(config.model)
         model = new_model(config, ranks.device)
         data = ShardData(shards, config, ranks)
         record = provenance(config, shards.manifest.hash)
-        trainer = Trainer(config, model, data, folder, ranks, provenance=record, on_epoch=on_epoch)
+        trainer = Trainer(
+            config, model, data, folder, ranks,
+            provenance=record, on_epoch=on_epoch, hurry=hurry,
+        )  # fmt: skip
         return trainer.run()
 
 

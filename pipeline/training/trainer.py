@@ -39,6 +39,7 @@ class Trainer:
         ranks: the processes that train together.
         provenance: the unchanging part of a checkpoint's record.
         on_epoch: called on every process after each epoch with its values.
+        hurry: whether one of the processes may be gone soon, so that the state is saved often.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Trainer:
         *,
         provenance: dict[str, Any],
         on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
+        hurry: Callable[[], bool] = lambda: False,
     ) -> None:
         self.config, self.train = config, config.train
         self.data, self.folder, self.ranks = data, folder, ranks
@@ -69,6 +71,7 @@ class Trainer:
         self.keeper = Keeper(
             config, folder, ranks,
             networks=networks, optimizer=self.stepper.optimizer, report=self.report,
+            hurry=hurry,
         )  # fmt: skip
         self.timed_out = False
 
@@ -222,7 +225,9 @@ class Trainer:
         reason, cut_short = at.selection.reason, self.timed_out and not at.selection.stop
         if cut_short:
             reason = f"time_limit_hours {self.train.time_limit_hours:g} reached"
-        notes = closing_notes(self.report.notes, meter.wait_share, skipped, bool(at.best_sdr))
+        notes = closing_notes(
+            self.report.notes, meter.wait_share, skipped, bool(at.best_sdr), self.train.precision
+        )
         return TrainResult(
             checkpoint=self.folder.checkpoint, **at.best_for_json(),
             epochs=at.epoch, steps=at.step, skipped_steps=skipped, seconds=meter.seconds,

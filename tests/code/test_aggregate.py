@@ -104,7 +104,7 @@ def test_the_table_shows_model_mixture_and_difference() -> None:
     model = scored_summary("my model", 6.0, ["a", "b"], seed=1)
     mixture = scored_summary("mixture", -2.0, ["a", "b"], kind="mixture", seed=2)
     lines = score_table(model, mixture).splitlines()
-    assert "Synthetic songs, test, 2 tracks" in lines[0]
+    assert "Synthetic songs (abababababab), test, 2 tracks" in lines[0]
     assert "BSS Eval v4" in lines[0]
     assert "median of frames, median of tracks" in lines[0]
     row = next(line for line in lines if line.startswith("drums")).split()
@@ -117,6 +117,15 @@ def test_the_table_shows_model_mixture_and_difference() -> None:
     assert [line.split()[0] for line in lines[3:8]] == [*SOURCES, "average"]
     assert "drums 2" in lines[-1]  # the NaN frames
     assert len({len(line) for line in lines[2:8]}) == 1
+
+
+def test_interference_has_no_difference_to_a_mixture_scored_against_other_sources() -> None:
+    model = scored_summary("my model", 6.0, ["a", "b"])
+    mixture = scored_summary("mixture", -2.0, ["a", "b"], kind="mixture")
+    other = mixture.model_copy(update={"scenario": "vocals_accompaniment"})
+    row = score_table(model, other).splitlines()[3].split()
+    assert row[9:11] == score_table(model, mixture).splitlines()[3].split()[9:11]
+    assert row[11:] == ["-", "-"]
 
 
 def test_a_score_that_is_only_rounding_has_no_difference() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,31 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+VARIANTS = {"aws": None, "gcp": "Google Cloud", "local": "hosts of your own"}
+_PLACE = {"type", "region", "availability_zone", "cache_stopped_nodes"}
+PROVIDER_KEYS = {
+    "aws": _PLACE | {"security_group"},
+    "gcp": _PLACE | {"project_id"},
+    "local": {"type", "head_ip", "worker_ips"},
+}
+
+
+def _text(block: str | None) -> str:
+    """Return cluster.yaml as it is after the comment signs of one block were taken away."""
+    text, *blocks = re.split(r"^# ---- ", (ROOT / "cluster.yaml").read_text(), flags=re.MULTILINE)
+    if block is None:
+        return text
+    (chosen,) = (each for each in blocks if each.startswith(block))
+    return text + re.sub(r"^# ?", "", chosen.partition("\n")[2], flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> dict[str, Any]:
+    found = yaml.safe_load(_text(VARIANTS[request.param]))
+    assert found["provider"]["type"] == request.param
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +50,42 @@ def _validate(config: dict[str, Any]) -> None:
     validate_config(prepare_config(copy.deepcopy(config)))
 
 
-def test_ray_accepts_the_cluster_file(cluster: dict[str, Any]) -> None:
-    _validate(cluster)
+def test_ray_accepts_the_cluster_file(variant: dict[str, Any]) -> None:
+    _validate(variant)
 
 
-@pytest.mark.parametrize("place", ["top", "node"])
-def test_a_misspelt_key_is_refused(cluster: dict[str, Any], place: str) -> None:
-    wrong = copy.deepcopy(cluster)
-    target = wrong if place == "top" else wrong["available_node_types"]["gpu_worker"]
-    target["max_worker"] = 3
+def test_a_misspelt_key_is_refused(variant: dict[str, Any]) -> None:
+    wrong = copy.deepcopy(variant)
+    wrong["max_worker"] = 3
     with pytest.raises(Exception, match="max_worker"):
         _validate(wrong)
+    wrong = copy.deepcopy(variant)
+    for node in wrong["available_node_types"].values():
+        node["max_worker"] = 3
+        with pytest.raises(Exception, match="max_worker"):
+            _validate(wrong)
+
+
+def test_every_key_of_the_provider_is_one_that_ray_reads(variant: dict[str, Any]) -> None:
+    # Ray's schema lets a provider have any key.
+    assert variant["provider"].keys() == PROVIDER_KEYS[variant["provider"]["type"]]
+
+
+def test_no_variant_trains_on_its_head_or_shows_its_dashboard(variant: dict[str, Any]) -> None:
+    start = " ".join(variant["head_start_ray_commands"])
+    head = variant["available_node_types"].get("head")
+    assert "--num-cpus=0" in start if head is None else head["resources"]["CPU"] == 0
+    assert "--dashboard-host=127.0.0.1" in start
+    commands = (start, " ".join(variant["worker_start_ray_commands"]))
+    assert all("RAY_AUTH_MODE=token" in command for command in commands)
+    assert all("--disable-usage-stats" in command for command in commands)
+    assert "chmod 600 ~/.ray/auth_token" in variant["setup_commands"]
+
+
+def test_workers_of_the_clouds_are_spot_instances(variant: dict[str, Any]) -> None:
+    types = variant["available_node_types"]
+    spot = {name for name, node in types.items() if "spot" in str(node["node_config"]).lower()}
+    assert spot == types.keys() - {"head"}
 
 
 def test_the_head_trains_nothing_and_is_not_a_spot_instance(cluster: dict[str, Any]) -> None:

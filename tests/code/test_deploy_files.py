@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,3 +221,64 @@ def test_the_server_is_the_version_that_the_pipeline_uses() -> None:
     pinned = re.search(r"^mlflow==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned is not None
     assert f"'mlflow[auth]=={pinned[1]}'" in (DEPLOY / "mlflow" / "Dockerfile").read_text()
+
+
+class _Metadata(BaseHTTPRequestHandler):
+    """The metadata server of a spot instance that is taken back at the third question."""
+
+    cloud, asked = "aws", 0
+
+    def _say(self, text: str, known: bool = True) -> None:
+        self.send_response(200 if known else 404)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def do_PUT(self) -> None:
+        self._say("a token", known=self.cloud == "aws")
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        taken = self.asked >= 3
+        if self.cloud == "aws":
+            allowed = self.headers["X-aws-ec2-metadata-token"] == "a token"
+            self._say("{}", known=allowed and taken and "instance-action" in self.path)
+        else:
+            self._say("TRUE" if taken else "FALSE", known=self.path.endswith("/preempted"))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("cloud", ["aws", "google"])
+def test_the_notice_of_a_spot_instance_reaches_ray(cloud: str, tmp_path: Path) -> None:
+    handler = type("Metadata", (_Metadata,), {"cloud": cloud})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ray = tmp_path / "ray"
+    ray.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/said\n')
+    ray.chmod(0o755)
+    raylet = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", "--node_id=0123abc"]
+    )
+    finder = tmp_path / "pgrep"
+    finder.write_text(f"#!/bin/sh\necho {raylet.pid}\n")
+    finder.chmod(0o755)
+    settings = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path),
+        "METADATA": f"http://127.0.0.1:{server.server_port}", "EVERY_SECONDS": "0.01",
+    }  # fmt: skip
+    try:
+        subprocess.run(
+            ["bash", DEPLOY / "spot_notice.sh", "head:6379"],
+            env=os.environ | settings, check=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        raylet.kill()
+        raylet.wait()
+        server.shutdown()
+        server.server_close()
+    assert handler.asked == 3
+    said = (tmp_path / "said").read_text()
+    assert said.startswith(
+        "drain-node --address head:6379 --node-id 0123abc --reason DRAIN_NODE_REASON_PREEMPTION "
+    )

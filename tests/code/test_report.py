@@ -14,9 +14,10 @@ import pytest
 from lasaft.errors import DataError
 from pipeline.config import RunConfig, TrackingConfig, TrainConfig, to_json
 from pipeline.report import build_report, write_report
-from pipeline.report.board import AVERAGE, read_published
+from pipeline.report.board import AVERAGE, build_board, read_published
+from pipeline.report.page import _tracks
 from pipeline.report.training_curves import read_curves
-from pipeline.summary import DataIdentity, Summary
+from pipeline.summary import DataIdentity, Kind, Summary
 from tests.helpers.scores import (
     SOURCES,
     SYNTHETIC,
@@ -111,8 +112,27 @@ def test_hostile_names_are_text_everywhere(files: dict[str, str], page: _Element
     assert files["leaderboard.tex"].count("\\end{table}") == 1
 
 
-def test_below_a_megabyte_without_the_audio(files: dict[str, str]) -> None:
-    assert len(re.sub(r"data:audio[^\"]*", "", files["index.html"])) < 1_000_000
+@pytest.fixture(scope="module")
+def musdb18(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The report of six systems on all test songs of MUSDB18-HQ."""
+    root = tmp_path_factory.mktemp("musdb18")
+    tracks = [f"Some Artist With a Name - Song Number {number}" for number in range(50)]
+    kinds: dict[str, Kind] = {"net 1": "model", "net 2": "model", "net 3": "model",
+                              "mixture": "mixture", "irm": "irm", "ibm": "ibm"}  # fmt: skip
+    for seed, (name, kind) in enumerate(kinds.items()):
+        summary = scored_summary(name, 5, tracks, kind=kind, seed=seed, data=MUSDB18)
+        save_summary(root / "scores", summary)
+    save_excerpt(root / "estimates/excerpts/test/x", tracks[0], ["net 1", "net 2", "net 3"])
+    files = write_report(RunConfig(output_dir=root)).files
+    return {path.name: path.read_text(encoding="utf-8") for path in files}
+
+
+def test_fifty_songs_are_below_a_megabyte_without_the_audio(musdb18: dict[str, str]) -> None:
+    html = musdb18["index.html"]
+    assert len(re.sub(r"data:audio[^\"]*", "", html)) < 800_000
+    boxes = re.findall(r'data-plot="box-.*?</svg>', html, re.DOTALL)
+    # Each plot has a dot for each song, source and system.
+    assert [plot.count("h0M") + plot.count('h0"') for plot in boxes] == [50 * 4 * 6] * 6
 
 
 def test_title_metric_and_aggregation_stand_on_the_page(page: _Elements) -> None:
@@ -158,18 +178,51 @@ def test_other_songs_are_never_put_beside_published_figures(files: dict[str, str
     assert "D3Net" not in files["leaderboard.tex"]
 
 
-def test_on_musdb18_published_rows_stand_in_the_board_marked(tmp_path: Path) -> None:
-    paths = {path.name: path for path in write_report(_run(tmp_path, MUSDB18)).files}
-    html = paths["index.html"].read_text()
+def test_on_musdb18_published_rows_stand_in_the_board_marked(musdb18: dict[str, str]) -> None:
+    html = musdb18["index.html"]
     board = html[html.index('class="sorts board"') : html.index("</table>")]
     rows = [row for row in board.split("<tr")[2:] if "D3Net" in row]
     assert len(rows) == 1
     assert "as published" in rows[0]
     assert "KUILAB" not in board  # the challenge's metric is another one
-    markdown = paths["leaderboard.md"].read_text()
-    assert "D3Net *(as published)*" in markdown
+    markdown = musdb18["leaderboard.md"]
+    assert "D3Net *(as published, 2)*" in markdown
+    assert "2. LaSAFT, table 2" in markdown
     assert "KUILAB" not in markdown
-    assert "$^\\dagger$" in paths["leaderboard.tex"].read_text()
+    latex = musdb18["leaderboard.tex"]
+    assert "D3Net$^{\\dagger 2}$ & 7.24" in latex
+    assert "2: LaSAFT, table 2 (n\\_fft 4096): Choi et al." in latex
+    assert MUSDB18.hash[:12] in markdown
+    assert MUSDB18.hash[:12] in latex
+
+
+def test_a_row_is_shown_where_it_has_a_figure(musdb18: dict[str, str]) -> None:
+    html = musdb18["index.html"]
+    rows = re.findall(r'<tr data-has="([^"]*)"[^>]*>\s*<th scope="row">([^<]*)<', html)
+    views = {name: has.split() for has, name in rows}
+    assert views["D3Net"] == ["SDR-median"]
+    assert views["MDX23C"] == ["uSDR-mean"]
+    assert len(views["net 1"]) == 6 * 2
+    hidden = "[data-metric=SDR][data-aggregation=median] [data-has]:not([data-has~=SDR-median])"
+    assert f"{hidden} {{ display: none; }}" in html
+
+
+def test_the_best_system_leads_where_none_is_named(tmp_path: Path) -> None:
+    save_summary(tmp_path / "scores", scored_summary("a", 3, TRACKS))
+    save_summary(tmp_path / "scores", scored_summary("b", 9, TRACKS))
+    save_summary(tmp_path / "scores", scored_summary("mixture", 20, TRACKS, kind="mixture"))
+    assert "<title>b on " in build_report(RunConfig(output_dir=tmp_path)).read_text()
+
+
+def test_songs_show_no_gain_over_a_mixture_scored_against_other_sources(tmp_path: Path) -> None:
+    lead = scored_summary("net", 5, TRACKS)
+    mixture = scored_summary("mixture", -3, TRACKS, kind="mixture")
+    mixture = mixture.model_copy(update={"scenario": "vocals_accompaniment"})
+    board = build_board([lead, mixture], lead)
+    gains = {key: gain for key, (_, gain) in _tracks(board)[0]["cells"].items()}
+    assert gains["drums", "SIR"] is None
+    assert gains["drums", "SAR"] is None
+    assert gains["drums", "SDR"] is not None
 
 
 def test_published_averages_are_those_of_their_rows() -> None:

@@ -154,6 +154,8 @@ def test_arrow_keys_move_within_a_clip(page: Page) -> None:
 def test_the_page_never_scrolls_sideways_on_a_phone(page: Page) -> None:
     page.be_narrow(390)
     assert page.run("document.documentElement.scrollWidth") <= 390
+    heights = page.run("[...document.querySelectorAll('.switch span')].map((s) => s.offsetHeight)")
+    assert max(heights) < 40  # each choice is one line
     page.be_narrow(0)
 
 

@@ -18,6 +18,7 @@ from pipeline.score_files import (
     facts_if_current,
     file_names,
     read_scores,
+    require_writable,
     write_key,
     write_scores,
 )
@@ -107,6 +108,14 @@ def test_hostile_names_cannot_leave_their_folder(tmp_path: Path, name: str) -> N
 def test_names_that_differ_only_in_case_get_files_of_their_own() -> None:
     files = file_names(["Song", "song", "SONG "])
     assert len({file.casefold() for file in files.values()}) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"file/scores: cannot write here \(Not a directory\)"):
+        require_writable(tmp_path / "file" / "scores")
 
 
 def test_scores_are_current_only_with_the_same_key_and_content(tmp_path: Path) -> None:

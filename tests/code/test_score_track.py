@@ -224,7 +224,9 @@ def test_longer_estimates_are_cut_and_shorter_ones_end_in_silence(
         ("rate", r"bass\.wav: 22050 Hz; allowed: the track's 44100 Hz"),
         ("nan", r"bass\.wav: holds NaN or infinite samples"),
         ("damaged", r"bass\.wav: cannot read this estimate"),
-        ("missing", r"no estimate of bass; allowed: bass\.wav"),
+        ("missing", r"no estimate of bass, found: drums\.wav, .*; allowed: bass\.wav"),
+        ("misnamed", r"no estimate of bass, found: Bass guitar\.wav, drums\.wav, "),
+        ("twice", r"several estimates of bass: bass\.wav, bass\.flac; allowed: one"),
         ("silent", r"estimates\[2\] is silent.*2 is bass"),
     ],
 )
@@ -244,6 +246,10 @@ def test_a_faulty_estimate_is_named(track: Track, tmp_path: Path, fault: str, me
             path.write_bytes(b"RIFF")
         case "missing":
             path.unlink()
+        case "misnamed":
+            path.rename(path.with_name("Bass guitar.wav"))
+        case "twice":
+            soundfile.write(path.with_suffix(".flac"), wave, RATE)
         case _:
             soundfile.write(path, np.zeros_like(wave), RATE)
     with pytest.raises(AudioError, match=message):

@@ -49,6 +49,19 @@ def test_a_scheduler_goes_on_with_the_trials_of_before(kind: Any) -> None:
     assert _decision(scheduler, "strong", 1, 6.0) == TrialScheduler.CONTINUE
 
 
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_a_trial_that_ends_without_a_report_disturbs_no_scheduler(kind: Any) -> None:
+    scheduler = build_scheduler(SearchConfig(space="x", scheduler=kind), SPACE, 9)
+    nobody: Any = None
+    failed: Any = _Running("failed")
+    scheduler.on_trial_add(nobody, failed)
+    scheduler.on_trial_complete(nobody, failed, {})
+    for number in range(3):
+        replay(scheduler, _trial(f"{number}", [3.0, 4.0, 5.0]), "sdr", f"before-{number}")
+    assert _decision(scheduler, "weak", 1, 1.0) == TrialScheduler.STOP
+    assert _decision(scheduler, "strong", 1, 6.0) == TrialScheduler.CONTINUE
+
+
 def test_a_trial_that_goes_on_is_not_counted_twice_at_a_rung() -> None:
     scheduler = build_scheduler(SearchConfig(space="x", scheduler="asha"), SPACE, 9)
     for number in range(3):

@@ -114,6 +114,10 @@ def test_values_get_the_types_of_their_options(tmp_path: Path) -> None:
         ("options: {dk: [4]}\nconstraints: {match_parameters: 9, width: lr}", "width: got 'lr'"),
         ("options: {dk: [4]}\nconstraints: {max_parameters: 2, min_parameters: 3}",
          "min_parameters: got 3, allowed: at most max_parameters (2)"),
+        ("options: {dk: [4]}\nconstraints: {match_parameters: 9, max_parameters: 8}",
+         "match_parameters: got 9, allowed: from min_parameters to max_parameters"),
+        ("options: {model: [CUNET_TFC_FiLM], block: [tfc, tdf]}",
+         "block: is searched, and model too, whose networks set it"),
         ("options: {}", "options: got nothing"),
         ("dk: [4]", "dk: no such key in the file, allowed: options, constraints"),
         ("[dk]", "the file: must be a mapping"),
@@ -149,9 +153,16 @@ def test_a_space_that_is_not_there_is_told() -> None:
         ("options: {n_blocks: [4, 5]}", [], "n_blocks 4 is in no valid sample: n_blocks: got 4"),
         ("options: {dk: [4, 8]}", ["--block", "tfc"],
          "dk 4 is in no valid sample: it has no effect"),
+        ("options: {block: [tfc_tdf, tfc_lasaft], dk: {choices: [4], when: {block: tfc_tdf}}}", [],
+         "dk 4 is in no valid sample: it has no effect"),
         ("options: {num_frame: [100, 64]}", [], "num_frame 100 is in no valid sample"),
         ("options: {lr: {log: [0.001, 0.1]}}", ["--searcher", "grid"], "lr is a range (log)"),
         ("options: {dk: [4, 8]}", ["--scheduler", "pbt"], "can change in flight (lr,"),
+        ("options: {dk: [4, 8]}", ["--dk", "16"], "dk: has no effect, because the space mine says"),
+        ("options: {block: [tfc, tfc_tdf]}", ["--dk", "16"],
+         "dk: has no effect, because no trial of the space mine uses it"),
+        ("options: {dk: [4, 8]}\nconstraints: {match_parameters: 1e5}",
+         ["--internal_channels", "8"], "internal_channels: has no effect, because the space mine"),
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_are_told_before_anything_starts(
@@ -172,10 +183,16 @@ def test_values_that_cannot_be_are_told_before_anything_starts(
         (["--max_gpu_hours", "1"], "max_gpu_hours: got 1.0, allowed: only where trials have GPUs"),
         (["--scheduler", "pbt", "--searcher", "optuna"], "searcher: got optuna, allowed with"),
         (["--grace_epochs", "2"], "grace_epochs: has no effect, because scheduler none"),
+        (["--scheduler", "asha", "--trial_epochs", "1"],
+         "grace_epochs: got 1, allowed with scheduler asha: fewer than the epochs of a trial, 1"),
+        (["--scheduler", "pbt", "--trial_epochs", "2"], "perturb_epochs: got 2, allowed with"),
+        (["--scheduler", "pbt", "--num_trials", "1"], "num_trials: got 1, allowed with"),
+        (["--scheduler", "pbt", "--max_concurrent_trials", "2"], "max_concurrent_trials: got 2"),
+        (["--scheduler", "pbt", "--world_size", "2"], "got pbt, allowed with 2 processes a trial"),
         (["--top_settings", "2"], "top_settings: has no effect, because seeds is 0"),
         (["--space", "nothing"], "space: got 'nothing', allowed: a YAML file, or conditioning"),
     ],
-)
+)  # fmt: skip
 def test_options_of_a_search_that_do_not_fit_are_told(
     tmp_path: Path, words: list[str], told: str
 ) -> None:
@@ -194,3 +211,10 @@ def test_a_search_without_optuna_says_how_to_get_it(
 def test_a_search_without_a_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="space: got None, allowed: conditioning, paper_table1"):
         parse(["--output_dir", str(tmp_path)], "tune")
+
+
+def test_an_option_that_matters_only_with_searched_ones_may_be_given(tmp_path: Path) -> None:
+    text = "options: {block: [tfc, tfc_lasaft]}"
+    preset = tmp_path / "base.yaml"
+    preset.write_text("model: {block: tfc}")
+    assert _refused(tmp_path, text, "--preset", str(preset), "--dk", "16") == []

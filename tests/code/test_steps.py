@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,19 @@ def test_a_damaged_stamp_counts_as_none(flow: TwoSteps) -> None:
     flow.run()
     (flow.root / "steps" / "first.json").write_text("{not json")
     assert flow.run() == ["first"]
+
+
+@pytest.mark.parametrize("state", ["done", "leaving", "arriving"])
+def test_a_stamp_of_a_stranger_moves_nothing_out_of_the_folder(flow: TwoSteps, state: str) -> None:
+    flow.run()
+    file = flow.root / "steps" / "first.json"
+    stamp = json.loads(file.read_text())
+    stamp |= {"state": state, "key": "/../../../x"}
+    file.write_text(json.dumps(stamp | {"was": stamp}))
+    before = {path for path in flow.root.parent.iterdir() if path != flow.root}
+    flow.run()
+    assert {path for path in flow.root.parent.iterdir() if path != flow.root} == before
+    assert not list((flow.root / "previous").glob("*x*"))
 
 
 def test_two_runs_of_one_folder_never_overlap(tmp_path: Path) -> None:

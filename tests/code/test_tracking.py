@@ -264,3 +264,12 @@ def test_a_journal_that_is_cut_back_and_written_again_is_told_once(tmp_path: Pat
     with folder.metrics.open("a") as file:
         file.write('{"kind": "step", "st')
     assert list(follower.fresh()) == []
+    # Cut back and already longer than before when it is looked at again, with other times.
+    length = folder.metrics.stat().st_size
+    history = History(folder.metrics, 0)
+    for step in range(1, 41):
+        record = make_record("step", step=step, epoch=0, seconds=step / 7, values={})
+        history.append(record)
+    history.close()
+    assert folder.metrics.stat().st_size > length
+    assert _steps(follower) == list(range(16, 41))

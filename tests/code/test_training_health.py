@@ -101,8 +101,9 @@ def test_waiting_for_data_and_an_idle_gpu_are_told(
 
 def test_the_last_word_judges_the_whole_training() -> None:
     said = [("data wait", "then"), ("bad step", "once"), ("gpu", "there is a GPU")]
-    assert list(closing_notes(said, 0.1, 0, True)) == ["there is a GPU"]
-    notes = list(closing_notes(said, 0.5, 3, False))
+    assert list(closing_notes(said, 0.1, 0, True, "32")) == ["there is a GPU"]
+    notes = list(closing_notes(said, 0.5, 3, False, "32"))
     assert notes[0].startswith("50% of the training time")
-    assert notes[1].startswith("3 steps had no finite loss")
+    assert notes[1] == "3 steps had no finite loss or gradient and were skipped"
+    assert "to find its scale" in next(closing_notes([], 0.0, 3, True, "16"))
     assert notes[3].startswith("there were no validation tracks")

@@ -28,7 +28,6 @@ from pipeline.training.machine import Machine
 from pipeline.training.network import loss_of
 from pipeline.training.optimisation import Plateau
 from pipeline.training.randomness import repeatable
-from pipeline.training.reporter import STEPS_PER_RECORD
 from pipeline.training.start import new_model
 from pipeline.training.step import Stepper
 from pipeline.training.validation import validate
@@ -99,14 +98,17 @@ def test_the_averaged_network_is_the_one_that_is_validated_and_published(tmp_pat
 def test_activation_checkpointing_trains_the_same_network(
     tmp_path: Path, more: dict[str, Any]
 ) -> None:
-    # Five blocks with BatchNorm in each: statistics that were updated twice a step would differ in
+    # Blocks with BatchNorm in each: statistics that were updated twice a step would differ in
     # the second digit, and their count would be double.
     configs = [
-        tiny_config(tmp_path / str(kind), activation_checkpointing=kind, optimizer="sgd", **more)
+        tiny_config(
+            tmp_path / str(kind), activation_checkpointing=kind, optimizer="sgd",
+            steps_per_epoch=4, max_epochs=1, **more,
+        )
         for kind in (False, True)
-    ]
+    ]  # fmt: skip
     for config in configs:
-        run_tiny(config)
+        run_tiny(config, tracks=0)
     plain, ours = (training_tensors(config) for config in configs)
     assert plain.keys() == ours.keys()
     for name, value in plain.items():
@@ -211,12 +213,13 @@ def test_deterministic_mode_refuses_what_cannot_be_repeated_and_ends_with_the_tr
     monkeypatch.setattr("pipeline.training.trainer.seed_step", spy)
     for wanted in (True, False):
         seen.clear()
-        run_tiny(tiny_config(tmp_path / str(wanted), deterministic=wanted, max_epochs=1))
-        assert set(seen) == {wanted}
+        options = {"deterministic": wanted, "max_epochs": 1, "steps_per_epoch": 1}
+        run_tiny(tiny_config(tmp_path / str(wanted), **options))
+        assert seen == [wanted]
 
 
 def test_time_that_is_up_ends_training_with_a_model_and_more_time_goes_on(tmp_path: Path) -> None:
-    options = {"steps_per_epoch": 5, "max_epochs": 2}
+    options = {"steps_per_epoch": 3, "max_epochs": 2}
     short = tiny_config(tmp_path / "x", time_limit_hours=1e-9, **options)
     result = run_tiny(short)
     assert result.timed_out
@@ -282,10 +285,8 @@ def test_the_plateau_lowers_the_rate_of_the_next_steps(
     # No epoch is better that is not a thousand times better; a record for every epoch.
     monkeypatch.setattr(Plateau.__init__, "__defaults__", (0,))
     monkeypatch.setattr("pipeline.training.optimisation.PLATEAU_THRESHOLD", 0.999)
-    config = tiny_config(
-        tmp_path, auto_lr_schedule=True, lr=0.3, steps_per_epoch=STEPS_PER_RECORD,
-        max_epochs=4,
-    )  # fmt: skip
+    monkeypatch.setattr("pipeline.training.trainer.STEPS_PER_RECORD", 1)
+    config = tiny_config(tmp_path, auto_lr_schedule=True, lr=0.3, steps_per_epoch=1, max_epochs=4)
     run_tiny(config)
     records = training_history(config)
     rates = [r["values"]["train/lr"] for r in records if r["kind"] == "step"]
@@ -373,7 +374,8 @@ def test_the_machine_is_measured_beside_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.training.reporter.Machine", partial(Machine, every_seconds=0))
-    config = tiny_config(tmp_path, steps_per_epoch=STEPS_PER_RECORD, max_epochs=2)
+    monkeypatch.setattr("pipeline.training.trainer.STEPS_PER_RECORD", 2)
+    config = tiny_config(tmp_path, steps_per_epoch=2, max_epochs=2)
     run_tiny(config)
     records = read_history(RunFolder.of(config).metrics)
     measured = [record["values"] for record in records if record["kind"] == "system"]

@@ -1,0 +1,150 @@
+"""A cluster of several hosts: training across them, a node that dies, and what strangers can do.
+
+``python -m benchmarks.reliability`` breaks whole runs in many more ways.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.kills import config_of, differences, prepare, step_of
+from benchmarks.reliability import busy_host
+from pipeline.config import ClusterConfig, RunConfig, to_json
+from pipeline.training.session import run_session
+from tests.helpers.hosts import Hosts, hosts, why_not
+from tests.helpers.processes import in_processes
+
+pytestmark = pytest.mark.timeout(600)
+
+_LONGEST_SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shards, which all hosts see."""
+    folder = tmp_path_factory.mktemp("hosts")
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Hosts]:
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    # Ray's sockets need a short path.
+    with hosts(3, Path(tempfile.mkdtemp(prefix="lh", dir="/tmp"))) as made:
+        made.start_ray(0, num_cpus=0)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(made.start_ray, range(1, made.count)))
+        yield made
+
+
+def _session(config: RunConfig) -> None:
+    run_session(config, torch.device("cpu"))
+
+
+def _config(root: Path, name: str) -> RunConfig:
+    return config_of(root, name, steps_per_epoch=60, mid_epoch_seconds=300.0)
+
+
+def _start(cluster: Hosts, config: RunConfig) -> subprocess.Popen[str]:
+    file = config.output_dir.with_suffix(".json")
+    file.write_text(to_json(config.model_copy(update={"cluster": ClusterConfig(num_cpus=None)})))
+    words = ["python", "-m", "jobs.train", "--preset", str(file), "--address", cluster.head]
+    return cluster.start(0, *words)
+
+
+def _reach(config: RunConfig, step: int, command: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + _LONGEST_SECONDS
+    while step_of(config) < step:
+        assert command.poll() is None, command.communicate()[1]
+        assert time.monotonic() < end, f"step {step} was not reached"
+        time.sleep(0.05)
+
+
+@contextmanager
+def _ended(command: subprocess.Popen[str]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        command.kill()
+
+
+def test_a_node_that_is_told_to_go_and_then_dies_costs_seconds_of_training(
+    cluster: Hosts, root: Path
+) -> None:
+    config, undisturbed = _config(root, "disturbed"), _config(root, "undisturbed")
+    command = _start(cluster, config)
+    with command, _ended(command):
+        in_processes(2, root, _session, undisturbed)
+        _reach(config, 10, command)
+        host = busy_host(cluster)
+        state = config.output_dir / "training" / "state.safetensors"
+        # Without the notice there would be no state before the end of the epoch.
+        assert not state.exists()
+        notice = cluster.run(
+            host, "ray", "drain-node", "--address", cluster.head,
+            "--node-id", cluster.node_id(host), "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message", "spot",
+            "--deadline-remaining-seconds", "120",
+        )  # fmt: skip
+        assert notice.returncode == 0, notice.stderr
+        end = time.monotonic() + 60
+        while not state.exists():
+            assert time.monotonic() < end, "the notice was not heard"
+            time.sleep(0.1)
+        cluster.kill(host)
+        cluster.start_ray(host)
+        _, errors = command.communicate(timeout=_LONGEST_SECONDS)
+    assert command.returncode == 0, errors
+    assert differences(config, undisturbed) == []
+
+
+@pytest.mark.parametrize("path", ["", "api/version", "api/jobs/", "nodes?view=summary"])
+def test_the_dashboard_cannot_be_reached_from_another_host(cluster: Hosts, path: str) -> None:
+    done = cluster.run(1, "curl", "-sS", "-m", "20", f"http://{cluster.ip(0)}:8265/{path}")
+    assert done.returncode == 7, done.stdout  # refused: it listens on the head's own address alone
+
+
+_STATUS = ["curl", "-sS", "-m", "30", "-o", "/dev/null", "-w", "%{http_code}"]
+
+
+def test_on_the_head_itself_the_job_server_wants_the_token(cluster: Hosts) -> None:
+    address = "http://127.0.0.1:8265/api/jobs/"
+    submit = ["-X", "POST", "-d", '{"entrypoint": "id"}', address]
+    assert cluster.run(0, *_STATUS, address).stdout == "401"
+    assert cluster.run(0, *_STATUS, *submit).stdout == "401"
+    wrong = ["-H", f"Authorization: Bearer {'0' * 32}"]
+    assert cluster.run(0, *_STATUS, *wrong, *submit).stdout in {"401", "403"}
+    right = ["-H", f"Authorization: Bearer {cluster.token}"]
+    assert cluster.run(0, *_STATUS, *right, address).stdout == "200"
+
+
+def test_the_agents_of_the_nodes_want_the_token_from_other_hosts(cluster: Hosts) -> None:
+    submit = ["-X", "POST", "-d", '{"entrypoint": "id"}']
+    address = f"http://{cluster.ip(2)}:52365/api/job_agent/jobs/"
+    assert cluster.run(1, *_STATUS, *submit, address).stdout in {"000", "401", "403"}
+
+
+def test_a_stranger_cannot_join_or_use_the_cluster(cluster: Hosts, tmp_path: Path) -> None:
+    program = (
+        "import ray, sys\n"
+        "try:\n"
+        f"    ray.init(address='{cluster.head}', logging_level='ERROR')\n"
+        "except Exception as error:\n"
+        "    sys.exit(f'refused: {type(error).__name__}: {error}')\n"
+        "print('inside')\n"
+    )
+    stranger = ["env", f"RAY_AUTH_TOKEN={'0' * 32}", "python", "-c", program]
+    done = cluster.run(1, *stranger)
+    assert "inside" not in done.stdout
+    assert done.returncode != 0
