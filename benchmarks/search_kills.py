@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.kills import processes
 
 KINDS = ("trial", "driver", "raylet")
-_WORDS = {"trial": "ImplicitFunc", "raylet": "raylet/raylet"}
+_WORDS = {"trial": "ResourceTrainable", "raylet": "raylet/raylet"}
 _LIMIT_SECONDS = 7200.0
 # Without its raylet a driver ends by itself, within some 10 s on idle cores.
 _DEATH_SECONDS = 300.0

@@ -14,6 +14,8 @@ from pipeline.training.asking import answer
 
 _POLL_SECONDS = 0.1
 _END_SECONDS = 50.0
+# The training that this process runs: where the process itself is ended, it is waited for.
+_running: list[threading.Thread] = []
 
 
 def train_many(config: RunConfig, report: Callable[[int], None]) -> None:
@@ -35,6 +37,7 @@ def train_many(config: RunConfig, report: Callable[[int], None]) -> None:
     answer(folder, told, go=True)
     failures: list[Exception] = []
     thread = threading.Thread(target=_fit, args=(config, folder, failures), daemon=True)
+    _running[:] = [thread]
     thread.start()
     try:
         while thread.is_alive():
@@ -50,6 +53,12 @@ def train_many(config: RunConfig, report: Callable[[int], None]) -> None:
         raise
     if failures:
         raise failures[0]
+
+
+def wait_for_end() -> None:
+    """Return when the training that this process began has ended, after some time in any case."""
+    for thread in _running:
+        thread.join(_END_SECONDS)
 
 
 def _fit(config: RunConfig, folder: RunFolder, failures: list[Exception]) -> None:

@@ -294,6 +294,18 @@ def _listed(payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _trainable() -> Any:
+    """Return Tune's form of a trial, which ends its training in order before its process ends."""
+    from ray.tune.trainable.function_trainable import wrap_function
+
+    from pipeline.search.many import wait_for_end
     from pipeline.search.work import run_trial
 
-    return run_trial
+    class SearchTrial(wrap_function(run_trial)):
+        def cleanup(self) -> None:
+            # Tune tells the trial to end, but would not wait for it.
+            try:
+                super().cleanup()
+            finally:
+                wait_for_end()
+
+    return SearchTrial
