@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lasaft.errors import ConfigError, StageError
 from pipeline.config import ClusterConfig
@@ -70,36 +71,36 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             ray.shutdown()
 
 
+def living_nodes() -> list[dict[str, Any]]:
+    """Return what Ray knows of each node of the cluster that is alive; call while connected."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def _connect(config: ClusterConfig) -> None:
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    try:
-        _start(address, config.num_cpus)
-    except StageError:
-        raise
-    except (ConnectionError, ValueError) as error:  # ValueError: it has no address's form
-        raise ConfigError(
-            f"address: no Ray cluster answers at {address!r} ({error}); allowed: the address of a "
-            "running cluster, 'auto', or nothing for one on this machine"
-        ) from error
-
-
-def _start(address: str | None, num_cpus: int | None) -> None:
-    """Join the cluster at ``address``, or start one here.
+    """Join the cluster at the address, or start one here.
 
     Ray gives its own processes 30 s to start, with no setting for it. On a machine that is busy
     with other work this may be too short, and they are up soon after: so it is tried twice.
     """
     import ray
 
+    address = config.address or os.environ.get("RAY_ADDRESS")
     for last in (False, True):
         try:
             ray.init(
                 address=address or "local",
-                num_cpus=None if address else num_cpus,
+                num_cpus=None if address else config.num_cpus,
                 include_dashboard=None if address else False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
+        except (ConnectionError, ValueError) as error:  # ValueError: it has no address's form
+            raise ConfigError(
+                f"address: no Ray cluster answers at {address!r} ({error}); allowed: the address "
+                "of a running cluster, 'auto', or nothing for one on this machine"
+            ) from error
         except Exception as error:
             if "timed out during startup" not in str(error):
                 raise

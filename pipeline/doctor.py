@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lasaft.errors import LasaftError
-from pipeline.cluster import connected
+from pipeline.cluster import connected, living_nodes
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.manifest import MANIFEST_NAME, ShardSettings, read_manifest
@@ -185,7 +185,7 @@ def _ray(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
 
     with connected(config.cluster):
         total = ray.cluster_resources()
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = living_nodes()
         cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
         count = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
         yield "ok", f"{count}, {cpus:g} CPUs, {gpus:g} GPUs, Ray {ray.__version__}"

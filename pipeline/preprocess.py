@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections import Counter
@@ -11,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lasaft.errors import ConfigError, DataError, StageError
+from pipeline import locks
 from pipeline.build import (
     RECORD_SUFFIX,
     Outcome,
@@ -117,13 +117,11 @@ def alone(folder: Path) -> Iterator[None]:
             f"shards_dir: cannot write in {folder} ({error.strerror}); allowed: a folder of yours"
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.taken(lock):
             raise ConfigError(
                 f"shards_dir: another preprocess works in {folder}; wait for it, or choose "
                 "another folder"
-            ) from None
+            )
         yield
 
 

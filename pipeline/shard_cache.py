@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lasaft.errors import ConfigError
+from pipeline.locks import taken
 from pipeline.manifest import ShardEntry
 
 
@@ -59,7 +60,7 @@ class ShardCache:
             file = self.file(entry).open("rb")
         except FileNotFoundError:
             return None
-        if not _lock(file, fcntl.LOCK_SH) or not os.fstat(file.fileno()).st_nlink:
+        if not taken(file, fcntl.LOCK_SH) or not os.fstat(file.fileno()).st_nlink:
             file.close()  # it is being removed, or has just been
             return None
         os.utime(file.fileno())
@@ -91,7 +92,7 @@ class ShardCache:
                 return None
             part = _part(self.file(entry))
             file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
-            if not _lock(file, fcntl.LOCK_EX):
+            if not taken(file, fcntl.LOCK_EX):
                 file.close()
                 return None
             file.truncate(0)  # what a killed process has left in it
@@ -145,18 +146,10 @@ def _part(path: Path) -> Path:
     return path.with_suffix(".part")
 
 
-def _lock(file: BinaryIO, kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _remove_unused(path: Path) -> bool:
     """Remove a file unless a process holds its lock."""
     with path.open("rb") as file:
-        if not _lock(file, fcntl.LOCK_EX):
+        if not taken(file, fcntl.LOCK_EX):
             return False
         path.unlink()
         return True

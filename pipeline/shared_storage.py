@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.errors import StageError
-from pipeline.cluster import connected
+from pipeline.cluster import connected, living_nodes
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 
@@ -39,9 +39,8 @@ def require_shared_storage(config: RunConfig) -> None:
     Raises:
         StageError: one line for each folder that some nodes do not share.
     """
-    import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = living_nodes()
     faults = storage_faults(config, nodes) if len(nodes) > 1 else []
     if faults:
         raise StageError("\n".join(faults))
@@ -111,9 +110,8 @@ def _unshared(folder: Path, nodes: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _alive() -> set[str]:
-    import ray
 
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return {node["NodeID"] for node in living_nodes()}
 
 
 def _reply(probe: Path, number: int) -> Path:

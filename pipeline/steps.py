@@ -8,8 +8,6 @@ if they are wanted again (an option is changed back) they return from there.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.errors import StageError
+from pipeline import locks
 from pipeline.fingerprints import digest, source_hash
 from pipeline.stamps import Stamp, StepPlace
 
@@ -62,19 +61,12 @@ def locked(root: Path) -> Iterator[None]:
     Raises:
         StageError: another process holds it.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StageError(
-                f"output_dir: {root} is in use by another running command; wait for it, stop it, "
-                "or name another output_dir"
-            ) from error
+    busy = StageError(
+        f"output_dir: {root} is in use by another running command; wait for it, stop it, or name "
+        "another output_dir"
+    )
+    with locks.alone(root / ".lock", busy):
         yield
-    finally:
-        os.close(handle)
 
 
 def run_steps(root: Path, steps: list[Step], say: Say) -> list[StepResult]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,7 +16,8 @@ from typing import Any
 import lasaft.errors
 from lasaft.errors import ConfigError, LasaftError, StageError
 from lasaft.files import atomic_write_json
-from pipeline.cluster import connected, require_gpus
+from pipeline import locks
+from pipeline.cluster import connected, living_nodes, require_gpus
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 from pipeline.folders import RunFolder
 from pipeline.manifest import read_manifest
@@ -227,9 +227,7 @@ def _lack_told(each: dict[str, float], fewest: int) -> Iterator[None]:
 
 def _nodes() -> list[dict[str, float]]:
     """Return what each living node of the cluster has."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node["Resources"] for node in living_nodes()]
 
 
 @contextmanager
@@ -239,14 +237,8 @@ def _alone(folder: RunFolder) -> Iterator[None]:
     Raises:
         StageError: one does already.
     """
-    folder.training.mkdir(parents=True, exist_ok=True)
-    with (folder.training / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StageError(
-                f"output_dir {folder.root}: another command is training there"
-            ) from None
+    busy = StageError(f"output_dir {folder.root}: another command is training there")
+    with locks.alone(folder.training / "lock", busy):
         yield
 
 

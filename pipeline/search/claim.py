@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lasaft.errors import ConfigError, StageError
-from lasaft.files import atomic_write_json
+from lasaft.errors import StageError
+from pipeline import locks
 from pipeline.config import RunConfig
 from pipeline.fingerprints import digest
 from pipeline.folders import RunFolder
 from pipeline.search.check import trial_base
 from pipeline.search.space import Space
-from pipeline.training.identity import identity
+from pipeline.training.identity import claim_folder, identity
 
 
 def claim(config: RunConfig, space: Space, data_hash: str) -> None:
@@ -37,20 +36,7 @@ def claim(config: RunConfig, space: Space, data_hash: str) -> None:
     base = trial_base(config)
     mine |= identity(base, data_hash) | {"train.max_epochs": base.train.max_epochs}
     mine["search.space"] = f"{space.name} ({digest(repr(space))[:12]})"
-    file = root / "identity.json"
-    if not file.exists():
-        atomic_write_json(file, mine)
-        return
-    other = json.loads(file.read_bytes())
-    names = sorted(name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name))
-    if names:
-        raise ConfigError(
-            [
-                f"{name.rpartition('.')[2]}: got {mine.get(name)!r}, but the search in {root} has "
-                f"{other.get(name)!r}; allowed: that value, or another output_dir"
-                for name in names
-            ]
-        )
+    claim_folder(root, mine, "search")
 
 
 @contextmanager
@@ -60,13 +46,6 @@ def alone(root: Path) -> Iterator[None]:
     Raises:
         StageError: one does already.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        file = stack.enter_context((root / "lock").open("w"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StageError(
-                f"output_dir {root.parent}: another command is searching there"
-            ) from None
+    busy = StageError(f"output_dir {root.parent}: another command is searching there")
+    with locks.alone(root / "lock", busy):
         yield

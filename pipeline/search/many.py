@@ -49,7 +49,7 @@ def train_many(config: RunConfig, report: Callable[[int], None]) -> None:
                 time.sleep(_POLL_SECONDS)
     except BaseException:
         answer(folder, told, go=False)
-        thread.join(_END_SECONDS)
+        wait_for_end()
         raise
     if failures:
         raise failures[0]

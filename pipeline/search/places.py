@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lasaft.errors import ConfigError
+from pipeline.cluster import living_nodes
 from pipeline.config import RunConfig
 from pipeline.process_counts import room
 
@@ -36,9 +37,7 @@ def find_places(config: RunConfig, wanted: int | None) -> Places:
     Raises:
         ConfigError: there is no room for a single trial.
     """
-    import ray
-
-    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in living_nodes()]
     return share_places(config, nodes, wanted)
 
 

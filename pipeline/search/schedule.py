@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 
 from lasaft.errors import StageError
 from lasaft.files import atomic_write_json
+from pipeline.cluster import living_nodes
 from pipeline.search.space import Dimension, Space
 from pipeline.search.trials import Trial, best_epoch
 from pipeline.search_config import OBJECTIVES, SearchConfig
@@ -229,7 +230,7 @@ def _require_own_node() -> None:
     import ray
 
     mine = ray.get_runtime_context().get_node_id()
-    if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == mine):
+    if all(node["NodeID"] != mine for node in living_nodes()):
         raise StageError(
             "search: the Ray node of this command has ended (its raylet was killed or ran out of "
             "memory); what the trials have saved is kept, and the same command goes on from there"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from lasaft.config import variant_name
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
+from pipeline.locks import taken
 from pipeline.tracking.address import tracking_address, without_password
 from pipeline.tracking.outbox import Follower, Outbox
 
@@ -87,7 +87,7 @@ class Feeder(threading.Thread):
     def run(self) -> None:
         """Deliver until told to finish, alone among all processes of this folder."""
         with (self._outbox.folder / "lock").open("w") as lock:
-            while not self._locked(lock):
+            while not taken(lock):
                 # Another command on this folder feeds: it reads the same journal.
                 if self._closing.wait(_POLL_SECONDS):
                     self._done = True
@@ -106,14 +106,6 @@ class Feeder(threading.Thread):
         """Wait until the run that this one belongs to is known to MLflow: it makes the store."""
         while self._parent is not None and not _run_file(self._parent).exists():
             time.sleep(_PARENT_SECONDS)
-
-    @staticmethod
-    def _locked(lock: Any) -> bool:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
     def _attempt(self) -> None:
         for name, value in _ENVIRONMENT.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from lasaft.errors import ConfigError
@@ -49,8 +50,16 @@ def claim(folder: RunFolder, config: RunConfig, data_hash: str) -> None:
     Raises:
         ConfigError: it is another's; one line for each option that differs.
     """
-    file = folder.training / "identity.json"
-    mine = identity(config, data_hash)
+    claim_folder(folder.training, identity(config, data_hash), "training")
+
+
+def claim_folder(root: Path, mine: dict[str, Any], what: str) -> None:
+    """Make a folder that of the ``what`` with this identity, or find that it is.
+
+    Raises:
+        ConfigError: it is another's; one line for each option that differs.
+    """
+    file = root / "identity.json"
     if not file.exists():
         atomic_write_json(file, mine)
         return
@@ -59,9 +68,8 @@ def claim(folder: RunFolder, config: RunConfig, data_hash: str) -> None:
     if names:
         raise ConfigError(
             [
-                f"{name.rpartition('.')[2]}: got {mine.get(name)!r}, but the training in "
-                f"{folder.training} has {other.get(name)!r}; allowed: that value, or another "
-                "output_dir"
+                f"{name.rpartition('.')[2]}: got {mine.get(name)!r}, but the {what} in {root} has "
+                f"{other.get(name)!r}; allowed: that value, or another output_dir"
                 for name in names
             ]
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from lasaft.errors import StageError
+from pipeline import locks
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.remote_shards import open_shards
@@ -20,22 +20,10 @@ from pipeline.training.ranks import Ranks
 from pipeline.training.result import TrainResult
 from pipeline.training.start import new_model
 from pipeline.training.state import state_file
-from pipeline.training.trainer import Trainer
+from pipeline.training.trainer import Hurry, OnEpoch, Trainer, ignore_epoch, never
 
 # Ray ends the workers of a killed driver within some 5 seconds.
 _PREDECESSOR_SECONDS = 60.0
-
-OnEpoch = Callable[[int, dict[str, float]], None]
-Hurry = Callable[[], bool]
-
-
-def ignore_epoch(epoch: int, values: dict[str, float]) -> None:
-    """Do nothing after an epoch."""
-
-
-def never() -> bool:
-    """Return that no process will be gone soon."""
-    return False
 
 
 def run_session(
@@ -96,16 +84,12 @@ def _only_writer(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
     folder.training.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + _PREDECESSOR_SECONDS
     with (folder.training / "writer.lock").open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise StageError(
-                        f"output_dir {folder.root}: a process of another training still writes "
-                        "there; wait for its end, or choose another output_dir"
-                    ) from None
-                time.sleep(0.1)
+        while not locks.taken(file):
+            if time.monotonic() > end:
+                raise StageError(
+                    f"output_dir {folder.root}: a process of another training still writes there; "
+                    "wait for its end, or choose another output_dir"
+                )
+            time.sleep(0.1)
         ranks.agree(None)  # the others may read the state from now on
         yield

@@ -27,6 +27,18 @@ from pipeline.training.standing import Standing
 from pipeline.training.step import Stepper
 from pipeline.training.validation import validate
 
+OnEpoch = Callable[[int, dict[str, float]], None]
+Hurry = Callable[[], bool]
+
+
+def ignore_epoch(epoch: int, values: dict[str, float]) -> None:
+    """Do nothing after an epoch."""
+
+
+def never() -> bool:
+    """Return that no process will be gone soon."""
+    return False
+
 
 class Trainer:
     """Trains one network; everything that it knows can be saved and restored.
@@ -51,8 +63,8 @@ class Trainer:
         ranks: Ranks,
         *,
         provenance: dict[str, Any],
-        on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
-        hurry: Callable[[], bool] = lambda: False,
+        on_epoch: OnEpoch = ignore_epoch,
+        hurry: Hurry = never,
     ) -> None:
         self.config, self.train = config, config.train
         self.data, self.folder, self.ranks = data, folder, ranks
