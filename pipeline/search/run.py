@@ -181,12 +181,19 @@ class _Run:
         require_gpus(self.config.train.gpus)
         places = find_places(self.config, self.limit)
         self._tune(places, self.trials(), self.propose, self.settings.scheduler)
+        while not self.note and self._has_held_back():
+            self._tune(places, self.trials(), self.propose, self.settings.scheduler)
         if self.note or not self.settings.seeds:
             return
         for trial, repeat in self._repeats_missing():
             sample = Sample(trial.settings, trial.config, trial.parameters)
             self.book.plan(sample, trial.number, repeat)
         self._tune(places, self.trials(repeats=True), lambda: None, "none")
+
+    def _has_held_back(self) -> bool:
+        """Return whether a trial waits for epochs that another, which failed, has left over."""
+        limited = self.settings.total_epochs is not None
+        return limited and any(one.status == "running" for one in self.trials())
 
     def _tune(self, places: Places, trials: Sequence[Trial], more: Any, scheduler: str) -> None:
         from pipeline.search.schedule import Budget, Queue, build_scheduler, replay
@@ -207,10 +214,14 @@ class _Run:
         gpus = gpus_of_a_trial(self.config)
         budget = Budget(settings, self.clock, gpus, self.book.all())
         with Watch(self.config, self.book, budget, self.limit) as watch:
+
+            def begun(identity: str, trial: Trial) -> None:
+                replay(rules, trial, watched, identity)
+                budget.begin(identity, trial.name)
+
             queue = Queue(
-                waiting, more, lambda trial: self._payload(trial, places),
-                lambda identity, trial: replay(rules, trial, watched, identity),
-            )  # fmt: skip
+                waiting, more, lambda trial: self._payload(trial, places), begun, budget.has_room
+            )
             source: dict[str, Any] = {"search_alg": queue}
             if scheduler == "pbt":
                 # Tune refuses a searcher there.

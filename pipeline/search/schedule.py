@@ -39,6 +39,7 @@ class Queue(Searcher):
         more: plans the next new trial; None when there is none.
         payload: what a trial's process is told.
         begun: called with Tune's id and the trial before it is handed out.
+        has_room: whether another trial may begin now.
     """
 
     def __init__(
@@ -47,13 +48,16 @@ class Queue(Searcher):
         more: Callable[[], Trial | None],
         payload: Callable[[Trial], dict[str, Any]],
         begun: Callable[[str, Trial], None],
+        has_room: Callable[[], bool],
     ) -> None:
         super().__init__(metric="score", mode="max")
         self._waiting, self._more = list(waiting), more
-        self._payload, self._begun = payload, begun
+        self._payload, self._begun, self._has_room = payload, begun, has_room
 
     def suggest(self, trial_id: str) -> Any:
-        """Return what the next trial's process is told, or that there is no more."""
+        """Return what the next trial is told; None: not now, FINISHED: there is no more."""
+        if not self._has_room():
+            return None
         trial = self._waiting.pop(0) if self._waiting else self._more()
         if trial is None:
             return Searcher.FINISHED
@@ -165,6 +169,9 @@ def replay(scheduler: TrialScheduler, trial: Trial, watched: str, trial_id: str)
 class Budget(tune.Stopper):
     """Ends everything when epochs, hours or GPU-hours are used up.
 
+    An epoch begins only if ``total_epochs`` has room for it beside those that are being trained, so
+    the limit is met exactly. A population goes in steps of its own and may pass it by one of them.
+
     Args:
         search: the limits.
         file: keeps the time over interruptions.
@@ -178,6 +185,8 @@ class Budget(tune.Stopper):
         self._search, self._file, self._gpus = search, file, gpus
         self._epochs = {trial.name: trial.epochs for trial in trials}
         self._trained = {trial.name: trial.seconds for trial in trials}
+        self._running: dict[str, str] = {}
+        self._held: set[str] = set()
         self._before = json.loads(file.read_bytes())["seconds"] if file.exists() else 0.0
         self._start, self._written, self._looked = time.monotonic(), 0.0, time.monotonic()
 
@@ -199,13 +208,38 @@ class Budget(tune.Stopper):
             return f"max_gpu_hours {search.max_gpu_hours:g}"
         return ""
 
+    def begin(self, trial_id: str, name: str) -> None:
+        """Take into account that Tune's trial ``trial_id`` trains the trial ``name``."""
+        self._running[trial_id] = name
+        self._held.discard(name)
+
+    def has_room(self) -> bool:
+        """Return whether another trial may begin an epoch."""
+        total = self._search.total_epochs
+        return total is None or sum(self._epochs.values()) + len(self._running) < total
+
     def count(self, name: str, epochs: int, seconds: float) -> None:
         """Take an epoch of a trial into account."""
         self._epochs[name], self._trained[name] = epochs, seconds
 
+    def end(self, name: str) -> None:
+        """Take into account that a trial trains no more."""
+        self._running = {key: value for key, value in self._running.items() if value != name}
+
+    def holds(self, name: str) -> bool:
+        """Return whether a trial was ended here, and only for want of epochs."""
+        return name in self._held
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Return False: no single trial is ended by the budget."""
-        return False
+        """Return whether the trial that gave ``result`` has to end: its next epoch has no room."""
+        name, total = self._running.get(trial_id), self._search.total_epochs
+        if name is None or total is None or "epoch" not in result:
+            return False
+        done = sum((self._epochs | {name: result["epoch"]}).values())
+        if done + len(self._running) <= total:
+            return False
+        self._held.add(name)
+        return True
 
     def stop_all(self) -> bool:
         """Return whether a limit is reached; Tune asks all the time.

@@ -91,11 +91,12 @@ class Watch:
 
     def ended(self, name: str, error: BaseException | str | None = None) -> None:
         """Write down how a trial has ended, where its own files do not say it."""
+        self.budget.end(name)
         trial = self.book.read(name)
         if error is not None and trial.status not in ("done", "failed", "stopped"):
             text = error if isinstance(error, str) else reason_of(error)
             mark_failed(trial.folder, f"its process ended again and again: {text}")
-        elif trial.status == "running" and not self.budget.used_up:
+        elif trial.status == "running" and not (self.budget.used_up or self.budget.holds(name)):
             watched = self.config.search.objectives[0]
             by = f"{self.config.search.scheduler}: {watched} {trial.figure(watched):.4g}"
             mark_stopped(trial.folder, f"{by} after {trial.epochs} epochs")

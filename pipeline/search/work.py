@@ -73,6 +73,7 @@ def _train(config: RunConfig, payload: dict[str, Any]) -> None:
         return
     import torch
 
+    from pipeline.preemption import noticed
     from pipeline.training.session import run_session
 
     device = torch.device("cuda" if payload["gpu"] and torch.cuda.is_available() else "cpu")
@@ -83,7 +84,8 @@ def _train(config: RunConfig, payload: dict[str, Any]) -> None:
             _report(config, payload["watched"], epoch + 1, points=payload["pointing"])
 
     if not (RunFolder.of(config).training / "result.json").exists():
-        run_session(config, device, on_epoch)
+        with noticed() as hurry:
+            run_session(config, device, on_epoch, hurry)
 
 
 def _report(

