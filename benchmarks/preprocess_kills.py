@@ -68,11 +68,12 @@ def _victims(job: psutil.Process, kind: str) -> Iterator[psutil.Process]:
             yield child
 
 
-def disturb(songs: Path, output: Path, kind: str, draw: random.Random) -> tuple[float, bool]:
+def disturb(songs: Path, output: Path, kind: str, draw: random.Random) -> tuple[float | None, bool]:
     """Run the job, kill once, run it again if it ended with that.
 
     Returns:
-        The seconds until the kill, and whether the command had to be given again.
+        The seconds until the kill, None if the job had ended before it, and whether the command
+        had to be given again.
     """
     started = time.monotonic()
     process = subprocess.Popen(
@@ -81,7 +82,7 @@ def disturb(songs: Path, output: Path, kind: str, draw: random.Random) -> tuple[
     assert process.stderr is not None
     killed = _kill(psutil.Process(process.pid), output / "shards", kind, draw, process)
     _, said = process.communicate(timeout=_LIMIT_SECONDS)
-    seconds = killed - started
+    seconds = None if killed is None else killed - started
     if process.returncode == 0:
         return seconds, False
     if kind != "job":
@@ -105,8 +106,11 @@ def disturb(songs: Path, output: Path, kind: str, draw: random.Random) -> tuple[
 def _kill(
     job: psutil.Process, shards: Path, kind: str, draw: random.Random,
     process: subprocess.Popen[str],
-) -> float:  # fmt: skip
-    """Wait until shards are being written, and a random while longer; kill; return the time."""
+) -> float | None:  # fmt: skip
+    """Wait until shards are being written, and a random while longer; kill; return the time.
+
+    None: the job has ended before there was anything to kill.
+    """
     while not list(shards.glob("*/.*.tmp-*")) and process.poll() is None:
         time.sleep(0.005)
     time.sleep(draw.uniform(0, 1.5))
@@ -114,9 +118,9 @@ def _kill(
         victims = list(_victims(job, kind))
         if victims:
             draw.choice(victims).send_signal(signal.SIGKILL)
-            break
+            return time.monotonic()
         time.sleep(0.005)
-    return time.monotonic()
+    return None
 
 
 def main() -> int:
@@ -130,16 +134,24 @@ def main() -> int:
         songs = write_songs(root / "songs")
         make_shards(small_config(songs, root / "whole"))
         whole = contents(root / "whole" / "shards")
-        for number in range(asked.kills):
+        number = 0
+        while number < asked.kills:
             kind, output = KINDS[number % len(KINDS)], root / f"run-{number}"
             seconds, again = disturb(songs, output, kind, draw)
+            if seconds is None:
+                print("  - the job had ended before the kill: once more")
+                shutil.rmtree(output)
+                continue
             found = contents(output / "shards")
             others = [n for n in whole.keys() | found.keys() if whole.get(n) != found.get(n)]
             failures += bool(others)
             shutil.rmtree(output)
             verdict = f"DIFFERS in {', '.join(sorted(others))}" if others else "byte-identical"
             how = "given again" if again else "went on"
-            print(f"{number + 1:3} {kind:6} killed after {seconds:5.1f} s, {how}: {verdict}")
+            number += 1
+            print(
+                f"{number:3} {kind:6} killed after {seconds:5.1f} s, {how}: {verdict}", flush=True
+            )
     finally:
         shutil.rmtree(root)
     print(f"{asked.kills - failures} of {asked.kills} runs ended as the undisturbed one")

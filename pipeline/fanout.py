@@ -104,6 +104,7 @@ class _Fan:
 
         self._limit = _tasks_at_once(needs)
         self._remote = ray.remote(_announced).options(
+            name=function.__name__,  # in Ray's dashboard, and of the process
             num_cpus=needs.cpus,
             num_gpus=needs.gpus,
             memory=needs.memory_bytes,

@@ -39,7 +39,6 @@ def require_shared_storage(config: RunConfig) -> None:
     Raises:
         StageError: one line for each folder that some nodes do not share.
     """
-
     nodes = living_nodes()
     faults = storage_faults(config, nodes) if len(nodes) > 1 else []
     if faults:
@@ -110,7 +109,6 @@ def _unshared(folder: Path, nodes: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _alive() -> set[str]:
-
     return {node["NodeID"] for node in living_nodes()}
 
 

@@ -1,4 +1,4 @@
-"""The tracking server as deploy/mlflow starts it, with a real PostgreSQL and a real S3-like store."""
+"""The tracking server as deploy/mlflow starts it, with real PostgreSQL and an S3-like store."""
 
 from __future__ import annotations
 
