@@ -7,9 +7,10 @@ The hosts are network namespaces (root and iproute2 are needed). Run it on an id
 
 from __future__ import annotations
 
-import os
+import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.kills import config_of, prepare
@@ -24,43 +25,59 @@ from tests.helpers.hosts import Hosts, hosts, why_not
 def check(steps: int) -> list[str]:
     """Train on 1, 2 and 3 hosts of this machine; return measured beside predicted times of a step.
 
-    The hosts share this machine's cores: beyond them, a step's own work takes proportionally
-    longer. The model's network figure is a sum of the same bytes, measured on the same hosts.
+    The hosts share this machine's cores and memory, which no cluster's do. So a step's own work is
+    measured with as many trainings at once that know nothing of each other; what training together
+    adds is predicted from the bytes of a sum and the latency between the same hosts.
     """
-    measured = {}
+    together, alone = {}, {}
     with tempfile.TemporaryDirectory(prefix="lr", dir="/tmp") as name:
         root = Path(name)
         prepare(root)
         with hosts(4, root / "ray") as cluster:
             for host in range(cluster.count):
                 cluster.start_ray(host, num_cpus=0 if host == 0 else 1)
-            for world in (1, 2, 3):
-                config = config_of(
-                    root, f"hosts {world}", world_size=world, batch_size=12 * world,
-                    steps_per_epoch=steps, max_epochs=1, mid_epoch_seconds=300.0,
-                ).model_copy(update={"cluster": ClusterConfig()})  # fmt: skip
-                file = root / f"{world}.json"
-                file.write_text(to_json(config))
-                words = ["python", "-m", "jobs.train", "--preset", str(file)]
-                done = cluster.run(0, *words, "--address", cluster.head, seconds=600)
-                assert done.returncode == 0, done.stderr
-                measured[world] = _seconds_of_a_step(config)
-            parameters = sum(each.numel() for each in LaSAFT(config.model).parameters())
+            for count in (1, 2, 3):
+                several = [_config(root, f"{count} {each}", 1, steps) for each in range(count)]
+                alone[count] = _seconds_of_a_step(cluster, several)
+                together[count] = _seconds_of_a_step(
+                    cluster, [_config(root, f"{count} hosts", count, steps)]
+                )
+            model = several[0].model
+            parameters = sum(each.numel() for each in LaSAFT(model).parameters())
             latency, rate = _network(cluster)
     lines = ["| hosts | step ms, measured | step ms, predicted |", "|---|---|---|"]
-    machines, cores = Machines(1, rate, latency, 1e9, 1e9, 0.0, 0.0), len(os.sched_getaffinity(0))
-    for world, seconds in measured.items():
-        own = measured[1] * max(1.0, world / cores)
-        work = Work(own, 4.0 * parameters, 12, 12.0 * steps * world, 0.0, 0.0, 0.0)
-        found = predict(work, machines, world, 1)
-        lines.append(f"| {world} | {1e3 * seconds:.1f} | {1e3 * float(found['step']):.1f} |")
+    machines = Machines(1, rate, latency, 1e9, 1e9, 0.0, 0.0)
+    for count, seconds in together.items():
+        work = Work(alone[count], 4.0 * parameters, 12, 12.0 * steps * count, 0.0, 0.0, 0.0)
+        found = predict(work, machines, count, 1)
+        lines.append(f"| {count} | {1e3 * seconds:.1f} | {1e3 * float(found['step']):.1f} |")
     return lines
 
 
-def _seconds_of_a_step(config: RunConfig) -> float:
-    records = read_history(RunFolder.of(config).metrics)
-    speeds = [r["values"]["speed/steps_per_second"] for r in records if r["kind"] == "speed"]
-    return 1 / speeds[-1]
+def _config(root: Path, name: str, world: int, steps: int) -> RunConfig:
+    config = config_of(
+        root, name, world_size=world, batch_size=12 * world, steps_per_epoch=steps, max_epochs=1,
+        mid_epoch_seconds=300.0,
+    )  # fmt: skip
+    return config.model_copy(update={"cluster": ClusterConfig()})
+
+
+def _seconds_of_a_step(cluster: Hosts, configs: Sequence[RunConfig]) -> float:
+    """Run these trainings at once; return the mean of their times of a step."""
+    commands = []
+    for config in configs:
+        file = config.output_dir.with_suffix(".json")
+        file.write_text(to_json(config))
+        words = ["python", "-m", "jobs.train", "--preset", str(file), "--address", cluster.head]
+        commands.append(cluster.start(0, *words))
+    found = []
+    for config, command in zip(configs, commands, strict=True):
+        _, errors = command.communicate(timeout=600)
+        assert command.returncode == 0, errors
+        records = read_history(RunFolder.of(config).metrics)
+        speeds = [r["values"]["speed/steps_per_second"] for r in records if r["kind"] == "speed"]
+        found.append(1 / speeds[-1])
+    return statistics.mean(found)
 
 
 _PROBE = """
@@ -93,7 +110,7 @@ def _network(cluster: Hosts) -> tuple[float, float]:
 def main() -> int:
     if (reason := why_not()) is not None:
         sys.exit(f"scaling_hosts: {reason}")
-    print("\n".join(check(steps=100)))
+    print("\n".join(check(steps=300)))
     return 0
 
 

@@ -1,6 +1,6 @@
 """What training through Ray costs and gains: steps a second, and the time to the first step.
 
-    python -m benchmarks.training [--rounds 2] [--steps 40]
+    python -m benchmarks.training [--rounds 2] [--steps 30]
 
 Four ways take the same steps of the network at a quarter of its size: the bare loop over batches
 in memory, our loop in this process, our loop through Ray with one worker, and with two. They take
@@ -59,7 +59,7 @@ def config_of(root: Path, name: str, steps: int, world: int) -> RunConfig:
         model=ModelConfig.model_validate({**VARIANTS["CUNET_TFC_GPoCM_LaSAFT"], **model}),
         data=DataConfig(shards_dir=root / "shards"),
         train=TrainConfig(
-            batch_size=4, steps_per_epoch=steps, max_epochs=1, world_size=world,
+            batch_size=8, steps_per_epoch=steps, max_epochs=1, world_size=world,
             resources_per_worker="CPU=1", sample_every_epochs=0,
         ),
         tracking=TrackingConfig(log=False),
@@ -156,7 +156,7 @@ def table(rounds: int, steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=40, help="a multiple of 10, at least 20")
+    parser.add_argument("--steps", type=int, default=30, help="a multiple of 10, at least 20")
     parser.add_argument("--measure", help="one configuration file alone, printed as JSON")
     options = parser.parse_args()
     if options.steps < 2 * STEPS_PER_RECORD or options.steps % STEPS_PER_RECORD:
