@@ -19,10 +19,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from tests.helpers.crd import faults
+
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted(DEPLOY.rglob("Dockerfile"))
 NEWEST_KUBERNETES = "1.37"
+KUBERAY = os.environ.get("LASAFT_KUBERAY_CRD")
 
 
 class _Closed(BaseModel):
@@ -119,6 +122,59 @@ def test_a_misspelt_field_of_the_ray_job_is_refused(job: dict[str, Any]) -> None
     wrong["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplica"] = 3
     with pytest.raises(ValidationError, match="maxReplica"):
         _RayJob.model_validate(wrong)
+
+
+def test_kuberay_s_own_definition_accepts_the_ray_job(job: dict[str, Any]) -> None:
+    if KUBERAY is None:
+        pytest.skip("LASAFT_KUBERAY_CRD names no ray.io_rayjobs.yaml of a release of KubeRay")
+    assert faults(Path(KUBERAY).read_text(), job) == []
+
+
+_DEFINITION = """
+spec:
+  group: ray.io
+  names: {kind: RayJob}
+  versions:
+  - name: v1
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          apiVersion: {type: string}
+          kind: {type: string}
+          metadata: {type: object}
+          spec:
+            type: object
+            required: [entrypoint]
+            properties:
+              entrypoint: {type: string}
+              limit: {anyOf: [{type: integer}, {type: string}], x-kubernetes-int-or-string: true}
+              labels: {type: object, additionalProperties: {type: string}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "wrong"),
+    [
+        ({"entrypoint": "x", "limit": "2", "labels": {"any": "name"}}, None),
+        ({"entrypoint": "x", "entrypiont": "y"}, "entrypiont"),
+        ({"entrypoint": 5}, "entrypoint"),
+        ({"entrypoint": "x", "labels": {"any": 1}}, "labels.any"),
+        ({}, "entrypoint"),
+    ],
+)
+def test_a_definition_finds_unknown_missing_and_wrong_fields(
+    spec: dict[str, Any], wrong: str | None
+) -> None:
+    found = faults(
+        _DEFINITION, {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {}, "spec": spec}
+    )
+    assert found == [] if wrong is None else len(found) == 1 and wrong in found[0]
+
+
+def test_a_definition_is_of_its_own_kind_and_version() -> None:
+    for version, kind in (("ray.io/v2", "RayJob"), ("ray.io/v1", "RayCluster")):
+        assert faults(_DEFINITION, {"apiVersion": version, "kind": kind, "spec": {}}) != []
 
 
 def test_a_misspelt_field_of_a_pod_is_refused(job: dict[str, Any]) -> None:
