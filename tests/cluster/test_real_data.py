@@ -39,6 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "jobs.run", "--preset", "demo", "--output_dir", output, "--split", "train",
         "--musdb_root", Path(DATA) / "musdb18-sample", "--steps_per_epoch", "10",
         "--max_epochs", "2", "--verify", "1", "--save_estimates", "wav",
+        "--internal_channels", "4", "--n_internal_layers", "1", "--num_tdfs", "2",
     )  # fmt: skip
     return output
 

@@ -104,8 +104,7 @@ def test_a_range_of_processes_starts_with_what_is_there_and_grows(
 ) -> None:
     monkeypatch.setattr(pipeline.train, "_RESIZE_SECONDS", 1.0)
     config = config_of(
-        root, "elastic", world_size="1:2", sync_batchnorm=True, steps_per_epoch=120, max_epochs=4,
-        mid_epoch_seconds=0.5,
+        root, "elastic", world_size="1:2", steps_per_epoch=120, max_epochs=4, mid_epoch_seconds=0.5,
     )  # fmt: skip
     results: list[TrainResult] = []
     # Nodes can be added in the main thread only.
