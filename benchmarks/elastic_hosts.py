@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.kills import WORKER, config_of, prepare, step_of, wait_for
-from benchmarks.reliability import busy_host
-from pipeline.config import ClusterConfig, RunConfig, to_json
+from benchmarks.reliability import busy_host, train_on
+from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.training.history import read_history
 from tests.helpers.hosts import Hosts, hosts, why_not
@@ -30,14 +30,11 @@ _HOURS = 600 / 3600
 
 def workers(cluster: Hosts) -> int:
     """Return how many processes train."""
-    count = 0
-    for host in range(1, cluster.count):
-        for process in cluster.processes(host):
-            try:
-                count += WORKER.encode() in Path(f"/proc/{process}/cmdline").read_bytes()
-            except FileNotFoundError:
-                continue  # it has just ended
-    return count
+    return sum(
+        WORKER in command
+        for host in range(1, cluster.count)
+        for command in cluster.commands(host).values()
+    )
 
 
 def main() -> int:
@@ -49,14 +46,11 @@ def main() -> int:
         config = config_of(
             root, "elastic", world_size="1:3", batch_size=12, steps_per_epoch=_STEPS,
             max_epochs=_EPOCHS, mid_epoch_seconds=2.0, time_limit_hours=_HOURS,
-        ).model_copy(update={"cluster": ClusterConfig()})  # fmt: skip
-        file = root / "elastic.json"
-        file.write_text(to_json(config))
+        )  # fmt: skip
         with hosts(4, root / "ray") as cluster:
             cluster.start_ray(0, num_cpus=0)
             cluster.start_ray(1)
-            words = ["python", "-m", "jobs.train", "--preset", str(file)]
-            with cluster.start(0, *words, "--address", cluster.head) as command:
+            with train_on(cluster, config) as command:
                 try:
                     print("| event | processes | s | steps again |\n|---|---|---|---|")
                     observe(cluster, config, command)

@@ -86,14 +86,19 @@ def prepare(root: Path) -> None:
     make_shards(with_songs, root / "shards")
 
 
-def start(config: RunConfig) -> subprocess.Popen[bytes]:
-    """Give the command that trains; it may be given again and again."""
+def command_of(config: RunConfig) -> list[str]:
+    """Write the configuration beside its run, and return the command that trains as it says."""
     file = config.output_dir.with_suffix(".json")
     file.write_text(to_json(config))
-    command = [sys.executable, "-m", "jobs.train", "--preset", str(file)]
+    return [sys.executable, "-m", "jobs.train", "--preset", str(file)]
+
+
+def start(config: RunConfig) -> subprocess.Popen[bytes]:
+    """Give the command that trains; it may be given again and again."""
     return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+        command_of(config),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
 
 
 def train(config: RunConfig) -> None:

@@ -20,10 +20,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from benchmarks.kills import command_of
+from pipeline.config import ClusterConfig, RunConfig
 from tests.helpers.hosts import Hosts, hosts, why_not
 
 _OPTIONS = [
@@ -87,19 +92,21 @@ class Run:
         raise AssertionError(f"{stage} did not start in {_LONGEST_SECONDS} s")
 
 
+def train_on(hosts: Hosts, config: RunConfig) -> subprocess.Popen[str]:
+    """Start a training on the head's host; its processes go where Ray has room for them."""
+    anywhere = config.model_copy(update={"cluster": ClusterConfig()})
+    return hosts.start(0, *command_of(anywhere), "--address", hosts.head)
+
+
 def busy_host(hosts: Hosts) -> int:
     """Return a host, not the head's, on which a worker process of Ray uses the CPU most."""
 
     def seconds(host: int) -> float:
         used = 0.0
-        for process in hosts.processes(host):
-            try:
-                name = Path(f"/proc/{process}/cmdline").read_bytes()
-                fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-            except FileNotFoundError:
-                continue  # it has just ended
-            if name.startswith(b"ray::"):
-                used += int(fields[11]) / os.sysconf("SC_CLK_TCK")
+        for process, command in hosts.commands(host).items():
+            if command.startswith("ray::"):
+                with suppress(psutil.NoSuchProcess):  # it has just ended
+                    used += psutil.Process(process).cpu_times().user
         return used
 
     return max(range(1, hosts.count), key=seconds)

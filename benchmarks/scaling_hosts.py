@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.kills import config_of, prepare
+from benchmarks.reliability import train_on
 from benchmarks.scaling import Machines, Work, predict
 from lasaft.model import LaSAFT
-from pipeline.config import ClusterConfig, RunConfig, to_json
+from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.training.history import read_history
 from tests.helpers.hosts import Hosts, hosts, why_not
@@ -55,21 +56,15 @@ def check(steps: int) -> list[str]:
 
 
 def _config(root: Path, name: str, world: int, steps: int) -> RunConfig:
-    config = config_of(
+    return config_of(
         root, name, world_size=world, batch_size=12 * world, steps_per_epoch=steps, max_epochs=1,
         mid_epoch_seconds=300.0,
     )  # fmt: skip
-    return config.model_copy(update={"cluster": ClusterConfig()})
 
 
 def _seconds_of_a_step(cluster: Hosts, configs: Sequence[RunConfig]) -> float:
     """Run these trainings at once; return the mean of their times of a step."""
-    commands = []
-    for config in configs:
-        file = config.output_dir.with_suffix(".json")
-        file.write_text(to_json(config))
-        words = ["python", "-m", "jobs.train", "--preset", str(file), "--address", cluster.head]
-        commands.append(cluster.start(0, *words))
+    commands = [train_on(cluster, config) for config in configs]
     found = []
     for config, command in zip(configs, commands, strict=True):
         _, errors = command.communicate(timeout=600)

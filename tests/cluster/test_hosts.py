@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from benchmarks.kills import config_of, differences, prepare, step_of
-from benchmarks.reliability import busy_host
-from pipeline.config import ClusterConfig, RunConfig, to_json
+from benchmarks.reliability import busy_host, train_on
+from pipeline.config import RunConfig
 from pipeline.training.session import run_session
 from tests.helpers.hosts import Hosts, hosts, why_not
 from tests.helpers.processes import in_processes
@@ -56,13 +56,6 @@ def _config(root: Path, name: str) -> RunConfig:
     return config_of(root, name, steps_per_epoch=60, mid_epoch_seconds=300.0)
 
 
-def _start(cluster: Hosts, config: RunConfig) -> subprocess.Popen[str]:
-    file = config.output_dir.with_suffix(".json")
-    file.write_text(to_json(config.model_copy(update={"cluster": ClusterConfig(num_cpus=None)})))
-    words = ["python", "-m", "jobs.train", "--preset", str(file), "--address", cluster.head]
-    return cluster.start(0, *words)
-
-
 def _reach(config: RunConfig, step: int, command: subprocess.Popen[str]) -> None:
     end = time.monotonic() + _LONGEST_SECONDS
     while step_of(config) < step:
@@ -83,7 +76,7 @@ def test_a_node_that_is_told_to_go_and_then_dies_costs_seconds_of_training(
     cluster: Hosts, root: Path
 ) -> None:
     config, undisturbed = _config(root, "disturbed"), _config(root, "undisturbed")
-    command = _start(cluster, config)
+    command = train_on(cluster, config)
     with command, _ended(command):
         in_processes(2, root, _session, undisturbed)
         _reach(config, 10, command)

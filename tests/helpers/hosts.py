@@ -148,14 +148,21 @@ class Hosts:
         )
         return [int(word) for word in listed.stdout.split()]
 
-    def node_id(self, host: int) -> str:
-        """Return Ray's name for a host, from the command line of its raylet."""
+    def commands(self, host: int) -> dict[int, str]:
+        """Return the command lines of all processes on a host, words parted by NUL, by id."""
+        found = {}
         for process in self.processes(host):
             with _gone():
-                words = Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")
-                found = [word for word in words if word.startswith("--node_id=")]
-                if found and words[0].endswith("/raylet"):
-                    return found[0].removeprefix("--node_id=")
+                found[process] = Path(f"/proc/{process}/cmdline").read_bytes().decode()
+        return found
+
+    def node_id(self, host: int) -> str:
+        """Return Ray's name for a host, from the command line of its raylet."""
+        for command in self.commands(host).values():
+            words = command.split("\0")
+            found = [word for word in words if word.startswith("--node_id=")]
+            if found and words[0].endswith("/raylet"):
+                return found[0].removeprefix("--node_id=")
         raise AssertionError(f"no raylet runs on {self.name(host)}")
 
     def kill(self, host: int) -> None:
