@@ -27,7 +27,7 @@ SkipState = Tensor | Sums
 # Tiles pay from so many points (bins x frames) on: below, the calls cost more than is saved.
 _TILED_POINTS = 16384
 # Points of a component that go through a layer at once on one core: a few MB, to stay in cache.
-_STRIP_POINTS = 16384
+_STRIP_POINTS = 32768
 
 
 class FusedDense(nn.Module):
@@ -117,8 +117,9 @@ class TiledDense(FusedDense):
             for start in range(0, len(tiles), step):
                 strip = slice(start, start + step)
                 total = self._total(number, seen, sums, strip, buffers)
-                from_tiles(total.flatten(2), tiles[strip].flatten(2))
-                activate_(_as_features(tiles[strip].flatten(0, 1)), self.activation)
+                room = buffers.take("room", (2, *total.shape[1:]), x)
+                from_tiles(total.flatten(2), tiles[strip].flatten(2), room.flatten(2))
+                activate_(_as_features(tiles[strip].flatten(0, 1)[None])[0], self.activation)
             if last:
                 return y
             seen[number + 2] = self._enter(y, f"layer{number}", buffers)
@@ -141,15 +142,17 @@ class TiledDense(FusedDense):
         return total
 
     def _add_tiles(self, total: Tensor, number: int, source: int, x: Tensor) -> None:
-        for component, (into, part) in enumerate(zip(total, x, strict=True)):
-            self._add(_as_features(into), number, source, _as_features(part), component)
+        pairs = zip(_as_features(total), _as_features(x), strict=True)
+        for component, (into, part) in enumerate(pairs):
+            self._add(into, number, source, part, component)
 
     def _enter(self, x: Tensor, name: str, buffers: Buffers) -> Tensor:
         """Return the components [component, tile, frame, channel] of features."""
         batch, channels, bins, frames = x.shape
         shape = (COMPONENTS, batch, bins // TILE, frames, channels)
         components = buffers.take(name, shape, x)
-        into_tiles(x.permute(0, 2, 3, 1).flatten(2), components.flatten(3))
+        room = buffers.take("room", (2, *shape[1:]), x)
+        into_tiles(x.permute(0, 2, 3, 1).flatten(2), components.flatten(3), room.flatten(3))
         return components.flatten(1, 2)
 
 
@@ -182,6 +185,6 @@ def _start(total: Tensor, sums: Tensor | None) -> None:
         total.copy_(sums)
 
 
-def _as_features(points: Tensor) -> Tensor:
-    """[row, column, channel] -> [1, channel, row, column]: a view."""
-    return points.permute(2, 0, 1)[None]
+def _as_features(points: Tensor) -> tuple[Tensor, ...]:
+    """[number, row, column, channel] -> number x [1, channel, row, column]: views."""
+    return points[:, None].permute(0, 1, 4, 2, 3).unbind()

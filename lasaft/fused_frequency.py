@@ -12,9 +12,9 @@ from lasaft.frequency import Attention, FrequencyLayer, LaSAFT, LightSAFT, Resid
 from lasaft.fused_conv import norm_as_affine
 from lasaft.onednn import relu_of_product
 
-# Bytes of one bin of as many frames as go through the layers at once on a CPU: enough for the
-# matrix products to be fast, few enough for their results to stay in a core's cache.
-_BYTES = 384
+# Bytes of as many frames as go through the layers at once on a CPU: enough for the matrix products
+# to be fast, few enough for their results to stay in a core's cache.
+_BYTES = 384 * 1024
 
 
 class FusedLayer(nn.Module):
@@ -23,37 +23,39 @@ class FusedLayer(nn.Module):
     BatchNorm scales the layer's input instead of its output: W x s = W (x s).
 
     Args:
-        parts: into how many equal runs the outputs are split; each is computed by itself.
+        order: which of the layer's outputs come first, second, ...
     """
 
     weight: Tensor
     scale: Tensor
     bias: Tensor
 
-    def __init__(self, layer: FrequencyLayer, outputs: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self, layer: FrequencyLayer, dtype: torch.dtype, order: Tensor | None = None
+    ) -> None:
         super().__init__()
         scale, shift = norm_as_affine(layer.norm)
-        bias = shift.expand(len(outputs), 1, -1)
+        outputs = slice(None) if order is None else order
+        bias = shift[None]
         if layer.linear.bias is not None:
-            linear_bias = layer.linear.bias.detach().double()[outputs]
-            bias = linear_bias[..., None] * scale + shift
-        # [part, output, input], [channel] and [part, 1 or output, channel]
-        self.register_buffer("weight", layer.linear.weight.detach()[outputs].to(dtype))
+            bias = layer.linear.bias.detach().double()[outputs, None] * scale + shift
+        # [output, input], [channel] and [1 or output, channel]
+        self.register_buffer("weight", layer.linear.weight.detach()[outputs].to(dtype, copy=True))
         self.register_buffer("scale", scale.to(dtype))
-        self.register_buffer("bias", bias.to(dtype).contiguous())
+        self.register_buffer("bias", bias.to(dtype))
         self.activation = layer.activation
 
     def scaled_(self, columns: Tensor) -> Tensor:
         """Return columns [input, frame x channel] times the scale of their channel, in place."""
         return columns.view(len(columns), -1, len(self.scale)).mul_(self.scale).flatten(1)
 
-    def forward(self, columns: Tensor, part: int = 0) -> Tensor:
-        """Return one part for columns [input, frame x channel] that ``scale`` has scaled."""
+    def forward(self, columns: Tensor) -> Tensor:
+        """Return the outputs for columns [input, frame x channel] that ``scale`` has scaled."""
         frames = columns.shape[1] // len(self.scale)
-        bias = self.bias[part].repeat(1, frames)
+        bias = self.bias.repeat(1, frames)
         if isinstance(self.activation, nn.ReLU) and len(bias) == 1:
-            return relu_of_product(self.weight[part], columns, bias[0])
-        y = torch.addmm(bias, self.weight[part], columns)
+            return relu_of_product(self.weight, columns, bias[0])
+        y = torch.addmm(bias, self.weight, columns)
         # Other activations find the channels where they expect them, on axis 1.
         y = y.view(len(y), frames, -1).mT
         return self.activation(y).mT.reshape(len(y), -1)
@@ -75,7 +77,8 @@ class FusedFrequency(nn.Module):
         channels = x.shape[1]
         step = x.shape[3]
         if x.device.type == "cpu":
-            step = max(1, _BYTES * torch.get_num_threads() // x.itemsize // channels)
+            frame = x.itemsize * channels * x.shape[2]
+            step = max(1, _BYTES * torch.get_num_threads() // frame)
         for item in range(len(x)):
             blocks = _columns(x[item], step)
             places = zip(*(_columns(result[item], step) for result in results), strict=True)
@@ -96,9 +99,7 @@ class FusedTDF(FusedFrequency):
 
     def __init__(self, frequency: ResidualTDF, dtype: torch.dtype) -> None:
         first, *others = (
-            FusedLayer(layer, _all_outputs(layer), dtype)
-            for layer in frequency.tdf
-            if isinstance(layer, FrequencyLayer)
+            FusedLayer(layer, dtype) for layer in frequency.tdf if isinstance(layer, FrequencyLayer)
         )
         super().__init__(first)
         self.others = nn.ModuleList(others)
@@ -112,57 +113,60 @@ class FusedTDF(FusedFrequency):
         return [columns] * len(conditions)
 
 
+class FusedAttention(nn.Module):
+    """The attended sums of the latent sources, with each condition's weights at hand."""
+
+    weights: Tensor
+
+    def __init__(self, attention: Attention, condition: Condition, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert condition.vector is not None
+        # [condition, latent source]
+        self.register_buffer("weights", attention(condition.vector).to(dtype))
+
+    def forward(self, values: Tensor, conditions: Sequence[int]) -> list[Tensor]:
+        """Return [row, column] for each condition; ``values`` are [latent source x row, column]."""
+        latent = self.weights.shape[1]
+        sums = self.weights[list(conditions)] @ values.view(latent, -1)
+        return list(sums.view(len(conditions), -1, values.shape[1]))
+
+
 class FusedLaSAFT(FusedFrequency):
-    """LaSAFT, one latent source after the other: all their values together never exist."""
+    """LaSAFT: all latent sources' values, then their attended sums."""
 
     def __init__(self, frequency: LaSAFT, condition: Condition, dtype: torch.dtype) -> None:
         *before, last = (layer for layer in frequency.tdf if isinstance(layer, FrequencyLayer))
-        weights = _attention(frequency.attention, condition)
-        latent = len(weights[0])
+        attention = FusedAttention(frequency.attention, condition, dtype)
         # Output f * K + k belongs to bin f of latent source k.
-        outputs = torch.arange(last.linear.out_features).view(-1, latent).T
-        expand = FusedLayer(last, outputs, dtype)
-        first = FusedLayer(before[0], _all_outputs(before[0]), dtype) if before else expand
-        super().__init__(first)
-        self.weights = weights
-        self.expand = expand
+        outputs = torch.arange(last.linear.out_features)
+        order = outputs.view(-1, attention.weights.shape[1]).T.flatten()
+        expand = FusedLayer(last, dtype, order)
+        super().__init__(FusedLayer(before[0], dtype) if before else expand)
+        self.expand, self.attention = expand, attention
 
     def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return the attended sum of the latent sources' values."""
+        """Return the attended sums of the latent sources' values."""
         if self.first is not self.expand:
             columns = self.expand.scaled_(self.first(columns))
-        sums: list[Tensor] = []
-        for latent in range(len(self.expand.weight)):
-            value = self.expand(columns, latent)
-            weights = [self.weights[which][latent] for which in conditions]
-            if not latent:
-                sums = [value * weight for weight in weights]
-                continue
-            for total, weight in zip(sums, weights, strict=True):
-                total.add_(value, alpha=weight)
-        return sums
+        return self.attention(self.expand(columns), conditions)
 
 
 class FusedLightSAFT(FusedFrequency):
     """LightSAFT: attends to the bottlenecks, then expands."""
 
     def __init__(self, frequency: LightSAFT, condition: Condition, dtype: torch.dtype) -> None:
-        super().__init__(FusedLayer(frequency.squeeze, _all_outputs(frequency.squeeze), dtype))
-        self.weights = _attention(frequency.attention, condition)
+        super().__init__(FusedLayer(frequency.squeeze, dtype))
+        self.attention = FusedAttention(frequency.attention, condition, dtype)
         self.expand = None
         if isinstance(frequency.expand, FrequencyLayer):
-            self.expand = FusedLayer(frequency.expand, _all_outputs(frequency.expand), dtype)
+            self.expand = FusedLayer(frequency.expand, dtype)
 
     def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return the expansion of the attended bottlenecks."""
-        values = self.first(columns).chunk(len(self.weights[0]))
-        return [self._change(values, self.weights[which]) for which in conditions]
-
-    def _change(self, values: Sequence[Tensor], weights: list[float]) -> Tensor:
-        total = values[0] * weights[0]
-        for value, weight in zip(values[1:], weights[1:], strict=True):
-            total.add_(value, alpha=weight)
-        return total if self.expand is None else self.expand(self.expand.scaled_(total))
+        """Return the expansions of the attended bottlenecks."""
+        sums = self.attention(self.first(columns), conditions)
+        if self.expand is None:
+            return sums
+        return [self.expand(self.expand.scaled_(total)) for total in sums]
 
 
 def build_fused_frequency(
@@ -176,13 +180,3 @@ def build_fused_frequency(
     if isinstance(frequency, LightSAFT):
         return FusedLightSAFT(frequency, condition, dtype)
     return None
-
-
-def _all_outputs(layer: FrequencyLayer) -> Tensor:
-    return torch.arange(layer.linear.out_features)[None]
-
-
-def _attention(attention: Attention, condition: Condition) -> list[list[float]]:
-    """For each condition, the weight of each latent source."""
-    assert condition.vector is not None
-    return attention(condition.vector).tolist()

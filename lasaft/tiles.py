@@ -39,13 +39,15 @@ def tiled_offsets(bias: Tensor) -> list[Tensor]:
     return [bias * float(share) for share in shares]
 
 
-def into_tiles(x: Tensor, out: Tensor) -> None:
+def into_tiles(x: Tensor, out: Tensor, room: Tensor) -> None:
     """Write the components of features.
 
     Args:
         x: [batch, row, number]: numbers are columns and channels; rows a multiple of four.
         out: [component, batch, row / 4, number].
+        room: [2, batch, row / 4, number], for intermediate results.
     """
+    even, odd = room
     first, second, third, fourth = (x[:, row::TILE] for row in range(TILE))
     before, plus_a, minus_a, plus_b, minus_b, after = out
     # The row before the four is the tile before's fourth, the one after the next's first.
@@ -54,21 +56,26 @@ def into_tiles(x: Tensor, out: Tensor) -> None:
     torch.sub(first, third, alpha=2.5, out=after)
     after[:, :-1].add_(first[:, 1:])
     for plus, minus, weight, size in ((plus_a, minus_a, 2.0, _A), (plus_b, minus_b, 0.5, _B)):
-        even, odd = torch.sub(fourth, second, alpha=weight), torch.sub(third, first, alpha=weight)
+        torch.sub(fourth, second, alpha=weight, out=even)
+        torch.sub(third, first, alpha=weight, out=odd)
         torch.add(even, odd, alpha=size, out=plus)
         torch.sub(even, odd, alpha=size, out=minus)
 
 
-def from_tiles(components: Tensor, out: Tensor) -> None:
+def from_tiles(components: Tensor, out: Tensor, room: Tensor) -> None:
     """Write the features that components stand for; the components are overwritten.
 
     Args:
         components: [component, tile, number].
         out: [tile, four rows, number].
+        room: [2, tile, number], for intermediate results.
     """
     zero, plus_a, minus_a, plus_b, minus_b, infinity = components
-    even_a, odd_a = plus_a + minus_a, plus_a.sub_(minus_a)
-    even_b, odd_b = plus_b + minus_b, plus_b.sub_(minus_b)
+    even_a, even_b = room
+    for plus, minus, even in ((plus_a, minus_a, even_a), (plus_b, minus_b, even_b)):
+        torch.add(plus, minus, out=even)
+        plus.sub_(minus)
+    odd_a, odd_b = plus_a, plus_b
     first, second, third, fourth = out.unbind(1)
     torch.add(even_a, even_b, out=first).add_(zero)
     torch.add(odd_a.mul_(_A), odd_b, alpha=_B, out=second)

@@ -16,7 +16,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     outer = len(weight)
     points = x.permute(0, 2, 3, 1)
     components = x.new_empty(COMPONENTS, batch, rows // TILE, columns, channels)
-    into_tiles(points.flatten(2), components.flatten(3))
+    room = torch.empty_like(components[:2]).flatten(3)
+    into_tiles(points.flatten(2), components.flatten(3), room)
     kernels = tiled_kernels(weight.double())
     products = [
         functional.conv2d(part.permute(0, 3, 1, 2), kernel.to(x.dtype), offset, padding=(0, 1))
@@ -24,7 +25,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     ]
     result = torch.stack(products).permute(0, 1, 3, 4, 2).flatten(1, 2).contiguous()
     out = x.new_empty(batch, rows, columns, outer)
-    from_tiles(result.flatten(2), out.view(-1, TILE, columns * outer))
+    room = torch.empty_like(result[:2]).flatten(2)
+    from_tiles(result.flatten(2), out.view(-1, TILE, columns * outer), room)
     return out.permute(0, 3, 1, 2)
 
 
