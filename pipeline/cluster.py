@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,8 +52,12 @@ def require_gpus(wanted: int | None) -> None:
 
 
 @contextmanager
-def connected(config: ClusterConfig) -> Iterator[None]:
+def connected(config: ClusterConfig, needed: Sequence[str] = ()) -> Iterator[None]:
     """Be connected to Ray inside the ``with``; a connection that exists already is used as it is.
+
+    Args:
+        config: which cluster.
+        needed: modules to import while Ray starts, which for this process is mostly waiting.
 
     Raises:
         ConfigError: no cluster answers at ``address``.
@@ -63,7 +69,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         yield
         return
     try:
-        with held():  # inside Ray's native start-up, Ctrl-C can end in a crash
+        # Inside Ray's native start-up, Ctrl-C can end in a crash.
+        with held(), _importing(needed):
             _connect(config)
         yield
     finally:
@@ -76,6 +83,16 @@ def living_nodes() -> list[dict[str, Any]]:
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+@contextmanager
+def _importing(names: Sequence[str]) -> Iterator[None]:
+    """Import these modules in a thread beside the ``with``; all are there at its end."""
+    with ThreadPoolExecutor() as pool:
+        imports = [pool.submit(importlib.import_module, name) for name in names]
+        yield
+        for each in imports:
+            each.result()
 
 
 def _connect(config: ClusterConfig) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lasaft.metrics import frame_sdr
 from lasaft.model import LaSAFT
 from lasaft.separation import separate_spectrogram
 from pipeline.loader import ValidationTrack
@@ -117,6 +116,9 @@ def _frame_median(reference: torch.Tensor, estimate: torch.Tensor, rate: int) ->
 
     Frames where the source or its estimate is silent have none; silence throughout gives NaN.
     """
+    # It brings SciPy, for which the first step would have to wait.
+    from lasaft.metrics import frame_sdr
+
     if not (reference.any() and estimate.any()):
         return math.nan
     frames = frame_sdr(reference[None], estimate[None], sample_rate=rate)
