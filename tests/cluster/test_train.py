@@ -75,6 +75,7 @@ def test_missing_shards_are_named_before_anything_starts(tmp_path: Path) -> None
         train(RunConfig(output_dir=tmp_path, tracking=TrackingConfig(log=False)))
 
 
+@pytest.mark.timeout(900)
 def test_kills_of_driver_raylet_and_worker_cost_nothing_but_time(root: Path) -> None:
     """``python -m benchmarks.kills`` does the same many times."""
     steps = {"steps_per_epoch": 40}
