@@ -39,7 +39,7 @@ from pipeline.config import (
 from pipeline.folders import RunFolder
 from pipeline.synthetic import write_songs
 from pipeline.training.history import CLOCK_KINDS, read_history
-from pipeline.training.state import load_state, state_file
+from pipeline.training.state import load_state
 
 KINDS = ("worker", "workers", "driver", "raylet", "interrupt")
 # After these the command has ended, and is given again.
@@ -187,7 +187,7 @@ def disturb(config: RunConfig, kinds: Sequence[str], chance: random.Random) -> I
 
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     """Return the names of what is not equal to the last bit; empty if all is."""
-    first, second = (load_state(state_file(RunFolder.of(each))) for each in (ours, theirs))
+    first, second = (load_state(RunFolder.of(each).state) for each in (ours, theirs))
     assert first is not None
     assert second is not None
     names = first.tensors.keys() | second.tensors.keys()

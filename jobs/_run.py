@@ -89,7 +89,8 @@ def _run(
         interrupts.raise_if_received()
         if error.errno not in _OUTSIDE:
             raise
-        _complain(f"{name}: error: {error.strerror}: {error.filename}")
+        where = "" if error.filename is None else f": {error.filename}"
+        _complain(f"{name}: error: {error.strerror}{where}")
         return EXIT_FAILED
 
 

@@ -15,6 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from lasaft.errors import AudioError, ConfigError
+from lasaft.files import atomic_path
 
 Samples = NDArray[np.float32]
 
@@ -99,6 +100,15 @@ def _video_format(head: bytes) -> str:
     return next((name for start, name in starts.items() if head.startswith(start)), "")
 
 
+def _missing_bytes(head: bytes, size: int) -> int:
+    """Return how many bytes a wav file lacks that its header promises; libsndfile does not tell."""
+    promised = int.from_bytes(head[4:8], "little") + 8
+    unknown = promised - 8 in (0, 2**32 - 1)  # written to a pipe
+    known = head[:4] == b"RIFF" and head[8:12] == b"WAVE" and not unknown
+    # Some writers count a byte of padding that they do not write.
+    return promised - size if known and promised - size > 1 else 0
+
+
 class _AudioFile:
     """An open file that a ``with`` block closes."""
 
@@ -126,7 +136,8 @@ class AudioReader(_AudioFile):
     Attributes:
         sample_rate: in Hz.
         channels: their number.
-        frames: samples per channel that the file's header promises.
+        frames: samples per channel.
+        missing_bytes: how many a wav file lacks that its header promises; 0 if nobody can tell.
 
     Raises:
         AudioError: the file is missing, not audio, or empty.
@@ -140,9 +151,11 @@ class AudioReader(_AudioFile):
         refusal = f"{path}: is not an audio file that can be read ({READABLE})"
         try:
             with path.open("rb") as stream:
-                video = _video_format(stream.read(16))
+                head = stream.read(16)
         except OSError as error:
             raise AudioError(f"{path}: cannot be read: {error.strerror}") from error
+        video = _video_format(head)
+        self.missing_bytes = _missing_bytes(head, path.stat().st_size)
         if video:
             raise AudioError(f"{refusal}: it is {video}, extract its audio first")
         try:
@@ -186,6 +199,7 @@ class AudioWriter(_AudioFile):
 
     Args:
         path: where; its suffix does not matter.
+        shown: what errors call it (default: ``path``).
         sample_rate: in Hz.
         channels: their number.
         encoding: format and bits.
@@ -197,26 +211,46 @@ class AudioWriter(_AudioFile):
     """
 
     def __init__(
-        self, path: Path, sample_rate: int, channels: int, encoding: Encoding, frames: int = 0
+        self,
+        path: Path,
+        sample_rate: int,
+        channels: int,
+        encoding: Encoding,
+        *,
+        frames: int = 0,
+        shown: Path | None = None,
     ) -> None:
         encoding.check(sample_rate, channels)
-        self.path, self.peak, self.clipped, self._encoding = path, 0.0, 0, encoding
+        self.path, self.peak, self.clipped, self._encoding = shown or path, 0.0, 0, encoding
+        self._position, self._rate = 0, sample_rate
+        try:
+            with path.open("wb"):
+                pass  # libsndfile would give no reason
+        except OSError as error:
+            raise AudioError(f"{self.path}: cannot be written: {error.strerror}") from error
         try:
             self._file = soundfile.SoundFile(
                 _name(path), "w", samplerate=sample_rate, channels=channels,
                 subtype=encoding.subtype, format=encoding.container(frames, channels),
             )  # fmt: skip
         except soundfile.SoundFileError as error:
-            raise AudioError(f"{path}: cannot be written: {error}") from error
+            raise AudioError(f"{self.path}: cannot be written: {error}") from error
 
     def write(self, block: Samples) -> None:
-        """Append ``block`` [channel, sample]."""
+        """Append ``block`` [channel, sample].
+
+        Raises:
+            AudioError: it holds values that are not finite numbers, or cannot be written.
+        """
         if block.size == 0:
             return
+        check_finite(block, f"{self.path} (not written)", self._position, self._rate)
+        self._position += block.shape[1]
         magnitude = np.abs(block)
         self.peak = max(self.peak, float(magnitude.max()))
         if self._encoding.clips:
             self.clipped += int(np.count_nonzero(magnitude > 1))
+            block = block.clip(-1, 1)  # LAME takes no other values
         try:
             self._file.write(np.ascontiguousarray(block.T))
         except soundfile.SoundFileError as error:
@@ -246,7 +280,12 @@ def read_audio(path: Path) -> tuple[Samples, int]:
 
 def write_audio(path: Path, audio: Samples, sample_rate: int, encoding: Encoding) -> AudioWriter:
     """Write ``audio`` [channel, sample]; the closed writer returned knows peak and clipping."""
-    with AudioWriter(path, sample_rate, len(audio), encoding, audio.shape[1]) as writer:
+    with (
+        atomic_path(path) as temporary,
+        AudioWriter(
+            temporary, sample_rate, len(audio), encoding, frames=audio.shape[1], shown=path
+        ) as writer,
+    ):
         writer.write(audio)
     return writer
 

@@ -10,11 +10,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from lasaft.checkpoint import wanted_state_dict
 from lasaft.config import MUSDB18_SOURCES, VARIANTS, ModelConfig
 from lasaft.errors import CheckpointError
-from lasaft.model import LaSAFT
 
 _WINDOW = "stft.stft.window"
+_MOST_SOURCES = 1000
 # Their class attribute was renamed once.
 _PREFIXES = ("spec2spec.", "conditional_spec2spec.")
 # Our name of a part -> theirs, tried in order; dots in ours are literal.
@@ -85,9 +86,7 @@ def from_authors_state_dict(state: Mapping[str, Tensor], config: ModelConfig) ->
         CheckpointError: keys are missing, left over or of another shape; lists them by name.
     """
     given = _without_prefix(state)
-    # Only the shapes are of interest; the random numbers are the caller's.
-    with torch.random.fork_rng(devices=[]):
-        wanted = LaSAFT(config).state_dict()
+    wanted = wanted_state_dict(config)
     problems: list[str] = []
     result: dict[str, Tensor] = {}
     for key, like in wanted.items():
@@ -131,8 +130,15 @@ def _constants(given: dict[str, Tensor], config: ModelConfig) -> list[str]:
         )
     elif window is not None:
         hann = torch.hann_window(config.n_fft)
-        if (window.float() - hann).abs().max() > 1e-6:
+        rounding = max(1e-6, torch.finfo(window.dtype).eps)
+        if (window.float() - hann).abs().max() > rounding:
             problems.append(f"unexpected: {_WINDOW} is not a Hann window")
+    if not any(config.modulated_blocks):
+        # They make the generator even where condition_to names no block (n_blocks 1).
+        idle = [name for name in given if name.startswith("condition_generator.")]
+        idle += [] if config.attentive else ["embedding.weight"]
+        for name in idle:
+            given.pop(name, None)
     if config.control_vector_type == "one_hot_mode" and "embedding.weight" in given:
         embedding = given.pop("embedding.weight")
         identity = torch.eye(len(config.sources))
@@ -148,7 +154,8 @@ def config_from_authors(
 ) -> ModelConfig:
     """Return the config that the authors' hyper-parameters stand for.
 
-    Options that are not about the network are left out. Their code never read f_down_layers.
+    Options that are not about the network are left out. Their code never read f_down_layers; where
+    it is given, the weights tell whether a repaired version of it did.
 
     Args:
         hyper_parameters: as in their checkpoint, flat.
@@ -168,13 +175,25 @@ def config_from_authors(
         values |= {key: VARIANTS[name][key] for key in ("modulation", "block")}
     elif state is not None:
         values |= _variant_of(state)
+        if values["modulation"] == "film" and values.get("internal_channels") == 1:
+            # With one channel FiLM's numbers and PoCM's matrices look alike.
+            raise CheckpointError(
+                f"model: got {name!r} in the hyper-parameters, and weights of one channel do not "
+                f"tell; allowed: {', '.join(VARIANTS)}"
+            )
     else:
         raise CheckpointError(
             f"model: got {name!r} in the hyper-parameters, allowed: {', '.join(VARIANTS)}"
         )
     if values.get("t_down_layers") is not None:
         values["t_down_layers"] = _levels(values["t_down_layers"])
+    if state is not None and _value(hyper_parameters.get("f_down_layers")) is not None:
+        values["f_down_layers"] = _halved_levels(state)
     count = values.get("control_input_dim") or len(MUSDB18_SOURCES)
+    if type(count) is not int or not 1 <= count <= _MOST_SOURCES:
+        raise CheckpointError(
+            f"control_input_dim: got {count!r}, allowed: a number of sources up to {_MOST_SOURCES}"
+        )
     if count != len(MUSDB18_SOURCES):
         values["sources"] = tuple(f"source_{number + 1}" for number in range(count))
     try:
@@ -201,6 +220,17 @@ def _levels(value: Any) -> tuple[int, ...]:
         raise CheckpointError(
             f"t_down_layers: got {value!r}, allowed: a list of levels such as [0, 1]"
         ) from error
+
+
+def _halved_levels(state: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """Return the levels whose down-convolutions halve the bins, None if all do."""
+    kernels = {
+        int(name.split(".")[1]): value.shape
+        for name, value in _without_prefix(state).items()
+        if re.fullmatch(r"downsamplings\.\d+\.0\.weight", name)
+    }
+    halved = tuple(sorted(level for level, shape in kernels.items() if shape[-1:] == (2,)))
+    return None if len(halved) == len(kernels) else halved
 
 
 def _variant_of(state: Mapping[str, Tensor]) -> dict[str, str]:

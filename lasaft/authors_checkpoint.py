@@ -89,7 +89,10 @@ def read_authors_checkpoint(path: str | Path) -> AuthorsCheckpoint:
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         stream.seek(0)
-        read = _read_zip if zipfile.is_zipfile(stream) else _read_legacy
+        try:
+            read = _read_zip if zipfile.is_zipfile(stream) else _read_legacy
+        except zipfile.BadZipFile as error:
+            raise CheckpointError(f"{path}: is damaged, its zip file: {error}") from error
         stream.seek(0)
         content, load = read(stream, str(path))
         return _lightning(content, load, path, sha256)
@@ -236,7 +239,9 @@ def _read_zip(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Tenso
             if archive.getinfo(entry).compress_type != zipfile.ZIP_STORED:
                 raise CheckpointError(f"{name}: refused: {entry} is compressed, torch never does")
             return archive.read(entry)
-        except (KeyError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+        except (
+            KeyError, ValueError, zipfile.BadZipFile, EOFError, OSError, RuntimeError
+        ) as error:  # fmt: skip
             raise CheckpointError(f"{name}: is damaged at {entry}: {error}") from error
 
     if root + "byteorder" in archive.namelist() and member(root + "byteorder") != b"little":

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lasaft.config import ModelConfig
@@ -21,6 +25,7 @@ from lasaft.files import atomic_write_json, publish_folder, recover_folder
 from lasaft.model import LaSAFT
 
 FORMAT = 1
+_DROPPINGS = r"\.DS_Store|\._.*|\.nfs.*|Thumbs\.db|desktop\.ini"
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 
@@ -65,11 +70,13 @@ def save_checkpoint(
     Raises:
         CheckpointError: the weights do not fit the config, or something else is in ``folder``.
     """
-    folder = Path(folder)
+    # Where a link leads; the link stays.
+    folder = Path(os.path.realpath(folder))
+    if _current_folder().is_relative_to(folder):
+        raise CheckpointError(f"{folder}: is the current folder, or around it; give another one")
     check_fits(state_dict, config, f"{folder}: not written")
     recover_folder(folder)
-    if folder.exists() and not (folder / CONFIG).is_file() and not _is_empty_folder(folder):
-        raise CheckpointError(f"{folder}: is there and holds no checkpoint, so it is left alone")
+    require_replaceable(folder)
     # safetensors refuses tensors that share memory or are not contiguous.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -78,7 +85,7 @@ def save_checkpoint(
     settings = config.model_dump(mode="json")
     digest = checkpoint_hash(tensors, settings)
     with publish_folder(folder) as fresh:
-        save_file(tensors, fresh / WEIGHTS)
+        save_tensors(tensors, fresh / WEIGHTS)
         atomic_write_json(
             fresh / CONFIG,
             {
@@ -89,6 +96,16 @@ def save_checkpoint(
             },
         )
     return digest
+
+
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file with a new file's permissions; its library leaves out all others."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    safetensors.torch.save_file(tensors, path, metadata)
+    path.chmod(mode)
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
@@ -163,8 +180,7 @@ def check_fits(state_dict: Mapping[str, Tensor], config: ModelConfig, where: str
         config: of the network that they are for.
         where: what the message begins with.
     """
-    with torch.device("meta"):
-        wanted = LaSAFT(config).state_dict()
+    wanted = wanted_state_dict(config)
     missing = [name for name in wanted if name not in state_dict]
     unexpected = [name for name in state_dict if name not in wanted]
     wrong = [
@@ -182,14 +198,51 @@ def check_fits(state_dict: Mapping[str, Tensor], config: ModelConfig, where: str
         raise CheckpointError("\n".join(lines))
 
 
+def wanted_state_dict(config: ModelConfig) -> dict[str, Tensor]:
+    """Return the state dict of ``LaSAFT(config)`` without values: names, shapes and types.
+
+    Raises:
+        CheckpointError: there can be no network of this size.
+    """
+    try:
+        with torch.device("meta"):
+            return LaSAFT(config).state_dict()
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond what torch can count
+        first = str(error).partition("\n")[0]
+        raise CheckpointError(f"the network of the config is too large: {first}") from error
+
+
 def _looks(tensor: Tensor) -> str:
     # Weights may be kept in another float type than the network's: copying converts them.
     kind = "float" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
     return f"{kind} {list(tensor.shape)}"
 
 
-def _is_empty_folder(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # somebody has removed it: there is nothing to protect
+        return Path(os.sep)
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuse to replace anything but an empty folder or one with a checkpoint and nothing else.
+
+    What systems drop into every folder does not count.
+
+    Raises:
+        CheckpointError: names what is there.
+    """
+    if not folder.exists():
+        return
+    there = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
+    names = {name for name in there if not re.fullmatch(_DROPPINGS, name)}
+    if names and names != {WEIGHTS, CONFIG}:
+        others = ", ".join(sorted(names - {WEIGHTS, CONFIG})[:3]) or "half of one"
+        raise CheckpointError(
+            f"{folder}: is there and holds something else than a checkpoint ({others}), so it is "
+            "left alone; move that elsewhere, or give another folder"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -197,6 +250,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is missing, so {path.parent} is no checkpoint folder")
     try:
         found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is damaged, it is not JSON: {error}") from error
     version = found.get("format") if isinstance(found, dict) else None
@@ -233,6 +288,11 @@ def _problems(error: ValidationError) -> str:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing")
+    try:
+        with path.open("rb"):
+            pass  # safetensors would say that it does not exist
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

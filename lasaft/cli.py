@@ -146,12 +146,16 @@ def _separate(options: argparse.Namespace) -> int:
         print_json({"checkpoint": digest, "songs": results, "failed": failed})
     else:
         rows = [
-            (str(path), f"{stems.seconds:.1f}", f"{stems.peaks[target]:.3f}")
+            (str(path), f"{stems.seconds:.1f}", _peak(stems.peaks[target]))
             for stems in done
             for target, path in stems.files.items()
         ]
         print_table(("file", "seconds", "peak"), rows)
     return _outcome(len(songs), len(failed), "songs were separated")
+
+
+def _peak(value: float) -> str:
+    return f"{value:.3f}" if value < 1000 else f"{value:.3g}"
 
 
 def _make_separator(options: argparse.Namespace) -> tuple[Separator, str]:
@@ -213,17 +217,20 @@ def _import_checkpoint(options: argparse.Namespace) -> int:
     from lasaft.config import variant_name
     from lasaft.importing import import_checkpoint
 
-    digest, config, left_out = import_checkpoint(
-        options.file, options.folder, _names(options.sources)
-    )
-    variant = variant_name(config)
-    if left_out:
-        say(f"{options.file}: left out, because they are objects: {', '.join(left_out)}")
+    made = import_checkpoint(options.file, options.folder, _names(options.sources))
+    variant = variant_name(made.config)
+    if made.left_out:
+        say(f"{options.file}: left out, because they are objects: {', '.join(made.left_out)}")
+    if made.assumed:
+        taken = ", ".join(f"{name} {value}" for name, value in made.assumed.items())
+        say(f"{options.file}: not in the file, so taken as usual: {taken}")
     if options.json:
-        folder = str(options.folder)
-        print_json({"folder": folder, "hash": digest, "model": variant, "left_out": left_out})
+        print_json({
+            "folder": str(options.folder), "hash": made.hash, "model": variant,
+            "left_out": made.left_out, "assumed": made.assumed,
+        })  # fmt: skip
     else:
-        rows = [(str(options.folder), variant, ", ".join(config.sources), digest[:12])]
+        rows = [(str(options.folder), variant, ", ".join(made.config.sources), made.hash[:12])]
         print_table(("checkpoint", "model", "sources", "hash"), rows)
     return 0
 

@@ -9,11 +9,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Activation = Literal["leaky_relu", "relu", "sigmoid", "tanh", "softmax", "identity"]
-Positive = Annotated[int, Field(ge=1)]
+# More than any network has; beyond, building one would take all memory before a word is said.
+_MOST = 65536
+Positive = Annotated[int, Field(ge=1, le=_MOST)]
 
 MUSDB18_SOURCES = ("vocals", "drums", "bass", "other")
 # Their files stand beside the sources' files.
 RESERVED_SOURCES = ("mixture", "linear_mixture", "accompaniment")
+
+
+def whole_name(mode: str | None, domain: str) -> str | None:
+    """Return the loss that a mode of raw_and_spec stands for; its domain may be left out.
+
+    >>> whole_name("l1", "raw"), whole_name("spec_mse", "spec")
+    ('raw_l1', 'spec_mse')
+    """
+    return f"{domain}_{mode}" if mode in ("l1", "l2", "mse") else mode
 
 
 class Settings(BaseModel):
@@ -25,7 +36,7 @@ class Settings(BaseModel):
 class ModelConfig(Settings):
     """The network, its spectrogram, and what it separates."""
 
-    sources: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    sources: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = Field(
         default=MUSDB18_SOURCES, description="source names, in the order of their condition numbers"
     )
     sample_rate: int = Field(default=44100, ge=1000, le=384000, description="of the audio, in Hz")
@@ -53,7 +64,7 @@ class ModelConfig(Settings):
     )
     n_blocks: int = Field(default=7, ge=1, le=31, description="number of intermediate blocks, odd")
     internal_channels: Positive = Field(default=24, description="channels inside the U-Net")
-    n_internal_layers: Positive = Field(default=5, description="convolutions in a block")
+    n_internal_layers: int = Field(default=5, ge=1, le=100, description="convolutions in a block")
     kernel_size_t: Positive = Field(default=3, description="kernel on the time axis in frames, odd")
     kernel_size_f: Positive = Field(
         default=3, description="kernel on the frequency axis in bins, odd"

@@ -62,8 +62,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        _name_target(error, temporary, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _name_target(error: OSError, temporary: Path, path: Path) -> None:
+    """Let an error name the file that is wanted instead of the temporary one."""
+    if error.filename is not None and os.fspath(error.filename) == str(temporary):
+        error.filename, error.filename2 = str(path), None
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -88,8 +97,8 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = _temporary(folder)
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
     try:
+        fresh.mkdir()
         yield fresh
         for item in fresh.rglob("*"):
             _sync(item)
@@ -99,6 +108,9 @@ def publish_folder(folder: Path) -> Iterator[Path]:
         fresh.replace(folder)
         _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        _name_target(error, fresh, folder)
+        raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -108,9 +120,16 @@ def recover_folder(folder: Path) -> None:
 
     Only the folder's one writer may call it, before it publishes again.
     """
-    leftovers = sorted(folder.parent.glob(f".{folder.name}.old-*"))
+    folder = Path(os.path.realpath(folder))  # a link stays, what it leads to is replaced
+    if not folder.parent.is_dir():
+        return
+    # A process's number at the end; whatever else is called alike is somebody else's.
+    old = re.compile(re.escape(f".{folder.name}.old-") + r"\d+")
+    fresh = re.compile(re.escape(str(_temporary(folder).name).rpartition("-")[0]) + r"-\d+")
+    there = sorted(path for path in folder.parent.iterdir() if path.is_dir())
+    leftovers = [path for path in there if old.fullmatch(path.name)]
     if leftovers and not folder.exists():
         leftovers.pop().replace(folder)
-    unfinished = folder.parent.glob(f".{folder.name[:48]}.*.tmp-*")
+    unfinished = [path for path in there if fresh.fullmatch(path.name)]
     for leftover in [*leftovers, *unfinished]:
         shutil.rmtree(leftover)

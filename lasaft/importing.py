@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -11,12 +14,33 @@ from lasaft.authors import config_from_authors, from_authors_state_dict
 from lasaft.authors_checkpoint import read_authors_checkpoint
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import ModelConfig
+from lasaft.effects import without_effect
 from lasaft.errors import CheckpointError, ConfigError
+
+# What no version of theirs writes, or what their weights tell.
+_OURS = {"sources", "sample_rate", "block", "modulation", "input_channels", "f_down_layers"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A checkpoint that was made of one of the authors' files.
+
+    Attributes:
+        hash: of the checkpoint.
+        config: of its network.
+        left_out: hyper-parameters that are objects, which no option of the network is.
+        assumed: options that the file says nothing of, with the values that were taken.
+    """
+
+    hash: str
+    config: ModelConfig
+    left_out: list[str]
+    assumed: dict[str, Any]
 
 
 def import_checkpoint(
     file: str | Path, folder: str | Path, sources: Sequence[str] | None = None
-) -> tuple[str, ModelConfig, list[str]]:
+) -> Imported:
     """Make a checkpoint folder of one of the authors' Lightning files; nothing in it is run.
 
     Args:
@@ -24,16 +48,18 @@ def import_checkpoint(
         folder: the checkpoint folder to make.
         sources: names in the order of the condition numbers (default: MUSDB18's).
 
-    Returns:
-        The checkpoint's hash, its config, and the names of hyper-parameters that were left out
-        because they are objects.
-
     Raises:
         CheckpointError: the file cannot be read, asks for code, or its weights do not fit its
             hyper-parameters; tensors are listed by their names in the file.
         ConfigError: ``sources`` does not fit the network.
     """
     found = read_authors_checkpoint(file)
+    objects = [name for name in found.left_out if name in ModelConfig.model_fields]
+    if objects:
+        raise CheckpointError(
+            f"{file}: hyper-parameters: {', '.join(objects)}: got an object, allowed: a number or "
+            "a text"
+        )
     try:
         config = config_from_authors(found.hyper_parameters, found.state_dict)
         weights = from_authors_state_dict(found.state_dict, config)
@@ -46,14 +72,32 @@ def import_checkpoint(
         weights,
         config,
         {
-            "imported_from": Path(file).name,
+            "imported_from": _readable(Path(file).name),
             "sha256": found.sha256,
-            "file": found.other,
-            "hyper_parameters": found.hyper_parameters,
-            "left_out": found.left_out,
+            "file": _readable(found.other),
+            "hyper_parameters": _readable(found.hyper_parameters),
+            "left_out": _readable(found.left_out),
         },
     )
-    return digest, config, found.left_out
+    unsaid = ModelConfig.model_fields.keys() - found.hyper_parameters.keys() - _OURS
+    unsaid -= without_effect(config).keys()
+    values = config.model_dump()
+    # last_activation None stands for what fits the estimate.
+    values["last_activation"] = config.resolved_last_activation
+    return Imported(digest, config, found.left_out, {name: values[name] for name in sorted(unsaid)})
+
+
+def _readable(value: Any) -> Any:
+    """Return plain values in the form of JSON and Unicode, which lack NaN and half characters."""
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
 
 
 def _with_sources(config: ModelConfig, sources: Sequence[str]) -> ModelConfig:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from lasaft.config import whole_name
 from lasaft.errors import ConfigError
 from lasaft.model import LaSAFT
 
@@ -55,16 +56,19 @@ def build_loss(
 
     Args:
         loss_raw_scale: weight of the waveform part of raw_and_spec.
-        loss_raw_mode: raw_l1, raw_l2 or raw_mse: that part.
+        loss_raw_mode: raw_l1, raw_l2 or raw_mse (or l1, l2, mse): that part.
         loss_spec_scale: weight of the spectrogram part of raw_and_spec.
-        loss_spec_mode: spec_l1, spec_l2 or spec_mse: that part.
+        loss_spec_mode: spec_l1, spec_l2 or spec_mse (or l1, l2, mse): that part.
 
     Raises:
         ConfigError: an unknown name, or raw_and_spec without its four options.
     """
     if name == "raw_and_spec":
         scales = {"loss_raw_scale": loss_raw_scale, "loss_spec_scale": loss_spec_scale}
-        modes = {"loss_raw_mode": loss_raw_mode, "loss_spec_mode": loss_spec_mode}
+        modes = {
+            "loss_raw_mode": whole_name(loss_raw_mode, "raw"),
+            "loss_spec_mode": whole_name(loss_spec_mode, "spec"),
+        }
         return _sum_loss(model, scales, modes)
     if name in _SPEC:
         return _spec_loss(model, _SPEC[name])
@@ -78,6 +82,9 @@ def _sum_loss(model: LaSAFT, scales: dict[str, float | None], modes: dict[str, s
     missing = [option for option, value in (scales | modes).items() if value is None]
     if missing:
         raise ConfigError([f"{option}: needed by the loss raw_and_spec" for option in missing])
+    for option, allowed in (("loss_raw_mode", _RAW), ("loss_spec_mode", _SPEC)):
+        if modes[option] not in allowed:
+            raise ConfigError(f"{option}: got {modes[option]!r}, allowed: {', '.join(allowed)}")
     raw_scale, spec_scale = (float(scale or 0) for scale in scales.values())
     raw, spec = (build_loss(str(mode), model) for mode in modes.values())
 
@@ -189,7 +196,8 @@ def _ncs(estimate: Windows, target: Windows) -> Tensor:
 
 def _nlcs(estimate: Windows, target: Windows) -> Tensor:
     similarity = functional.cosine_similarity(estimate, target, dim=-1)
-    return -(similarity + 1 + _EPSILON).log().mean()
+    # Rounding can bring it below -1.
+    return -(similarity.clamp_min(-1) + 1 + _EPSILON).log().mean()
 
 
 _SPEC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -17,7 +17,13 @@ from typing import Any, BinaryIO, cast
 from lasaft.errors import CheckpointError
 
 # What may be named of the standard library: types that hold values. Other packages' names are
-# never looked up, so they may be anything.
+# never looked up: they may be anything, but only what looks like a class may be called, and these.
+_CALLED = {
+    "numpy.dtype", "numpy.ndarray", "torch.device",
+    "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
+    "torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_parameter_with_state",
+}  # fmt: skip
 _HARMLESS = {
     "argparse": {"Namespace"},
     "builtins": {
@@ -260,11 +266,18 @@ class _Machine:
         self.stack.append(self._call(function, arguments))
 
     def op_newobj(self, _: object) -> None:
-        self.op_reduce(None)
+        arguments, kind = self._pop(), self._pop()
+        self.stack.append(self._instance(kind, arguments))
 
     def op_newobj_ex(self, _: object) -> None:
-        keywords, arguments, function = self._pop(), self._pop(), self._pop()
-        self.stack.append(self._call(function, (*arguments, keywords)))
+        keywords, arguments, kind = self._pop(), self._pop(), self._pop()
+        self.stack.append(self._instance(kind, (*arguments, keywords)))
+
+    def _instance(self, kind: Any, arguments: tuple[Any, ...]) -> Any:
+        """Return an object of a class: the opcode that asks for it cannot call a function."""
+        if isinstance(kind, StandIn) and not isinstance(kind, Builder):
+            return StandIn(kind.name, arguments)
+        return self._call(kind, arguments)
 
     def _call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
         if not isinstance(function, StandIn) or not isinstance(arguments, tuple):
@@ -273,6 +286,13 @@ class _Machine:
             return function.make(*arguments)
         if function.name in ("copyreg._reconstructor", "copyreg.__newobj__"):
             return StandIn(arguments[0].name)
+        module, _, name = function.name.rpartition(".")
+        called = name.lstrip("_")[:1].isupper() or function.name in _CALLED
+        if not called and name not in _HARMLESS.get(module, ()):
+            raise CheckpointError(
+                f"{self._name}: refused: it calls {function.name} when it is read, which no "
+                "checkpoint needs. Nothing of it was run; do not load it with anything else"
+            )
         return StandIn(function.name, arguments)
 
     def op_build(self, _: object) -> None:

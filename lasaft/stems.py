@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -92,7 +93,8 @@ def plan_files(
         for target in targets:
             names = {"track": safe_name(song.stem), "source": safe_name(target)}
             path = folder / re.sub(r"\{(\w+)\}", lambda found, n=names: n[found[1]], template)
-            if not path.resolve().is_relative_to(folder.resolve()):
+            inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+            if not inside:
                 raise ConfigError(f"name: {template!r} leads out of {folder} for {song}")
             owner = owners.setdefault(_same(path), f"{target} of {song}")
             if owner != f"{target} of {song}" or target in paths:
@@ -127,15 +129,25 @@ def separate_file(
         ConfigError: the format cannot hold the song's sample rate or channels.
         OSError: a file cannot be written.
     """
+    new = {path.parent for path in files.values() if not path.parent.exists()}
     with ExitStack() as stack:
+        stack.callback(_remove_empty, new)
         reader = stack.enter_context(AudioReader(song))
         rate, channels = reader.sample_rate, reader.channels
-        encoding.check(rate, channels)
+        try:
+            encoding.check(rate, channels)
+        except ConfigError as error:
+            raise ConfigError(f"{song}: {error}") from error
         advance = begin(reader.frames / rate) if begin else None
         writers = {
             target: stack.enter_context(
                 AudioWriter(
-                    stack.enter_context(atomic_path(path)), rate, channels, encoding, reader.frames
+                    stack.enter_context(atomic_path(path)),
+                    rate,
+                    channels,
+                    encoding,
+                    frames=reader.frames,
+                    shown=path,
                 )
             )
             for target, path in files.items()
@@ -151,14 +163,27 @@ def separate_file(
     return Stems(
         song, dict(files), rate, channels, samples / rate,
         {target: writer.peak for target, writer in writers.items()}, clipped,
-        _notes(separator, rate, channels, clipped),
+        _notes(separator, reader, clipped),
     )  # fmt: skip
 
 
-def _notes(separator: Separator, rate: int, channels: int, clipped: Mapping[str, int]) -> list[str]:
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove the folders that nothing was put into."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _notes(separator: Separator, reader: AudioReader, clipped: Mapping[str, int]) -> list[str]:
+    rate, channels = reader.sample_rate, reader.channels
     ours = separator.config.sample_rate
     wanted = separator.config.audio_channels
     notes = []
+    if reader.missing_bytes:
+        notes.append(
+            f"is cut short: {reader.missing_bytes} bytes are missing at its end; "
+            f"{reader.frames / rate:.1f} s are there"
+        )
     if rate != ours:
         notes.append(f"{rate} Hz: separated at {ours} Hz, the stems are at {rate} Hz again")
     if channels == 1 < wanted:
@@ -184,7 +209,7 @@ def check_writable(folder: Path, what: str = "") -> None:
 
 def _same(path: Path) -> str:
     # Some systems do not tell upper from lower case.
-    return str(path.resolve()).casefold()
+    return os.path.realpath(path).casefold()
 
 
 def _check_template(template: str) -> None:

@@ -118,9 +118,9 @@ def without_effect(run: RunConfig) -> dict[str, str]:
     if "raw_and_spec" not in (train.train_loss, train.val_loss):
         reasons |= dict.fromkeys(RAW_AND_SPEC, "neither train_loss nor val_loss is raw_and_spec")
     if train.gpus:
-        reasons["world_size"] = f"gpus {train.gpus} says how many processes there are"
-    if train.processes == 1:
-        reasons["sync_batchnorm"] = "there is one process (world_size or gpus above 1 makes more)"
+        reasons["world_size"] = (
+            f"gpus {train.gpus} says how many processes there are (gpus None: world_size does)"
+        )
     if run.search.trial_gpus is not None and train.gpus:
         reasons["trial_gpus"] = f"gpus {train.gpus} says how many GPUs a trial has"
     if run.evaluate.estimates_dir is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from lasaft.config import ModelConfig, Settings
+from lasaft.config import ModelConfig, Settings, whole_name
 from lasaft.errors import ConfigError
 from pipeline.addresses import check_place
 from pipeline.checks import check_run_id, run_problems, train_problems
@@ -109,7 +109,10 @@ class TrainConfig(Settings):
         default=8, ge=1, description="windows a step, over all processes together"
     )
     steps_per_epoch: int | None = Field(
-        default=None, ge=1, description="steps an epoch (None: one pass over the training frames)"
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="steps an epoch (None: one pass over the training frames)",
     )
     min_epochs: int = Field(default=1, ge=1, description="no early stop before this many epochs")
     max_epochs: int = Field(default=1000, ge=1, description="the last epoch")
@@ -123,13 +126,13 @@ class TrainConfig(Settings):
     val_loss: LossName = Field(default="raw_l1", description="loss that selects the model")
     loss_raw_scale: float | None = Field(default=None, gt=0, description="raw_and_spec: raw weight")
     loss_raw_mode: Literal["raw_l1", "raw_l2", "raw_mse"] | None = Field(
-        default=None, description="raw_and_spec: raw part"
+        default=None, description="raw_and_spec: raw part (l1 is raw_l1)"
     )
     loss_spec_scale: float | None = Field(
         default=None, gt=0, description="raw_and_spec: spec weight"
     )
     loss_spec_mode: Literal["spec_l1", "spec_l2", "spec_mse"] | None = Field(
-        default=None, description="raw_and_spec: spec part"
+        default=None, description="raw_and_spec: spec part (l1 is spec_l1)"
     )
     optimizer: Literal["adam", "adamw", "adagrad", "sgd", "rmsprop"] = Field(
         default="adam", description="optimiser"
@@ -219,6 +222,11 @@ class TrainConfig(Settings):
     def synchronised(self) -> bool:
         """Whether normalisation spans more than one process."""
         return self.sync_batchnorm and self.processes > 1
+
+    @field_validator("loss_raw_mode", "loss_spec_mode", mode="before")
+    @classmethod
+    def _may_leave_the_domain_out(cls, value: Any, info: ValidationInfo) -> Any:
+        return whole_name(value, "raw" if info.field_name == "loss_raw_mode" else "spec")
 
     @field_validator("world_size")
     @classmethod

@@ -51,6 +51,11 @@ class RunFolder:
         return self.root / "training"
 
     @property
+    def state(self) -> Path:
+        """What an interrupted training goes on from."""
+        return self.training / "state.safetensors"
+
+    @property
     def metrics(self) -> Path:
         """The journal of training: one JSON line a record, the truth about the run."""
         return self.training / "metrics.jsonl"

@@ -23,6 +23,11 @@ def taken(file: IO[str] | IO[bytes], kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
+def wait_for(file: IO[str] | IO[bytes]) -> None:
+    """Take the lock of an open file, which holds it until it is closed; wait while others do."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
 @contextmanager
 def alone(path: Path, otherwise: Exception) -> Iterator[None]:
     """Hold the lock of the file ``path``, which is made where it is missing.

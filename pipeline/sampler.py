@@ -20,6 +20,7 @@ class DrawPlan:
         tracks: the training tracks that are drawn from.
         num_frame: frames of a window.
         batch_size: windows a step, over all processes together.
+        micro_batches: parts of a step, one after the other.
         track: int32 [sample, source], an index into ``tracks``.
         start: int32 [sample, source], the first frame.
         condition: int64 [sample], the target's place in the manifest's sources.
@@ -34,6 +35,7 @@ class DrawPlan:
     tracks: tuple[TrackEntry, ...]
     num_frame: int
     batch_size: int
+    micro_batches: int
     track: np.ndarray
     start: np.ndarray
     condition: np.ndarray
@@ -56,11 +58,24 @@ class DrawPlan:
             if self.share[sample, one]:
                 yield int(self.second_track[sample, one]), int(self.second_start[sample, one])
 
-    def samples(self, step: int, rank: int, world_size: int) -> range:
+    def samples(self, step: int, rank: int, world_size: int) -> list[int]:
         """Return the samples of one process in one step; all processes together have the batch."""
-        share = self.batch_size // world_size
-        first = step * self.batch_size + rank * share
-        return range(first, first + share)
+        first = step * self.batch_size
+        rows = rows_of_process(self.batch_size, self.micro_batches, rank, world_size)
+        return [first + row for row in rows]
+
+
+def rows_of_process(batch_size: int, micro_batches: int, rank: int, world_size: int) -> list[int]:
+    """Return the rows of a batch that one process gets, micro-batch after micro-batch.
+
+    All processes together have a micro-batch of the rows that one process alone would have.
+
+    >>> rows_of_process(8, 2, rank=1, world_size=2)
+    [2, 3, 6, 7]
+    """
+    share = batch_size // (micro_batches * world_size)
+    starts = range(rank * share, batch_size, share * world_size)
+    return [row for start in starts for row in range(start, start + share)]
 
 
 def require_shares(batch_size: int, world_size: int) -> None:
@@ -129,7 +144,8 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
 
     Args:
         manifest: the shards.
-        config: seed, batch_size, steps_per_epoch, target_names, num_frame and the data settings.
+        config: seed, batch_size, accumulate_grad_batches, steps_per_epoch, target_names, num_frame
+            and the data settings.
         epoch: from 0.
 
     Raises:
@@ -164,6 +180,7 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
         tracks=tracks,
         num_frame=frames,
         batch_size=train.batch_size,
+        micro_batches=train.accumulate_grad_batches,
         track=track.astype(np.int32),
         start=start.astype(np.int32),
         condition=condition,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
@@ -30,33 +31,40 @@ def make_shards(config: RunConfig) -> Manifest:
 def train_network(config: RunConfig) -> TrainResult:
     """Train; MLflow gets the settings, the journal's metrics, the data's hash and the model."""
     from lasaft.config import variant_name
-    from pipeline.manifest import read_manifest
-    from pipeline.storage import shard_place
     from pipeline.train import train
 
     folder = RunFolder.of(config)
-    with Tracker(config, folder) as tracker:
-        tracker.log_params()
-        tracker.set_tags({"data_hash": read_manifest(shard_place(folder)).hash})
-        tracker.follow(folder.metrics)
-        result = train(config)
+    tracker = Tracker(config, folder)
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            _record_start(stack.enter_context(tracker), folder)
+            tracker.follow(folder.metrics)
+
+        result = train(config, begin)
         name = f"{config.tracking.experiment_name}-{variant_name(config.model)}"
         tracker.log_model(folder.checkpoint, name)
     return result
 
 
-def search_settings(config: RunConfig) -> SearchResult:
-    """Search for the best settings; MLflow gets a run of each trial below this run's own."""
+def _record_start(tracker: Tracker, folder: RunFolder) -> None:
+    """Record settings and data of a stage that learns from shards."""
     from pipeline.manifest import read_manifest
-    from pipeline.search.report import write_report
-    from pipeline.search.run import search
     from pipeline.storage import shard_place
 
+    tracker.log_params()
+    tracker.set_tags({"data_hash": read_manifest(shard_place(folder)).hash})
+
+
+def search_settings(config: RunConfig) -> SearchResult:
+    """Search for the best settings; MLflow gets a run of each trial below this run's own."""
+    from pipeline.search.report import write_report
+    from pipeline.search.run import search
+
     folder = RunFolder.of(config)
-    with Tracker(config, folder) as tracker:
-        tracker.log_params()
-        tracker.set_tags({"data_hash": read_manifest(shard_place(folder)).hash})
-        result = search(config)
+    tracker = Tracker(config, folder)
+    with ExitStack() as stack:
+        result = search(config, lambda: _record_start(stack.enter_context(tracker), folder))
         winner = result.winner
         figures = {name: winner.trial.figure(name) for name in config.search.objectives}
         figures |= {"mean": winner.mean, "spread": winner.spread, "trials": len(result.rows)}

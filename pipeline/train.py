@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from pipeline.manifest import read_manifest
 from pipeline.process_counts import room, share_cpus
 from pipeline.progress import Progress
 from pipeline.storage import shard_place
-from pipeline.training.identity import claim, finished
+from pipeline.training.identity import claim, finished, has_begun
 from pipeline.training.result import TrainResult
 
 _POLL_SECONDS = 0.5
@@ -35,11 +35,12 @@ _ELASTIC_START_SECONDS = "15"
 _LACK_SECONDS = 15.0
 
 
-def train(config: RunConfig) -> TrainResult:
+def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainResult:
     """Train the network of ``config`` on its shards, or go on where an earlier call was stopped.
 
     Args:
         config: the run's settings; the shards must be there.
+        begin: called once nothing speaks against the training, before it goes on.
 
     Returns:
         What came out; at once if this training was finished before.
@@ -48,15 +49,19 @@ def train(config: RunConfig) -> TrainResult:
         ConfigError: options that do not fit the shards, the cluster, or an earlier training in
             the same ``output_dir``.
         DataError: the shards are missing or damaged.
+        CheckpointError: ``resume_from_checkpoint`` does not fit.
         StageError: training ended without a result; the saved state is kept.
     """
     folder = RunFolder.of(config)
     manifest = read_manifest(shard_place(folder))
     manifest.require_model(config.model)
     with _alone(folder):
+        _check_start(folder, config)
         claim(folder, config, manifest.hash)
         result = finished(folder, config)
+        begin()
         if result is not None:
+            sys.stderr.write(f"training: finished before in {folder.training}, nothing is left\n")
             return result
         for name in ("failure.json", "progress.json"):
             (folder.training / name).unlink(missing_ok=True)
@@ -73,6 +78,7 @@ def fit(config: RunConfig, folder: RunFolder) -> None:
     Raises:
         LasaftError: training ended without a result.
     """
+    from ray.exceptions import RayActorError
     from ray.train import (
         FailureConfig,
         LoggingConfig,
@@ -112,6 +118,13 @@ def fit(config: RunConfig, folder: RunFolder) -> None:
     try:
         with _lack_told(each, train.world_sizes[0]):
             trainer.fit()
+    except RayActorError as error:
+        # The actor that steers the processes is none of those that Ray starts again.
+        reason = _last_line(error).partition(". ")[0]
+        raise StageError(
+            f"training: the process that steers the others died ({reason}); the state in "
+            f"{folder.training} is kept: the same command goes on"
+        ) from error
     except TrainingFailedError as error:
         _raise_failure(folder)
         raise StageError(
@@ -119,6 +132,15 @@ def fit(config: RunConfig, folder: RunFolder) -> None:
             f"{_last_line(error)}; the state in {folder.training} is kept: the same command goes on"
         ) from error
     _raise_failure(folder)
+
+
+def _check_start(folder: RunFolder, config: RunConfig) -> None:
+    """Refuse a first start from a checkpoint that does not fit, before the folder is claimed."""
+    start = config.train.resume_from_checkpoint
+    if start is not None and not has_begun(folder):
+        from pipeline.training.start import starting_weights
+
+        starting_weights(start, config.model)
 
 
 def _thread_settings(cpus: float) -> dict[str, str]:
@@ -161,7 +183,10 @@ def _process(payload: dict[str, Any]) -> None:
     except EndedEarlyError:
         return  # on all processes at the same epoch
     except LasaftError as error:
-        atomic_write_json(failure, {"kind": type(error).__name__, "text": str(error)})
+        try:
+            atomic_write_json(failure, {"kind": type(error).__name__, "text": str(error)})
+        except OSError:
+            raise error from None  # a full disk: the message alone gets through
         if world > 1:
             raise  # the others may be waiting for this one in a sum
 
@@ -259,7 +284,7 @@ def _shown(folder: RunFolder, train: TrainConfig) -> Iterator[None]:
 
 
 def _watch(file: Path, train: TrainConfig, stop: threading.Event) -> None:
-    progress, shown, before = None, 0, None
+    progress, shown, process, before = None, 0, "", None
     last, said = False, set()
     while not last:
         last = stop.wait(_POLL_SECONDS)
@@ -271,6 +296,10 @@ def _watch(file: Path, train: TrainConfig, stop: threading.Event) -> None:
             total = train.max_epochs * found["steps_per_epoch"]
             shown = found["step"]
             progress = Progress("training", total, "steps", done=shown)
+            process = found["process"]
+        if found["process"] != process:
+            progress.say(f"training: started again, it is at step {found['step']}")
+            process = found["process"]
         # After a crash the count goes back for a while.
         progress.advance(max(0, found["step"] - shown), _note(found, train))
         shown = max(shown, found["step"])

@@ -9,6 +9,7 @@ from pipeline.checks import SYNTHETIC_COUNTS, synthetic_songs
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.options import Option
+from pipeline.tracking.address import store_problems
 
 _SYNTHETIC = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
 _SONGS = ("musdb_root", "musdb_is_wav", "dev_mode", *_SYNTHETIC)
@@ -95,10 +96,13 @@ def _needs_shards(run: RunConfig) -> Iterator[str]:
             f"python -m jobs.preprocess --shards_dir {shards}"
         )
     yield from _needs_start(run)
+    yield from store_problems(run)
 
 
 def _needs_start(run: RunConfig) -> Iterator[str]:
     start = run.train.resume_from_checkpoint
+    if RunFolder.of(run).state.exists():
+        return  # it goes on from its own state
     if start is None or (start.suffix == ".ckpt" and start.is_file()):
         return
     if not (start / "config.json").is_file():
@@ -110,6 +114,7 @@ def _needs_start(run: RunConfig) -> Iterator[str]:
 
 def needs_estimates(run: RunConfig) -> Iterator[str]:
     """Yield what an evaluation misses: songs, and a checkpoint, finished estimates or scores."""
+    yield from store_problems(run)
     scores = run.evaluate.scores_dir
     if scores is not None:
         if not scores.is_dir():
@@ -129,6 +134,7 @@ def needs_estimates(run: RunConfig) -> Iterator[str]:
 
 
 def _needs_scores(run: RunConfig) -> Iterator[str]:
+    yield from store_problems(run)
     scores = RunFolder.of(run).scores
     if not scores.is_dir():
         yield (
@@ -148,6 +154,7 @@ def needs_songs_and_start(run: RunConfig) -> Iterator[str]:
     """Yield what a run from songs to a trained network misses."""
     yield from _needs_songs(run)
     yield from _needs_start(run)
+    yield from store_problems(run)
     if run.search.space is not None:
         from pipeline.search.check import search_problems
 

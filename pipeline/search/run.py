@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,13 @@ _QUIET = {
 }
 
 
-def search(config: RunConfig) -> SearchResult:
+def search(config: RunConfig, begin: Callable[[], None] = lambda: None) -> SearchResult:
     """Search for the best settings, or go on where an earlier call was stopped.
 
     Args:
         config: the run's settings; the shards must be there, and ``search.space`` says what to
             try.
+        begin: called once nothing speaks against the search, before it goes on.
 
     Returns:
         The ranked trials and the files with the winner's settings.
@@ -72,6 +73,7 @@ def search(config: RunConfig) -> SearchResult:
         claim(config, space, manifest.hash)
         book = TrialBook(folder.search, checker)
         run = _Run(config, space, book)
+        begin()
         if run.has_work():
             with ready_cluster(config):
                 run.work()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.config import RunConfig
@@ -14,7 +15,23 @@ from pipeline.folders import RunFolder
 def tracking_address(config: RunConfig) -> str:
     """Return where MLflow's records go: an address, or a database in the run's folder."""
     given = config.tracking.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return given or f"sqlite:///{RunFolder.of(config).root / 'mlflow.db'}"
+    return given or own_store(RunFolder.of(config))
+
+
+def own_store(folder: RunFolder) -> str:
+    """Return the address of the database in a run's folder."""
+    return f"sqlite:///{folder.root / 'mlflow.db'}"
+
+
+def store_problems(config: RunConfig) -> Iterator[str]:
+    """Yield why there can be no database in the run's folder, if it is to be there."""
+    folder = RunFolder.of(config)
+    own = tracking_address(config) == own_store(folder)
+    if config.tracking.log and own and {"%", "?"} & set(str(folder.root)):
+        yield (
+            f"output_dir: got {folder.root}, allowed: a path without % and ?, which MLflow's "
+            "database in it cannot have (or a tracking_uri elsewhere, or log False)"
+        )
 
 
 def ui_command(config: RunConfig) -> str:

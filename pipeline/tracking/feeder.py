@@ -16,7 +16,7 @@ from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.locks import taken
-from pipeline.tracking.address import tracking_address, without_password
+from pipeline.tracking.address import own_store, tracking_address, without_password
 from pipeline.tracking.outbox import Follower, Outbox
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Feeder(threading.Thread):
                 f"{self._outbox.folder} and the next command on this folder sends them"
             )
         if self._refused:
-            return f"MLflow at {address} refused {len(self._refused)} records: {self._refused[0]}"
+            return f"MLflow at {address} lacks {len(self._refused)} records: {self._refused[0]}"
         return ""
 
     def run(self) -> None:
@@ -122,6 +122,10 @@ class Feeder(threading.Thread):
         except (MlflowException, SQLAlchemyError, OSError) as error:
             self._trouble = self._told(f"{type(error).__name__}: {error}")
 
+    def _at(self, path: str) -> Path:
+        """Return where a file of an entry is: absolute, or within the run's folder."""
+        return self._folder.root / path
+
     def _told(self, text: str) -> str:
         """Return the first line of ``text``, without the password of the address."""
         address = tracking_address(self._config)
@@ -133,11 +137,12 @@ class Feeder(threading.Thread):
         for entry in entries:
             if entry["kind"] == "follow" and entry["path"] not in self._followers:
                 steps = self._sent["steps"].get(entry["path"], {})
-                self._followers[entry["path"]] = Follower(Path(entry["path"]), steps)
+                self._followers[entry["path"]] = Follower(self._at(entry["path"]), steps)
         fresh = entries[self._sent["entries"] :]
         for entry in fresh:
-            # The end is told last, after the metrics that were followed up to there.
-            if entry["kind"] == "status":
+            # The metrics that were followed up to there come before the end, and before a model,
+            # which takes long.
+            if entry["kind"] in ("status", "model"):
                 self._send_followed()
             self._send(entry)
             self._sent["entries"] += 1
@@ -151,13 +156,13 @@ class Feeder(threading.Thread):
             try:
                 for start in range(0, len(records), _PARAMS_A_CALL):
                     self._send_records(records[start : start + _PARAMS_A_CALL])
-                    self._send_files(Path(path).parent, records[start : start + _PARAMS_A_CALL])
+                    self._send_files(self._at(path).parent, records[start : start + _PARAMS_A_CALL])
                     for record in records[start : start + _PARAMS_A_CALL]:
                         done[record["kind"]] = record["step"]
                     self._outbox.mark(self._sent)
             except BaseException:
                 # What it has read and not told has to be read again.
-                self._followers[path] = Follower(Path(path), done)
+                self._followers[path] = Follower(self._at(path), done)
                 raise
 
     def _send_records(self, records: list[dict[str, Any]]) -> None:
@@ -196,6 +201,9 @@ class Feeder(threading.Thread):
     def _send_follow(self, run: str, entry: dict[str, Any]) -> None:
         """Nothing to tell: the file's records are."""
 
+    def _send_damaged(self, run: str, entry: dict[str, Any]) -> None:
+        self._refused.append(f"a damaged line of {self._outbox.folder}: {entry['line']}")
+
     def _send_params(self, run: str, entry: dict[str, Any]) -> None:
         from mlflow.entities import Param, RunTag
 
@@ -225,7 +233,7 @@ class Feeder(threading.Thread):
         self._connected().log_batch(run, tags=[RunTag(k, v) for k, v in entry["values"].items()])
 
     def _send_artifact(self, run: str, entry: dict[str, Any]) -> None:
-        path = Path(entry["path"])
+        path = self._at(entry["path"])
         if path.is_dir():
             self._connected().log_artifacts(run, str(path), entry["folder"] or None)
         elif path.is_file():
@@ -236,9 +244,14 @@ class Feeder(threading.Thread):
     def _send_model(self, run: str, entry: dict[str, Any]) -> None:
         from pipeline.tracking.registry import register
 
-        path = Path(entry["path"])
+        path = self._at(entry["path"])
         if path.is_dir():
-            register(self._connected(), run, path, entry["name"])
+            # Of a model that is cut off, what has arrived is not sent again.
+            arrived = self._sent.setdefault("arrived", [])
+            for file in register(self._connected(), run, path, entry["name"], frozenset(arrived)):
+                arrived.append(file)
+                self._outbox.mark(self._sent)
+            self._sent["arrived"] = []
         else:
             self._refused.append(f"{path} is no longer there")
 
@@ -301,7 +314,6 @@ class Feeder(threading.Thread):
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             return experiment.experiment_id
-        address = tracking_address(self._config)
-        own = address == f"sqlite:///{self._folder.root / 'mlflow.db'}"
+        own = tracking_address(self._config) == own_store(self._folder)
         location = (self._folder.root / "mlartifacts").as_uri() if own else None
         return client.create_experiment(name, artifact_location=location)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lasaft.files import atomic_write_json
-from pipeline.training.history import read_history
+from pipeline import locks
 
 
 class Outbox:
@@ -30,14 +33,38 @@ class Outbox:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, kind: str, **content: Any) -> None:
-        """Append one entry; it is on its way to the disk when this returns."""
+        """Append one entry; it is on its way to the disk when this returns.
+
+        Raises:
+            OSError: it cannot be written; the journal is as it was.
+        """
         entry = {"kind": kind, "milliseconds": int(time.time() * 1000), **content}
-        with self._journal.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
+        line = _text({**entry, "crc": _sum(entry)}) + "\n"
+        with self._journal.open("ab+", buffering=0) as file:
+            locks.wait_for(file)
+            end = _drop_torn_end(file)
+            try:
+                if file.write(line.encode()) < len(line.encode()):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                file.truncate(end)
+                raise OSError(error.errno, error.strerror, str(self._journal)) from error
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return every entry that is whole."""
-        return read_history(self._journal)
+        """Return every entry that is whole; one that a damaged disk has spoilt is ``damaged``."""
+        if not self._journal.exists():
+            return []
+        return [_entry(line) for line in self._journal.read_bytes().split(b"\n")[:-1]]
+
+    def mend(self) -> list[dict[str, Any]]:
+        """Note as delivered no more entries than there are, and return them.
+
+        A power cut can take the last ones.
+        """
+        sent, entries = self.sent(), self.entries()
+        if sent["entries"] > len(entries):
+            self.mark(sent | {"entries": len(entries)})
+        return entries
 
     def sent(self) -> dict[str, Any]:
         """Return what has been delivered: ``entries`` (a count), ``steps`` and the ``run``."""
@@ -50,6 +77,42 @@ class Outbox:
     def mark(self, sent: dict[str, Any]) -> None:
         """Remember what has been delivered."""
         atomic_write_json(self._sent_file, sent)
+
+
+def _drop_torn_end(file: IO[bytes]) -> int:
+    """Cut off a last line that a crash or a full disk has left unfinished; return the new end."""
+    file.seek(0)
+    data = file.read()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        file.truncate(whole)
+    return whole
+
+
+def _text(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False, allow_nan=False)
+
+
+def _sum(entry: dict[str, Any]) -> int:
+    return zlib.crc32(_text(entry).encode())
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+        if entry.pop("crc") == _sum(entry):
+            return entry
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass  # whatever it is now, it is not what was written
+    return {"kind": "damaged", "line": line[:80].decode(errors="replace")}
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line of a training's journal has what is read of it here."""
+    if not isinstance(record, dict):
+        return False
+    kinds = {"kind": str, "step": int, "seconds": (int, float), "values": dict}
+    return all(isinstance(record.get(name), kind) for name, kind in kinds.items())
 
 
 class Follower:
@@ -87,7 +150,10 @@ class Follower:
         lines = whole.splitlines(keepends=True)
         self._last_line = lines[-1] if lines else self._last_line
         for line in lines:
-            record = json.loads(line)
-            if record["step"] > self._steps.get(record["kind"], -1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if _is_record(record) and record["step"] > self._steps.get(record["kind"], -1):
                 self._steps[record["kind"]] = record["step"]
                 yield record

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
 import re
 import shutil
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator, Set
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -24,16 +26,23 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def register(client: MlflowClient, run: str, checkpoint: Path, name: str) -> None:
+def register(
+    client: MlflowClient, run: str, checkpoint: Path, name: str, arrived: Set[str] = frozenset()
+) -> Iterator[str]:
     """Put ``checkpoint`` among the artifacts of ``run`` as a model, and into the registry.
 
     A checkpoint that the registry has from this run already is left alone.
+
+    Yields:
+        the name of each file, with its hash, once the server has it; the registry follows after
+        the last one.
 
     Args:
         client: connected to the tracking server.
         run: id of the run that trained it.
         checkpoint: folder with weights.safetensors and config.json.
         name: of the registered model; each checkpoint is a version of it.
+        arrived: names that an earlier call has yielded: these files are not sent again.
     """
     record = json.loads((checkpoint / "config.json").read_bytes())
     name = re.sub(r"""[/:'"%]""", "_", name)  # MLflow's addresses and filters give these a meaning
@@ -42,7 +51,14 @@ def register(client: MlflowClient, run: str, checkpoint: Path, name: str) -> Non
     if any(version.tags.get("checkpoint_hash") == record["hash"] for version in versions):
         return
     with tempfile.TemporaryDirectory() as folder:
-        client.log_artifacts(run, str(_packed(checkpoint, record, Path(folder))), MODEL_FOLDER)
+        model = _packed(checkpoint, record, Path(folder))
+        for file in sorted(path for path in model.rglob("*") if path.is_file()):
+            place = PurePosixPath(MODEL_FOLDER, file.parent.relative_to(model))
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            arrival = f"{content[:16]} {place / file.name}"
+            if arrival not in arrived:
+                client.log_artifact(run, str(file), str(place))
+                yield arrival
     source = f"{client.get_run(run).info.artifact_uri}/{MODEL_FOLDER}"
     client.create_model_version(name, source, run, tags=_facts(record))
 

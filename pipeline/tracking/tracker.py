@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lasaft.errors import ConfigError
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.tracking.address import tracking_address
@@ -18,6 +19,7 @@ from pipeline.tracking.outbox import Outbox
 
 # MLflow takes longer values, but shows no table of them.
 _LONGEST_PARAM = 500
+_ENDS = ("FINISHED", "FAILED")
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -49,11 +51,16 @@ class Tracker:
     ) -> None:
         self._config, self._folder, self._parent = config, folder, parent
         self._outbox: Outbox | None = None
+        self._before: str | None = None
+        self._said = False
         self._feeder: Feeder | None = None
 
     def __enter__(self) -> Tracker:
         if self._config.tracking.log:
             self._outbox = Outbox(self._folder.tracking, tracking_address(self._config))
+            entries = self._outbox.mend()
+            said = [each["status"] for each in entries if each["kind"] == "status"]
+            self._before = said[-1] if said else None
             self._outbox.add("status", status="RUNNING")
             self._feeder = Feeder(self._config, self._folder, self._outbox, self._parent)
             self._feeder.start()
@@ -67,45 +74,50 @@ class Tracker:
     ) -> None:
         if self._outbox is None or self._feeder is None:
             return
-        self._outbox.add("status", status="FINISHED" if error is None else "FAILED")
+        status = "FINISHED" if error is None else "FAILED"
+        if isinstance(error, ConfigError) and not self._said and self._before in _ENDS:
+            status = self._before  # what was refused has changed nothing
+        self._outbox.add("status", status=status)
         complaint = self._feeder.finish()
         if complaint:
             sys.stderr.write(f"{complaint}\n")
 
     def log_params(self) -> None:
         """Record the whole configuration, as ``model.n_fft`` and so on."""
-        if self._outbox is not None:
-            self._outbox.add("params", values=flatten(self._config.model_dump(mode="json")))
+        self._say("params", values=flatten(self._config.model_dump(mode="json")))
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record numbers; what is not finite is left out."""
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        if self._outbox is not None and finite:
-            self._outbox.add("metrics", values=finite, step=step)
+        if finite:
+            self._say("metrics", values=finite, step=step)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Record a file, or all files of a folder, under ``folder`` of the run's artifacts."""
-        if self._outbox is not None:
-            self._outbox.add("artifact", path=str(path.absolute()), folder=folder)
+        self._say("artifact", path=self._place(path), folder=folder)
 
     def log_model(self, checkpoint: Path, name: str) -> None:
         """Record a checkpoint as a version of the registered model ``name``, with its code."""
-        if self._outbox is not None:
-            self._outbox.add("model", path=str(checkpoint.absolute()), name=name)
+        self._say("model", path=self._place(checkpoint), name=name)
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Record a table as the artifact ``<name>.json``, which MLflow shows as one."""
-        if self._outbox is not None:
-            self._outbox.add(
-                "table", name=name, columns=list(columns), rows=[list(row) for row in rows]
-            )
+        self._say("table", name=name, columns=list(columns), rows=[list(row) for row in rows])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Record short texts about the run."""
-        if self._outbox is not None:
-            self._outbox.add("tags", values=dict(tags))
+        self._say("tags", values=dict(tags))
 
     def follow(self, journal: Path) -> None:
         """Record every metric of a training's journal, also what is written there later."""
+        self._say("follow", path=self._place(journal))
+
+    def _place(self, path: Path) -> str:
+        """Return a path within the run's folder, which may be moved, or an absolute one."""
+        path, root = path.absolute(), self._folder.root
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+    def _say(self, kind: str, **content: Any) -> None:
         if self._outbox is not None:
-            self._outbox.add("follow", path=str(journal.absolute()))
+            self._outbox.add(kind, **content)
+            self._said = True

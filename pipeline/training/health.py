@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
 from lasaft.errors import StageError
+from pipeline.config import TrainConfig
 from pipeline.loader import Batch
+from pipeline.sampler import rows_of_process
 from pipeline.training.data import TrainingData
 from pipeline.training.ranks import Ranks
+from pipeline.training.standing import Standing
 from pipeline.training.step import StepResult
 
 # So many steps without an update, one after the other, end the training: fp16's loss scale needs
 # about 16 to come down from 2**16 to 1, so 30 can only mean that it will not recover.
 BAD_STEP_LIMIT = 30
-# Fewer are nothing to speak of where only the scaled gradient overflows.
+# Fewer are nothing to speak of where only the scaled gradient overflows; later torch tries twice
+# the scale after every 2000 good steps.
 _SCALE_STEPS = 16
+_SCALE_TRIED_EVERY = 2000
 WAIT_SHARE_LIMIT = 0.2
 # The first batches wait for files that nobody has read yet.
 _SECONDS_BEFORE_WAIT_COUNTS = 30.0
@@ -43,6 +49,14 @@ class Constancy:
         self._last = value
         return self._times >= self.limit
 
+    def state(self) -> list[float]:
+        """Return a JSON-like form for :meth:`restore`."""
+        return [self._last, self._times]
+
+    def restore(self, state: list[float]) -> None:
+        """Go on from ``state``."""
+        self._last, self._times = state[0], int(state[1])
+
 
 class Health:
     """Looks at what training does and tells what is wrong with it.
@@ -51,13 +65,21 @@ class Health:
         tell: gets the kind of a fault and a sentence; called on the first process alone.
         data: knows where windows come from.
         ranks: the processes that train together.
-        precision: of the arithmetic.
+        train: precision, and how a batch is divided.
     """
 
-    def __init__(self, tell: Tell, data: TrainingData, ranks: Ranks, precision: str) -> None:
-        self._tell, self._data, self._ranks = tell, data, ranks
-        self._precision = precision
+    def __init__(self, tell: Tell, data: TrainingData, ranks: Ranks, train: TrainConfig) -> None:
+        self._tell, self._data, self._ranks, self._train = tell, data, ranks, train
         self._steps, self._epochs = Constancy(_CONSTANT_STEPS), Constancy(_CONSTANT_EPOCHS)
+
+    def state(self) -> dict[str, Any]:
+        """Return a JSON-like form for :meth:`restore`."""
+        return {"steps": self._steps.state(), "epochs": self._epochs.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self._steps.restore(state["steps"])
+        self._epochs.restore(state["epochs"])
 
     def start(self) -> None:
         """Look at where training runs."""
@@ -65,7 +87,7 @@ class Health:
             return
         if torch.cuda.is_available():
             self._tell("gpu", "there is a GPU and it is not used: gpus 1 trains on it")
-        if self._precision == "16":
+        if self._train.precision == "16":
             self._tell(
                 "precision",
                 "precision 16 on a CPU is exact and slow (measured: 11 times the time of 32, which "
@@ -83,6 +105,12 @@ class Health:
 
     def epoch(self, loss: float, rate: float) -> None:
         """Look at the loss that an epoch ended with."""
+        if not math.isfinite(loss):
+            self._tell(
+                "val_loss",
+                f"the validation loss is {loss}: the network gives no finite sound, and a model "
+                "of this epoch is of no use; a lower lr or gradient_clip_val may help",
+            )
         if self._epochs.add(loss):
             self._tell(
                 "constant val_loss",
@@ -109,14 +137,17 @@ class Health:
         Raises:
             StageError: too many steps in a row gave no finite loss or gradient.
         """
-        parts = self._ranks.gather(_not_finite(batch))
-        share = len(batch.condition)
-        bad = [rank * share + row for rank, rows in enumerate(parts) for row in rows]
+        size, world = len(batch.condition) * self._ranks.world, self._ranks.world
+        bad = sorted(
+            rows_of_process(size, self._train.accumulate_grad_batches, rank, world)[row]
+            for rank, rows in enumerate(self._ranks.gather(_not_finite(batch)))
+            for row in rows
+        )
         what = (
             f"loss {result.loss}, gradient norm {result.gradient_norm} at step {step} "
             f"(epoch {place[0]}, batch {place[1]})"
         )
-        windows = bad or range(share * self._ranks.world)
+        windows = bad or range(size)
         origin = "windows with bad numbers: " if bad else "its windows hold good numbers: "
         origin += self._data.describe(*place, windows)
         if in_a_row >= BAD_STEP_LIMIT:
@@ -125,9 +156,24 @@ class Health:
                 "saved state is kept; a lower lr, gradient_clip_val or precision bf16 or 32 may "
                 f"help; {origin}"
             )
-        scale_is_sought = self._precision == "16" and math.isfinite(result.loss)
+        scale_is_sought = self._train.precision == "16" and math.isfinite(result.loss)
         if not scale_is_sought or in_a_row > _SCALE_STEPS:
             self._tell("bad step", f"{what}: the step is skipped; {origin}")
+
+    def closing_notes(
+        self, said: Sequence[tuple[str, str]], wait_share: float, bad_steps: int, at: Standing
+    ) -> Iterator[str]:
+        """Yield what to say at the end: what was said on the way, in the light of the whole."""
+        if wait_share > WAIT_SHARE_LIMIT:
+            yield wait_note(wait_share)
+        if bad_steps:
+            tried = _SCALE_STEPS + at.step // _SCALE_TRIED_EVERY
+            sought = self._train.precision == "16" and bad_steps <= tried
+            normal = " (precision 16 takes some to find its scale)" if sought else ""
+            yield f"{bad_steps} steps had no finite loss or gradient and were skipped{normal}"
+        yield from (text for kind, text in said if kind not in ("data wait", "bad step"))
+        if not at.best_sdr:
+            yield "there were no validation tracks: the training loss selected the model"
 
 
 def _not_finite(batch: Batch) -> list[int]:
@@ -142,21 +188,3 @@ def wait_note(share: float) -> str:
         f"{share:.0%} of the training time was spent waiting for data: a faster disk or more "
         "num_workers would help"
     )
-
-
-def closing_notes(
-    said: Sequence[tuple[str, str]],
-    wait_share: float,
-    bad_steps: int,
-    validated: bool,
-    precision: str,
-) -> Iterator[str]:
-    """Yield what to say at the end: what was said on the way, in the light of the whole."""
-    if wait_share > WAIT_SHARE_LIMIT:
-        yield wait_note(wait_share)
-    if bad_steps:
-        normal = " (precision 16 takes some to find its scale)" if precision == "16" else ""
-        yield f"{bad_steps} steps had no finite loss or gradient and were skipped{normal}"
-    yield from (text for kind, text in said if kind not in ("data wait", "bad step"))
-    if not validated:
-        yield "there were no validation tracks: the training loss selected the model"

@@ -46,12 +46,21 @@ class History:
     Args:
         path: the JSONL file.
         position: bytes to keep of what the file holds; the rest came after the saved state.
+
+    Attributes:
+        missing: how many bytes of those to keep the file has lost.
     """
 
     def __init__(self, path: Path, position: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = path.open("ab")
-        self._file.truncate(min(position, path.stat().st_size))
+        self._file: BinaryIO = path.open("ab+")
+        size = path.stat().st_size
+        self.missing = max(0, position - size)
+        if self.missing:
+            # Somebody has cut it: what is left of its last line is no record.
+            self._file.seek(0)
+            position = self._file.read().rfind(b"\n") + 1
+        self._file.truncate(position)
         self._file.seek(0, os.SEEK_END)
 
     def append(self, record: dict[str, Any]) -> None:

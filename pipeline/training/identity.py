@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.training.result import TrainResult
-from pipeline.training.state import state_file
+
+_IDENTITY = "identity.json"
+_RESULT = "result.json"
 
 # How the work is done and when it ends, not what is computed: free to change on a resume.
 _FREE = {
@@ -47,24 +51,46 @@ def identity(config: RunConfig, data_hash: str) -> dict[str, Any]:
 def claim(folder: RunFolder, config: RunConfig, data_hash: str) -> None:
     """Make the training folder this configuration's, or find that it is.
 
+    Where nothing has been trained yet, the folder is free for another configuration. A checkpoint
+    that training began with may be left out when it goes on.
+
     Raises:
         ConfigError: it is another's; one line for each option that differs.
+        StageError: what the folder says of itself is damaged.
     """
-    claim_folder(folder.training, identity(config, data_hash), "training")
+    if not has_begun(folder):
+        (folder.training / _IDENTITY).unlink(missing_ok=True)
+    may_lack = {"train.resume_from_checkpoint"}
+    claim_folder(folder.training, identity(config, data_hash), "training", may_lack)
 
 
-def claim_folder(root: Path, mine: dict[str, Any], what: str) -> None:
+def has_begun(folder: RunFolder) -> bool:
+    """Return whether there is a state to go on from, or a result."""
+    return folder.state.exists() or (folder.training / _RESULT).exists()
+
+
+def claim_folder(
+    root: Path, mine: dict[str, Any], what: str, may_lack: Set[str] = frozenset()
+) -> None:
     """Make a folder that of the ``what`` with this identity, or find that it is.
 
+    Args:
+        root: the folder.
+        mine: the identity.
+        what: what is done in the folder, for messages.
+        may_lack: options that may be None here, whatever the folder has.
+
     Raises:
         ConfigError: it is another's; one line for each option that differs.
+        StageError: what the folder says of itself is damaged.
     """
-    file = root / "identity.json"
+    file = root / _IDENTITY
     if not file.exists():
         atomic_write_json(file, mine)
         return
-    other = json.loads(file.read_bytes())
+    other = _read(file)
     names = sorted(name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name))
+    names = [name for name in names if name not in may_lack or mine.get(name) is not None]
     if names:
         raise ConfigError(
             [
@@ -80,15 +106,18 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
 
     Raises:
         ConfigError: it should go on to a later epoch, and its state was dropped at the end.
+        StageError: the result is damaged.
     """
-    file = folder.training / "result.json"
+    file = folder.training / _RESULT
     if not file.exists() or not folder.checkpoint.exists():
         return None
-    saved = json.loads(file.read_bytes())
+    saved = _read(file)
     stopping, result = _stopping(config), TrainResult.from_json(saved["result"])
+    # The folder may have been moved since.
+    result = replace(result, checkpoint=folder.checkpoint)
     if saved["stopping"] == stopping and not (result.timed_out and _has_time(config, result)):
         return result
-    if not state_file(folder).exists():
+    if not folder.state.exists():
         raise ConfigError(
             f"save_weights_only: the training in {folder.training} has ended and dropped its "
             f"state, so it cannot go on with {stopping} instead of {saved['stopping']}; allowed: "
@@ -100,7 +129,17 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
 def finish(folder: RunFolder, config: RunConfig, result: TrainResult) -> None:
     """Record that training has ended with ``result``."""
     record = {"stopping": _stopping(config), "result": result.to_json()}
-    atomic_write_json(folder.training / "result.json", record)
+    atomic_write_json(folder.training / _RESULT, record)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise StageError(
+            f"{file}: is damaged ({error}); remove it: training goes on from its saved state"
+        ) from error
+    return found
 
 
 def _has_time(config: RunConfig, result: TrainResult) -> bool:

@@ -23,7 +23,6 @@ from pipeline.training.state import (
     capture_state,
     load_common_state,
     restore_state,
-    state_file,
     write_state,
 )
 
@@ -81,10 +80,9 @@ class Keeper:
         """Raise what went wrong with the last save, if anything."""
         self._writer.check()
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for a save in mid epoch; never while one is being written."""
-        waited = time.monotonic() - self._saved_at
+    def due(self, within: float = 0) -> bool:
+        """Whether a save in mid epoch is due in so many seconds; not while one is written."""
+        waited = time.monotonic() - self._saved_at + within
         patience = self._config.train.mid_epoch_seconds
         if self._hurry():
             patience = min(patience, _HURRIED_SECONDS)
@@ -108,7 +106,7 @@ class Keeper:
             if publication is not None:
                 self._publish(state, publication)
             self._report.sync()
-            write_state(state_file(self._folder), state)
+            write_state(self._folder.state, state)
             if publication is not None:
                 prune(self._folder, publication.kept)
 
@@ -131,7 +129,7 @@ class Keeper:
 
     def load(self) -> dict[str, Any] | None:
         """Put the saved state back and return its ``progress``, None if there is none."""
-        state = load_common_state(state_file(self._folder), self._ranks)
+        state = load_common_state(self._folder.state, self._ranks)
         if state is None:
             return None
         restore_state(state, self._networks, self._optimizer)

@@ -16,6 +16,8 @@ from lasaft.errors import ConfigError
 from lasaft.losses import build_loss
 from lasaft.model import LaSAFT
 from pipeline.config import TrainConfig
+from pipeline.training.common_dropout import share_dropout
+from pipeline.training.ranks import Ranks
 
 _AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "32": None}
 
@@ -46,7 +48,7 @@ class LossNetwork(nn.Module):
 
 
 def build_network(
-    model: LaSAFT, loss: LossFunction, config: TrainConfig, processes: int
+    model: LaSAFT, loss: LossFunction, config: TrainConfig, ranks: Ranks
 ) -> nn.Module:
     """Return what a step calls: (mixture, target, condition) -> loss.
 
@@ -55,6 +57,7 @@ def build_network(
     Raises:
         ConfigError: ``compile`` without a compiler.
     """
+    share_dropout(model, ranks)
     if config.compile:
         require_compiler()
         # In place: a wrapped module would rename every parameter.
@@ -63,7 +66,7 @@ def build_network(
         for block in (*model.network.encoders, model.network.middle, *model.network.decoders):
             _run_again_in_backward(block)
     network = LossNetwork(model, loss, config.precision)
-    if processes == 1:
+    if ranks.world == 1:
         return network
     # find_unused_parameters: a loss may not reach every parameter. It also fixes the order of the
     # reduction from the first step on, without which a resumed run of three or more processes

@@ -14,7 +14,6 @@ from lasaft.checkpoint import save_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.files import recover_folder
 from pipeline.folders import RunFolder
-from pipeline.training.state import state_file
 
 
 def epoch_folder(folder: RunFolder, epoch: int) -> Path:
@@ -46,7 +45,7 @@ def prune(folder: RunFolder, kept: Iterable[int]) -> None:
 
 def recover(folder: RunFolder, kept: Iterable[int]) -> None:
     """Mend what a crash in the middle of saving or publishing left behind."""
-    state = state_file(folder)
+    state = folder.state
     for leftover in state.parent.glob(f".{state.name}.*.tmp-*"):
         leftover.unlink()
     recover_folder(folder.checkpoint)

@@ -1,7 +1,7 @@
-"""Seeds: every random stream of a training is a function of (seed, step, rank).
+"""Seeds: every random stream of a training is a function of (seed, step).
 
 Nothing random has to be saved: a step's dropout masks are drawn from a generator seeded for that
-step and rank alone, so a resumed run draws what the undisturbed run draws, at any place.
+step alone, so a resumed run draws what the undisturbed run draws, with any number of processes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def seed_weights(seed: int) -> None:
     torch.manual_seed(derive_seed(seed, "weights"))
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch for one training step of one rank (dropout)."""
-    torch.manual_seed(derive_seed(seed, "step", step, rank))
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch for one training step: every process draws the masks of all of them."""
+    torch.manual_seed(derive_seed(seed, "step", step))
 
 
 @contextmanager

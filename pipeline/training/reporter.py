@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from pipeline.config import RunConfig
@@ -36,7 +37,7 @@ class Reporter:
         self._config, self._folder, self._ranks = config, folder, ranks
         self._data, self._at = data, at
         self.meter = Meter(folder.training / "progress.json", writes=ranks.is_first)
-        self.health = Health(self.note, data, ranks, config.train.precision)
+        self.health = Health(self.note, data, ranks, config.train)
         self.notes: list[tuple[str, str]] = []
         self._machine = Machine(ranks.device)
         self._history: History | None = None
@@ -45,7 +46,22 @@ class Reporter:
         """Begin, or go on after so many bytes of the journal."""
         if self._ranks.is_first:
             self._history = History(self._folder.metrics, position)
+            if self._history.missing:
+                self.note(
+                    "journal",
+                    f"{self._folder.metrics} has lost {self._history.missing} bytes since it was "
+                    "saved: records of earlier steps are missing; training itself goes on exactly",
+                )
         self.health.start()
+
+    def state(self) -> dict[str, Any]:
+        """Return what was said and seen, in a JSON-like form for :meth:`restore`."""
+        return {"notes": self.notes, "health": self.health.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self.notes = [(kind, text) for kind, text in state["notes"]]
+        self.health.restore(state["health"])
 
     def position(self) -> int:
         """Return the length of the journal in bytes."""
@@ -111,6 +127,7 @@ class Reporter:
     def show(self, phase: str, rate: float, *, force: bool = False) -> None:
         """Let whoever watches see where the training is."""
         values: dict[str, Any] = {
+            "process": f"{os.uname().nodename} {os.getpid()}",
             "phase": phase, "epoch": self._at.epoch, "step": self._at.step,
             "steps_per_epoch": self._data.steps_per_epoch, "loss": self._at.whole.value, "lr": rate,
             "steps_per_second": self._steps_per_second(),

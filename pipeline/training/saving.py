@@ -83,7 +83,7 @@ def folder_faults(folder: Path) -> Iterator[None]:
     Raises:
         StageError: names the file or the folder.
     """
-    kept = "the last saved state is kept, and the same command goes on from it"
+    kept = "what has been saved is kept, and the same command goes on from it"
     try:
         yield
     except safetensors.SafetensorError as error:  # its form of an OSError while writing

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from lasaft.checkpoint import require_replaceable
 from lasaft.errors import StageError
 from pipeline import locks
 from pipeline.config import RunConfig
@@ -19,7 +20,6 @@ from pipeline.training.provenance import provenance
 from pipeline.training.ranks import Ranks
 from pipeline.training.result import TrainResult
 from pipeline.training.start import new_model
-from pipeline.training.state import state_file
 from pipeline.training.trainer import Hurry, OnEpoch, Trainer, ignore_epoch, never
 
 # Ray ends the workers of a killed driver within some 5 seconds.
@@ -51,7 +51,7 @@ def run_session(
         if ranks.is_first:
             finish(folder, config, result)
             if config.train.save_weights_only and not result.timed_out:
-                state_file(folder).unlink(missing_ok=True)
+                folder.state.unlink(missing_ok=True)
     return result
 
 
@@ -60,6 +60,7 @@ def _run(
 ) -> TrainResult:
     with open_shards(config) as shards:
         shards.manifest.require_model(config.model)
+        require_replaceable(folder.checkpoint)
         model = new_model(config, ranks.device)
         data = ShardData(shards, config, ranks)
         record = provenance(config, shards.manifest.hash)

@@ -16,6 +16,7 @@ from lasaft.effects import without_effect
 from lasaft.errors import CheckpointError
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
+from pipeline.folders import RunFolder
 from pipeline.training.randomness import seed_weights
 from pipeline.training.sync_batchnorm import synchronise_batchnorm
 
@@ -23,23 +24,31 @@ from pipeline.training.sync_batchnorm import synchronise_batchnorm
 def new_model(config: RunConfig, device: torch.device) -> LaSAFT:
     """Return the network with its first weights: from the seed, or from a checkpoint.
 
+    A training that goes on has weights of its own, and needs that checkpoint no more.
+
     Raises:
         CheckpointError: ``resume_from_checkpoint`` cannot be read, or holds another network.
     """
     seed_weights(config.train.seed)
     model = LaSAFT(config.model)
-    if config.train.resume_from_checkpoint is not None:
-        model.load_state_dict(_weights(config.train.resume_from_checkpoint, config.model))
+    begun = RunFolder.of(config).state.exists()
+    if config.train.resume_from_checkpoint is not None and not begun:
+        weights = starting_weights(config.train.resume_from_checkpoint, config.model)
+        model.load_state_dict(weights)
     model = model.to(device)
-    if config.train.synchronised and device.type == "cuda":
+    if config.train.sync_batchnorm and device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    elif config.train.synchronised:
+    elif config.train.sync_batchnorm:
         synchronise_batchnorm(model)
     return model
 
 
-def _weights(start: Path, wanted: ModelConfig) -> dict[str, Tensor]:
-    """Return the weights in ``start``: a checkpoint folder, or one of the authors' files."""
+def starting_weights(start: Path, wanted: ModelConfig) -> dict[str, Tensor]:
+    """Return the weights in ``start``: a checkpoint folder, or one of the authors' files.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds another network.
+    """
     try:
         if start.is_dir():
             checkpoint = load_checkpoint(start)

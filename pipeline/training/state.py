@@ -1,7 +1,8 @@
 """The full state of a training in one file without pickle, published whole or not at all.
 
 The file is safetensors: the tensors of the network and of the optimiser, and in its header the
-rest as JSON. One file and one rename: there is no instant without a whole state on disk.
+rest as JSON, with a hash over all of it. One file and one rename: there is no instant without a
+whole state on disk.
 """
 
 from __future__ import annotations
@@ -18,19 +19,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from lasaft.checkpoint import checkpoint_hash, save_tensors
 from lasaft.errors import CheckpointError
 from lasaft.files import atomic_path
-from pipeline.folders import RunFolder
 from pipeline.training.ranks import Ranks
 
-FORMAT = 1
+FORMAT = 2
 # A network file system may show another node an old file for so long.
 _SHARED_FOLDER_SECONDS = 60
-
-
-def state_file(folder: RunFolder) -> Path:
-    """Return where a run's training state lies."""
-    return folder.training / "state.safetensors"
+_START_AGAIN = "remove the file to start again"
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,10 @@ def write_state(path: Path, state: TrainingState) -> None:
     """Write ``state`` to ``path``; an older one there is replaced in one step."""
     progress = {name: value for name, value in state.progress.items() if name != "optimizer"}
     header = {"format": FORMAT, "optimizer": state.progress["optimizer"], "progress": progress}
+    text = json.dumps(header)
+    metadata = {"state": text, "hash": checkpoint_hash(state.tensors, {"state": text})}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(state.tensors, temporary, {"state": json.dumps(header)})
+        save_tensors(state.tensors, temporary, metadata)
 
 
 def load_state(path: Path) -> TrainingState | None:
@@ -112,15 +111,21 @@ def load_state(path: Path) -> TrainingState | None:
         return None
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("state", "{}"))
+            metadata = file.metadata() or {}
+            header = json.loads(metadata.get("state", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(
-            f"{path}: the training state cannot be read ({error}); remove the file to start again"
+            f"{path}: the training state cannot be read ({error}); {_START_AGAIN}"
         ) from error
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: training state of format {header.get('format')}, allowed: {FORMAT}"
+            f"{path}: training state of format {header.get('format')}, allowed: {FORMAT}; "
+            f"{_START_AGAIN}"
+        )
+    if metadata.get("hash") != checkpoint_hash(tensors, {"state": metadata["state"]}):
+        raise CheckpointError(
+            f"{path}: the training state is damaged: it does not fit its hash; {_START_AGAIN}"
         )
     return TrainingState(header["progress"] | {"optimizer": header["optimizer"]}, tensors)
 

@@ -55,7 +55,7 @@ class Stepper:
         self._parameters = list(model.parameters())
         self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
-        self._network = build_network(model, loss, config, ranks.world)
+        self._network = build_network(model, loss, config, ranks)
 
     def step(self, batch: Batch, rate: float, *, time_up: bool = False) -> StepResult:
         """Take one step on this process's part of a batch.

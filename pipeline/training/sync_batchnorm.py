@@ -8,6 +8,12 @@ import torch
 from torch import distributed, nn
 
 
+def _add_up(sums: torch.Tensor) -> None:
+    """Add the other processes' sums, if there are any, in place."""
+    if distributed.is_initialized():
+        distributed.all_reduce(sums)
+
+
 class _SyncedNormalise(torch.autograd.Function):
     """Normalise [batch, channel, ...] by the mean and variance over all processes.
 
@@ -20,7 +26,7 @@ class _SyncedNormalise(torch.autograd.Function):
         wide = x.double()
         count = torch.full((1,), x.numel() / x.shape[1], dtype=torch.float64, device=x.device)
         sums = torch.cat([wide.sum(axes), (wide * wide).sum(axes), count])
-        distributed.all_reduce(sums)
+        _add_up(sums)
         channels = x.shape[1]
         mean = sums[:channels] / sums[-1]
         variance = (sums[channels:-1] / sums[-1] - mean * mean).clamp_min(0)
@@ -38,22 +44,24 @@ class _SyncedNormalise(torch.autograd.Function):
         grad = gradients[0]
         wide = grad.double()
         sums = torch.stack([wide.sum(ctx.axes), (wide * normal.double()).sum(ctx.axes)])
-        distributed.all_reduce(sums)
+        _add_up(sums)
         mean_grad, mean_product = (sums / count).to(grad.dtype).view(2, *ctx.shape)
         return scale.view(ctx.shape) * (grad - mean_grad - normal * mean_product), None
 
 
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """A BatchNorm whose training statistics are those of all processes' batches together."""
+    """A BatchNorm whose training statistics are those of all processes' batches together.
+
+    One process computes them in the same way, so that the number of processes changes nothing.
+    """
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"BatchNorm needs [batch, channel, ...], got {list(input.shape)}")
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalise ``input`` [batch, channel, ...]; alone or in eval mode as torch does."""
-        together = distributed.is_initialized() and distributed.get_world_size() > 1
-        if not (self.training and together):
+        """Normalise ``input`` [batch, channel, ...]; in eval mode as torch does."""
+        if not self.training:
             return super().forward(input)
         normal, mean, variance, sums = _SyncedNormalise.apply(input, self.eps)  # type: ignore[misc]
         if self.track_running_stats:

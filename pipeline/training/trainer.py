@@ -12,7 +12,6 @@ from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.loader import Batch
 from pipeline.training.data import TrainingData
-from pipeline.training.health import closing_notes
 from pipeline.training.keeping import Keeper, Publication
 from pipeline.training.meter import Mean
 from pipeline.training.network import loss_of
@@ -86,6 +85,7 @@ class Trainer:
             hurry=hurry,
         )  # fmt: skip
         self.timed_out = False
+        self.validation_seconds = math.inf  # of the last one; nobody knows how long the first takes
 
     def run(self) -> TrainResult:
         """Train to the end, from the saved state if there is one; return what came out.
@@ -129,7 +129,7 @@ class Trainer:
                 self.keeper.check()
                 if self.timed_out:
                     return
-                if self.keeper.due:
+                if self.keeper.due():
                     self.keeper.save(self._progress())
                     start = time.monotonic()
         assert self.at.batch == self.data.steps_per_epoch, f"an epoch of {self.at.batch} batches"
@@ -138,7 +138,7 @@ class Trainer:
         at = self.at
         total = self.train.max_epochs * self.data.steps_per_epoch
         rate = learning_rate(at.step, total, self.train) * at.plateau.factor
-        seed_step(self.train.seed, at.step, self.ranks.rank)
+        seed_step(self.train.seed, at.step)
         result = self.stepper.step(batch, rate, time_up=self._time_is_up())
         self.timed_out = result.time_up
         if result.applied:
@@ -161,6 +161,8 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Validate, decide, publish, save: the next epoch can begin."""
+        if self.keeper.due(within=self.validation_seconds):
+            self.keeper.save(self._progress())
         values = self._validate()
         publication = self._publication(values)
         self.at.next_epoch()
@@ -194,10 +196,12 @@ class Trainer:
         values = {"train/epoch_loss": self.at.whole.value, "valid/loss": found.loss}
         values |= {f"valid/{name}/SDR": value for name, value in found.sdr.items()}
         self.report.record("epoch", values | {"train/skipped_steps": self.stepper.bad_steps})
-        self.report.health.epoch(found.loss, self._rate())
+        if found.tracks:
+            self.report.health.epoch(found.loss, self._rate())
         if excerpts is not None:
             self._write_excerpts(excerpts)
-        self.report.speed(time.monotonic() - began)
+        self.validation_seconds = time.monotonic() - began
+        self.report.speed(self.validation_seconds)
         return values
 
     def _write_excerpts(self, excerpts: Excerpts) -> None:
@@ -218,7 +222,8 @@ class Trainer:
         self.at.selection.settle(self.at.epoch, self.train)
 
     def _progress(self) -> dict[str, Any]:
-        return self.at.state() | {"stepper": self.stepper.state()}
+        parts = {"stepper": self.stepper.state(), "report": self.report.state()}
+        return self.at.state() | parts
 
     def _resume(self) -> int:
         """Go on from the saved state, if there is one; return how much of the journal it counts."""
@@ -226,6 +231,7 @@ class Trainer:
         if saved is not None:
             self.at.restore(saved)
             self.stepper.restore(saved["stepper"])
+            self.report.restore(saved["report"])
         self.keeper.recover(self.at.kept)
         return 0 if saved is None else saved["history"]
 
@@ -237,9 +243,8 @@ class Trainer:
         reason, cut_short = at.selection.reason, self.timed_out and not at.selection.stop
         if cut_short:
             reason = f"time_limit_hours {self.train.time_limit_hours:g} reached"
-        notes = closing_notes(
-            self.report.notes, meter.wait_share, skipped, bool(at.best_sdr), self.train.precision
-        )
+        report = self.report
+        notes = report.health.closing_notes(report.notes, meter.wait_share, skipped, at)
         return TrainResult(
             checkpoint=self.folder.checkpoint, **at.best_for_json(),
             epochs=at.epoch, steps=at.step, skipped_steps=skipped, seconds=meter.seconds,

@@ -17,12 +17,14 @@ import torch
 import lasaft
 import pipeline.train
 from benchmarks.kills import WORKER, config_of, differences, disturb, prepare, processes, step_of
-from lasaft.errors import ConfigError, DataError
+from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.cluster import prepare_environment
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.folders import RunFolder
+from pipeline.stages import train_network
 from pipeline.train import train
 from pipeline.training.history import read_history
+from pipeline.training.identity import claim
 from pipeline.training.ranks import Ranks
 from pipeline.training.result import TrainResult
 from pipeline.training.session import run_session
@@ -32,7 +34,6 @@ from tests.helpers.training import (
     tiny_config,
     training_history,
     training_tensors,
-    with_model,
 )
 
 pytestmark = pytest.mark.filterwarnings(
@@ -73,6 +74,25 @@ def cluster() -> Iterator[Any]:
 def test_missing_shards_are_named_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"shards.*jobs\.preprocess"):
         train(RunConfig(output_dir=tmp_path, tracking=TrackingConfig(log=False)))
+
+
+def test_a_start_that_does_not_fit_leaves_the_folder_free(root: Path, tmp_path: Path) -> None:
+    junk = tmp_path / "x.ckpt"
+    junk.write_bytes(b"junk")
+    config = config_of(root, "warm", resume_from_checkpoint=junk)
+    with pytest.raises(CheckpointError, match=r"resume_from_checkpoint.*x\.ckpt"):
+        train(config)
+    assert not (RunFolder.of(config).training / "identity.json").exists()
+
+
+def test_a_refused_training_is_unknown_to_mlflow(root: Path, tmp_path: Path) -> None:
+    config = config_of(root, "refused")
+    tracked = config.model_copy(update={"tracking": TrackingConfig()})
+    claim(RunFolder.of(config), config, "other data")
+    RunFolder.of(config).state.touch()  # something has been trained
+    with pytest.raises(ConfigError, match="data hash"):
+        train_network(tracked)
+    assert not RunFolder.of(config).tracking.exists()
 
 
 @pytest.mark.timeout(900)
@@ -133,10 +153,9 @@ def _until_interrupted(config: RunConfig) -> None:
 
 def test_another_number_of_processes_goes_on_with_the_same_samples(tmp_path: Path) -> None:
     def config(name: str, **more: Any) -> RunConfig:
-        # Without Dropout: its masks are each process's own.
         options = {"batch_size": 8, "steps_per_epoch": 10, "optimizer": "sgd", "lr": 0.005}
         options |= {"sync_batchnorm": True, "mid_epoch_seconds": 1e-9}
-        return with_model(tiny_config(tmp_path / name, **options | more), control_n_layer=2)
+        return tiny_config(tmp_path / name, **options | more)
 
     in_processes(2, tmp_path, _until_interrupted, config("changed", world_size=2))
     run_tiny(config("changed"))

@@ -215,7 +215,6 @@ def test_the_value_of_an_unknown_option_is_not_blamed_too(songs: str) -> None:
         (["--gain_db", "3"], "gain_db"),
         (["--loss_raw_scale", "1"], "loss_raw_scale"),
         (["--gpus", "2", "--world_size", "2"], "world_size"),
-        (["--sync_batchnorm", "True"], "sync_batchnorm"),
         (["--log", "False", "--experiment_name", "x"], "experiment_name"),
         (["--address", "auto", "--num_cpus", "2"], "num_cpus"),
     ],

@@ -218,7 +218,6 @@ def test_one_window_a_process_is_fine_where_nothing_normalises_over_one(
         (RunConfig(), "gain_db"),
         (RunConfig(), "loss_raw_scale"),
         (RunConfig(train=TrainConfig(gpus=2)), "world_size"),
-        (RunConfig(), "sync_batchnorm"),
         (RunConfig(tracking=TrackingConfig(log=False)), "tracking_uri"),
         (RunConfig(evaluate=EvaluateConfig(estimates_dir=Path("/e"))), "overlap_ratio"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,11 @@ from lasaft.files import (
     publish_folder,
     recover_folder,
 )
+
+
+def _sum(name: str) -> str:
+    """Return what tells temporary files of one name from those of another."""
+    return f"{zlib.crc32(os.fsencode(name)):08x}"
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -80,7 +87,31 @@ def test_a_crash_inside_a_publication_is_recovered(
         patch.setattr(Path, "replace", crashing)
         with pytest.raises(KeyboardInterrupt), publish_folder(folder) as fresh:
             (fresh / "weights").write_text("new")
-    (tmp_path / ".checkpoint.0000.tmp-1").mkdir()  # what SIGKILL leaves
+    (tmp_path / f".checkpoint.{_sum('checkpoint')}.tmp-1").mkdir()  # what SIGKILL leaves
     recover_folder(folder)
     assert (folder / "weights").read_text() == "old"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_the_work_of_folders_and_files_with_longer_names_is_left_alone(tmp_path: Path) -> None:
+    others = [
+        tmp_path / f".m.v2.{_sum('m.v2')}.tmp-999", tmp_path / ".m.old-copy",
+        tmp_path / f".[m].{_sum('[m]')}.tmp-999",
+    ]  # fmt: skip
+    for other in others:
+        other.mkdir()
+    half = tmp_path / f".m.wav.{_sum('m.wav')}.tmp-999"
+    half.touch()
+    recover_folder(tmp_path / "m")
+    assert set(tmp_path.iterdir()) == {*others, half}
+    recover_folder(tmp_path / "[m]")
+    assert not others[-1].exists()
+
+
+def test_an_error_names_the_file_that_was_wanted(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError) as found:
+        atomic_write_bytes(tmp_path / "a", b"x")
+    assert found.value.filename == str(tmp_path / "a")
+    assert found.value.filename2 is None
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -14,7 +14,6 @@ from pipeline import preemption
 from pipeline.folders import RunFolder
 from pipeline.preemption import noticed
 from pipeline.training import keeping
-from pipeline.training.state import state_file
 from pipeline.training.trainer import Trainer
 from tests.helpers.training import ALONE, NoiseData, tiny_config, tiny_model
 
@@ -31,7 +30,7 @@ def test_the_state_is_saved_soon_only_while_a_node_is_leaving(
     )  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    assert state_file(RunFolder.of(config)).exists() == leaving
+    assert RunFolder.of(config).state.exists() == leaving
 
 
 def test_the_notice_follows_the_cluster_also_after_its_head_was_silent(

@@ -221,7 +221,6 @@ REJECTED = [
     ("--control_type sparse", "control_type: got 'sparse', allowed: dense"),
     ("--one_hot_mode True --control_vector_type embedding", "one_hot_mode: got True, but"),
     ("--one_hot_mode True --embedding_dim 4", "embedding_dim: has no effect"),
-    ("--sync_batchnorm True", "sync_batchnorm: has no effect, because there is one process"),
     ("--auto_lr_find True", "auto_lr_find: not offered here"),
     ("--unfreeze_stft_from -1", "unfreeze_stft_from: did nothing in the reference"),
     ("--resume_from_checkpoint x", "resume_from_checkpoint: "),

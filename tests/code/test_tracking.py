@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ import pytest
 import lasaft
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import ModelConfig
+from lasaft.errors import ConfigError
 from lasaft.model import LaSAFT
+from pipeline.cli import parse
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.folders import RunFolder
 from pipeline.tracking import Tracker, feeder, ui_command
-from pipeline.tracking.outbox import Follower
+from pipeline.tracking.address import store_problems, tracking_address
+from pipeline.tracking.outbox import Follower, Outbox
+from pipeline.tracking.registry import register
 from pipeline.training.history import History, make_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -184,6 +189,122 @@ def test_a_trained_network_is_a_registered_model_without_pickle(
         np.testing.assert_array_equal(theirs[name], np.asarray(stem))
 
 
+def test_a_model_that_was_cut_off_goes_on_with_the_files_that_are_missing(tmp_path: Path) -> None:
+    model = LaSAFT(ModelConfig(n_fft=256, hop_length=128, n_blocks=3, internal_channels=4))
+    checkpoint = tmp_path / "checkpoint"
+    save_checkpoint(checkpoint, model.state_dict(), model.config, {})
+    config = _config(tmp_path)
+    _work(config)
+    client, (run,) = _runs(config)
+    files = register(client, run.info.run_id, checkpoint, "net")
+    arrived = set(islice(files, 5))
+    del files
+    assert not client.search_model_versions("name = 'net'")
+    rest = list(register(client, run.info.run_id, checkpoint, "net", arrived))
+    assert not arrived & set(rest)
+    assert len(client.search_model_versions("name = 'net'")) == 1
+    packed = Path(client.download_artifacts(run.info.run_id, "model"))
+    assert len([path for path in packed.rglob("*") if path.is_file()]) == 5 + len(rest)
+    assert lasaft.load_model(packed / "checkpoint").config == model.config
+
+
+@pytest.mark.parametrize("cut", [1, 20, 75])
+def test_a_torn_end_of_the_journal_is_mended(tmp_path: Path, capfd: Any, cut: int) -> None:
+    config = _config(tmp_path)
+    _work(config)
+    journal = RunFolder.of(config).tracking / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    _work(config, range(31, 41))
+    assert capfd.readouterr().err == ""
+    _assert_complete(config, 40)
+
+
+def test_a_damaged_line_of_the_journal_is_told_once_and_the_rest_arrives(
+    tmp_path: Path, capfd: Any
+) -> None:
+    config = _config(tmp_path, tracking_uri=DEAD)
+    _work(config)
+    journal = RunFolder.of(config).tracking / "journal.jsonl"
+    first, *rest = journal.read_bytes().split(b"\n")
+    journal.write_bytes(b"\n".join([first, b'{"kind": "par\xff', *rest]))
+    capfd.readouterr()
+    own = _config(tmp_path)
+    for complaints in (1, 0):
+        with Tracker(own, RunFolder.of(own)):
+            pass
+        assert capfd.readouterr().err.count("a damaged line of") == complaints
+    _assert_complete(own)
+
+
+def test_a_changed_bit_of_the_journal_never_passes_for_an_entry(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, "sqlite:///x")
+    outbox.add("status", status="RUNNING")
+    outbox.add("metrics", values={"vocals/SDR": 5.5}, step=2)
+    journal = tmp_path / "journal.jsonl"
+    sound, entries = journal.read_bytes(), outbox.entries()
+    for bit in range(8 * len(sound)):
+        data = bytearray(sound)
+        data[bit // 8] ^= 1 << bit % 8
+        journal.write_bytes(data)
+        found = outbox.entries()
+        assert all(each in entries for each in found if each["kind"] != "damaged")
+        assert found != entries
+
+
+def test_what_is_said_after_a_power_cut_arrives(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    _work(config)
+    journal = RunFolder.of(config).tracking / "journal.jsonl"
+    # sent.json was on the disk, the journal's last entries were not.
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-3]))
+    with Tracker(config, RunFolder.of(config)) as tracker:
+        tracker.set_tags({"later": "yes"})
+    _assert_complete(config)
+    assert _runs(config)[1][0].data.tags["later"] == "yes"
+
+
+def test_a_full_disk_is_an_error_that_names_the_journal(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "tracking", "sqlite:///x")
+    outbox.add("tags", values={"a": "b"})
+    whole = (tmp_path / "tracking" / "journal.jsonl").read_bytes()
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from pipeline.tracking.outbox import Outbox\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
+        "Outbox(Path(sys.argv[1]), 'sqlite:///x').add('tags', values={'long': 'x' * 1000})\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "tracking"), str(len(whole) + 100)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "journal.jsonl" in done.stderr.splitlines()[-1]
+    assert (tmp_path / "tracking" / "journal.jsonl").read_bytes() == whole
+
+
+def test_a_refused_command_changes_no_finished_run(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    _work(config)
+    with pytest.raises(ConfigError), Tracker(config, RunFolder.of(config)):
+        raise ConfigError("lr: got -1")
+    _assert_complete(config)
+
+
+@pytest.mark.parametrize("name", ["run%20one", "100%", "what?"])
+def test_a_folder_that_cannot_hold_the_database_is_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match=r"output_dir: got .*, allowed: a path"):
+        parse(["--output_dir", str(tmp_path / name)], "run")
+    (problem,) = store_problems(_config(tmp_path / name))
+    assert str(tmp_path / name) in problem
+    assert not list(store_problems(_config(tmp_path / name, log=False)))
+    assert not list(store_problems(_config(tmp_path / name, tracking_uri=DEAD)))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert list(store_problems(_config(tmp_path / name)))
+
+
 def test_nothing_is_told_twice_after_a_kill_between_telling_and_noting(tmp_path: Path) -> None:
     config = _config(tmp_path)
     _work(config)
@@ -206,6 +327,23 @@ def test_a_changed_setting_is_a_tag_because_params_never_change(tmp_path: Path) 
     _, runs = _runs(config)
     assert runs[0].data.params["train.max_epochs"] == "1000"
     assert runs[0].data.tags["changed.train.max_epochs"] == "2000"
+
+
+def test_a_command_that_fails_after_it_began_is_a_failed_run(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    _work(config)
+    with pytest.raises(ConfigError), Tracker(config, RunFolder.of(config)) as tracker:
+        tracker.log_params()
+        raise ConfigError("world_size: got 2, but there is room for 1")
+    assert _runs(config)[1][0].info.status == "FAILED"
+
+
+def test_a_refused_command_ends_a_run_that_was_killed(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    Outbox(RunFolder.of(config).tracking, tracking_address(config)).add("status", status="RUNNING")
+    with pytest.raises(ConfigError), Tracker(config, RunFolder.of(config)):
+        raise ConfigError("lr: got -1")
+    assert _runs(config)[1][0].info.status == "FAILED"
 
 
 def test_a_failed_stage_is_a_failed_run(tmp_path: Path) -> None:
@@ -273,3 +411,15 @@ def test_a_journal_that_is_cut_back_and_written_again_is_told_once(tmp_path: Pat
     history.close()
     assert folder.metrics.stat().st_size > length
     assert _steps(follower) == list(range(16, 41))
+
+
+def test_the_files_of_a_folder_that_was_moved_arrive(tmp_path: Path, capfd: Any) -> None:
+    config = _config(tmp_path / "here", tracking_uri=DEAD)
+    _work(config)
+    capfd.readouterr()
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = _config(tmp_path / "there")
+    with Tracker(moved, RunFolder.of(moved)):
+        pass
+    assert capfd.readouterr().err == ""
+    _assert_complete(moved)

@@ -11,8 +11,9 @@ import torch
 
 from pipeline.folders import RunFolder
 from pipeline.loader import Batch
-from pipeline.training.health import BAD_STEP_LIMIT, Constancy, Health, closing_notes
+from pipeline.training.health import BAD_STEP_LIMIT, Constancy, Health
 from pipeline.training.history import read_history
+from pipeline.training.standing import Standing
 from pipeline.training.step import StepResult
 from tests.helpers.training import ALONE, NoiseData, run_tiny, tiny_config
 
@@ -20,7 +21,8 @@ from tests.helpers.training import ALONE, NoiseData, run_tiny, tiny_config
 def _health(tmp_path: Path, precision: str = "32") -> tuple[Health, list[tuple[str, str]]]:
     said: list[tuple[str, str]] = []
     data = NoiseData(tiny_config(tmp_path))
-    return Health(lambda kind, text: said.append((kind, text)), data, ALONE, precision), said
+    train = data.config.train.model_copy(update={"precision": precision})
+    return Health(lambda kind, text: said.append((kind, text)), data, ALONE, train), said
 
 
 def _step(loss: float, norm: float = 1.0) -> StepResult:
@@ -78,6 +80,15 @@ def test_a_constant_loss_is_told(tmp_path: Path) -> None:
     assert "lr 1e-12" in said[-1][1]
 
 
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_no_number_is_told(tmp_path: Path, loss: float) -> None:
+    health, said = _health(tmp_path, precision="16")
+    health.epoch(loss, rate=0.1)
+    assert [kind for kind, _ in said] == ["val_loss"]
+    assert f"the validation loss is {loss}" in said[0][1]
+    assert "of no use" in said[0][1]
+
+
 def test_numbers_that_are_no_numbers_are_not_constant() -> None:
     constancy = Constancy(2)
     assert not any(constancy.add(math.nan) for _ in range(5))
@@ -99,11 +110,36 @@ def test_waiting_for_data_and_an_idle_gpu_are_told(
     assert "precision 16 on a CPU" in said[2][1]
 
 
-def test_the_last_word_judges_the_whole_training() -> None:
+def test_the_last_word_judges_the_whole_training(tmp_path: Path) -> None:
+    health, _ = _health(tmp_path)
+    at = Standing()
+    at.best_sdr = {"drums": 1.0}
     said = [("data wait", "then"), ("bad step", "once"), ("gpu", "there is a GPU")]
-    assert list(closing_notes(said, 0.1, 0, True, "32")) == ["there is a GPU"]
-    notes = list(closing_notes(said, 0.5, 3, False, "32"))
+    assert list(health.closing_notes(said, 0.1, 0, at)) == ["there is a GPU"]
+    notes = list(health.closing_notes(said, 0.5, 3, Standing()))
     assert notes[0].startswith("50% of the training time")
     assert notes[1] == "3 steps had no finite loss or gradient and were skipped"
-    assert "to find its scale" in next(closing_notes([], 0.0, 3, True, "16"))
     assert notes[3].startswith("there were no validation tracks")
+    half, _ = _health(tmp_path, precision="16")
+    for bad, steps, normal in ((3, 9, True), (17, 1999, False), (17, 2000, True)):
+        at.step = steps
+        assert ("to find its scale" in next(half.closing_notes([], 0.0, bad, at))) is normal
+
+
+def test_what_was_seen_and_said_outlives_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.training.health._CONSTANT", 1e9)  # every loss is like the last
+    calm = tiny_config(tmp_path / "calm", max_epochs=4)
+    disturbed = tiny_config(tmp_path / "disturbed", max_epochs=4, mid_epoch_seconds=1e-9)
+    result = run_tiny(calm)
+    assert any("nothing is learnt" in note for note in result.notes)
+    for stop in (8, 21):
+        with pytest.raises(KeyboardInterrupt):
+            run_tiny(disturbed, stop_at=stop)
+    assert run_tiny(disturbed).notes == result.notes
+    told = [
+        [r["text"] for r in read_history(RunFolder.of(c).metrics) if r["kind"] == "health"]
+        for c in (calm, disturbed)
+    ]
+    assert told[0] == told[1]

@@ -314,7 +314,7 @@ def test_a_warm_start_takes_the_authors_file(tmp_path: Path) -> None:
     fixture = Fixture("net_film_decoder")
     file = tmp_path / "theirs.ckpt"
     torch.save(lightning_content(fixture), file)
-    _, theirs, _ = import_checkpoint(file, tmp_path / "imported")
+    theirs = import_checkpoint(file, tmp_path / "imported").config
     base = tiny_config(tmp_path, resume_from_checkpoint=str(file))
     # A window of another length is trained on; the network is the same.
     frames = 2 * theirs.num_frame

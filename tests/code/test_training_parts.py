@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from lasaft.errors import CheckpointError, ConfigError
+from lasaft.checkpoint import load_checkpoint
+from lasaft.errors import CheckpointError, ConfigError, StageError
+from lasaft.files import atomic_write_json
 from pipeline.config import TrainConfig
 from pipeline.folders import RunFolder
-from pipeline.train import share_cpus
+from pipeline.train import _watch, share_cpus
 from pipeline.training.history import History, make_record, read_history
-from pipeline.training.identity import claim
+from pipeline.training.identity import claim, finish, finished
 from pipeline.training.optimisation import Plateau, build_optimizer, learning_rate
 from pipeline.training.randomness import derive_seed
 from pipeline.training.selection import Selection
@@ -117,6 +122,23 @@ def test_a_failed_save_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
+def test_a_state_in_which_one_bit_changed_is_refused(tmp_path: Path) -> None:
+    model = nn.Linear(3, 3)
+    optimizer = build_optimizer("adam", model.parameters(), 0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    path = tmp_path / "state"
+    write_state(path, capture_state({"m": model}, optimizer, {"step": 1, "loss": math.nan}))
+    sound = path.read_bytes()
+    assert load_state(path) is not None
+    for bit in range(0, 8 * len(sound), 61):
+        data = bytearray(sound)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=f"^{path}: .*remove the file|of format"):
+            load_state(path)
+
+
 def test_the_journal_is_cut_back_to_the_saved_position(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     records = [
@@ -137,6 +159,24 @@ def test_the_journal_is_cut_back_to_the_saved_position(tmp_path: Path) -> None:
     assert read_history(path) == [records[0], records[2]]
 
 
+def test_a_journal_that_was_cut_goes_on_after_its_last_whole_record(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    records = [
+        make_record("step", step=n, epoch=0, seconds=n / 3, values={"a": 1.0}) for n in range(4)
+    ]
+    history = History(path)
+    for record in records[:3]:
+        history.append(record)
+    position = history.position()
+    history.close()
+    path.write_bytes(path.read_bytes()[:-5])
+    history = History(path, position)
+    assert history.missing == 5
+    history.append(records[3])
+    history.close()
+    assert read_history(path) == [*records[:2], records[3]]
+
+
 def test_seeds_differ_for_every_step_and_rank_and_are_always_the_same() -> None:
     seeds = {derive_seed(7, "step", step, rank) for step in range(50) for rank in range(4)}
     assert len(seeds) == 200
@@ -149,8 +189,11 @@ def test_a_folder_of_another_training_is_refused_with_every_difference(tmp_path:
     config = tiny_config(tmp_path)
     folder = RunFolder.of(config)
     claim(folder, config, "data")
-    claim(folder, tiny_config(tmp_path, max_epochs=9, num_workers=3, patience=4), "data")
     other = with_model(tiny_config(tmp_path, lr=0.5), dk=8)
+    claim(folder, other, "other data")  # nothing has been trained: the folder is free
+    claim(folder, config, "data")
+    run_tiny(config)
+    claim(folder, tiny_config(tmp_path, max_epochs=9, num_workers=3, patience=4), "data")
     with pytest.raises(ConfigError) as caught:
         claim(folder, other, "other data")
     assert [line.split(":")[0] for line in caught.value.problems] == ["data hash", "dk", "lr"]
@@ -158,6 +201,7 @@ def test_a_folder_of_another_training_is_refused_with_every_difference(tmp_path:
     assert "has 0.001" in caught.value.problems[2]
     cosine = tiny_config(tmp_path / "cosine", lr_schedule="cosine")
     claim(RunFolder.of(cosine), cosine, "data")
+    run_tiny(cosine)
     longer = tiny_config(tmp_path / "cosine", lr_schedule="cosine", max_epochs=9)
     with pytest.raises(ConfigError, match="max_epochs: got 9"):
         claim(RunFolder.of(longer), longer, "data")
@@ -191,3 +235,64 @@ def test_cpus_are_shared_so_that_every_process_fits_on_a_node(
     nodes: list[float], processes: int, share: float
 ) -> None:
     assert share_cpus(nodes, processes) == share
+
+
+def test_a_training_goes_on_without_the_checkpoint_that_it_began_with(tmp_path: Path) -> None:
+    first = tiny_config(tmp_path / "first")
+    run_tiny(first)
+    start = RunFolder.of(first).checkpoint
+    config = tiny_config(tmp_path / "second", resume_from_checkpoint=str(start))
+    folder = RunFolder.of(config)
+    claim(folder, config, "data")
+    begun = new_model(config, torch.device("cpu")).state_dict()
+    assert all(torch.equal(begun[k], v) for k, v in load_checkpoint(start).state_dict.items())
+    run_tiny(config)
+    shutil.rmtree(start)
+    assert new_model(config, torch.device("cpu")).config == config.model
+    claim(folder, config, "data")
+    claim(folder, tiny_config(tmp_path / "second"), "data")
+    with pytest.raises(ConfigError, match="resume_from_checkpoint: got"):
+        claim(folder, tiny_config(tmp_path / "second", resume_from_checkpoint="other"), "data")
+
+
+@pytest.mark.parametrize("name", ["identity.json", "result.json"])
+def test_a_damaged_record_is_named(tmp_path: Path, name: str) -> None:
+    config = tiny_config(tmp_path)
+    folder = RunFolder.of(config)
+    claim(folder, config, "data")
+    result = run_tiny(config)
+    finish(folder, config, result)
+    (folder.training / name).write_text('{"stop')
+    with pytest.raises(StageError, match=rf"{name}: is damaged .*; remove it"):
+        claim(folder, config, "data")
+        finished(folder, config)
+
+
+def test_a_folder_that_was_moved_tells_where_its_checkpoint_is_now(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "here")
+    finish(RunFolder.of(config), config, run_tiny(config))
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = tiny_config(tmp_path / "there")
+    result = finished(RunFolder.of(moved), moved)
+    assert result is not None
+    assert result.checkpoint == tmp_path / "there" / "checkpoint"
+
+
+def test_a_training_that_ray_starts_again_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.train._POLL_SECONDS", 0.01)
+    file, stop = tmp_path / "progress.json", threading.Event()
+    found = {
+        "phase": "validate", "epoch": 0, "steps_per_epoch": 9, "step": 7, "process": "a 1",
+        "notes": [],
+    }  # fmt: skip
+    atomic_write_json(file, found)
+    watcher = threading.Thread(target=_watch, args=(file, tiny_config(tmp_path).train, stop))
+    watcher.start()
+    time.sleep(0.3)
+    atomic_write_json(file, found | {"step": 5, "process": "a 2"})
+    time.sleep(0.3)
+    stop.set()
+    watcher.join()
+    assert capfd.readouterr().err.count("training: started again, it is at step 5\n") == 1

@@ -19,7 +19,7 @@ from lasaft.errors import StageError
 from pipeline.folders import RunFolder
 from pipeline.training.optimisation import build_optimizer
 from pipeline.training.saving import BackgroundWriter, folder_faults
-from pipeline.training.state import capture_state, load_state, state_file
+from pipeline.training.state import capture_state, load_state
 from tests.helpers.training import assert_same_training, run_tiny, tiny_config, training_history
 
 # Three processes save ever new states as a training does, every tensor of the n-th holding n, and
@@ -127,8 +127,8 @@ def test_a_full_disk_is_one_clear_error_and_the_training_goes_on_later(
         patch.setattr("pipeline.training.keeping.write_state", write)
         with pytest.raises(StageError, match=r"state\.safetensors: No space left.*is kept"):
             run_tiny(config)
-    assert load_state(state_file(folder)) is not None
-    leftover = folder.training / f".{state_file(folder).name}.0.tmp-1"
+    assert load_state(folder.state) is not None
+    leftover = folder.training / f".{folder.state.name}.0.tmp-1"
     leftover.write_bytes(b"of a killed process")
     run_tiny(config)
     assert not leftover.exists()
@@ -155,9 +155,37 @@ def test_what_training_stood_still_for_is_recorded(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, mid_epoch_seconds=1e-9)
     started = time.monotonic()
     result = run_tiny(config)
-    state = load_state(state_file(RunFolder.of(config)))
+    state = load_state(RunFolder.of(config).state)
     assert state is not None
     meter = state.progress["meter"]
     assert 0 < meter["save_seconds"] < time.monotonic() - started
     assert 0 < meter["step_seconds"] < result.seconds
     assert [r["kind"] for r in training_history(config)].count("epoch") == 2
+
+
+def test_the_end_of_an_epoch_is_saved_before_a_long_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.trainer.validate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_tiny(config)
+    state = load_state(RunFolder.of(config).state)
+    assert state is not None
+    assert state.progress["step"] == config.train.steps_per_epoch
+    run_tiny(config)
+    calm = tiny_config(tmp_path / "calm")
+    run_tiny(calm)
+    assert_same_training(config, calm)
+
+
+def test_a_state_can_be_read_by_whoever_may_read_the_rest(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    run_tiny(config)
+    folder = RunFolder.of(config)
+    assert folder.state.stat().st_mode == folder.metrics.stat().st_mode

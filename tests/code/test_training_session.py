@@ -10,7 +10,7 @@ import torch
 
 import lasaft
 from lasaft.config import ModelConfig
-from lasaft.errors import ConfigError, DataError
+from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.config import RunConfig, TrainConfig
 from pipeline.folders import RunFolder
 from pipeline.manifest import read_manifest
@@ -18,7 +18,6 @@ from pipeline.shard_reader import ShardSet
 from pipeline.training.data import ShardData
 from pipeline.training.identity import finished
 from pipeline.training.session import run_session
-from pipeline.training.state import state_file
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
 from tests.helpers.training import ALONE
@@ -54,7 +53,7 @@ def test_save_weights_only_drops_the_state_at_the_end_but_not_while_more_is_to_c
     for weights_only in (False, True):
         config = _config(root, str(weights_only), save_weights_only=weights_only)
         result = run_session(config, CPU)
-        assert state_file(RunFolder.of(config)).exists() != weights_only
+        assert RunFolder.of(config).state.exists() != weights_only
         assert finished(RunFolder.of(config), config) == result
         assert lasaft.load_model(result.checkpoint).config == config.model
     with pytest.raises(ConfigError, match=r"save_weights_only: .*dropped its state"):
@@ -62,11 +61,26 @@ def test_save_weights_only_drops_the_state_at_the_end_but_not_while_more_is_to_c
     short = _config(root, "short", save_weights_only=True, time_limit_hours=1e-9)
     result = run_session(short, CPU)
     assert result.timed_out
-    assert state_file(RunFolder.of(short)).exists()
+    assert RunFolder.of(short).state.exists()
     more = _config(root, "short", save_weights_only=True)
     assert finished(RunFolder.of(more), more) is None
     assert run_session(more, CPU).steps == 4
-    assert not state_file(RunFolder.of(more)).exists()
+    assert not RunFolder.of(more).state.exists()
+
+
+def test_what_lies_where_the_checkpoint_is_to_be_is_named_before_anything_is_trained(
+    root: Path,
+) -> None:
+    config = _config(root, "occupied")
+    notes = RunFolder.of(config).checkpoint / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    with pytest.raises(CheckpointError, match=r"checkpoint: .*\(notes\.txt\).*move that elsewhere"):
+        run_session(config, CPU)
+    assert notes.read_text() == "mine"
+    assert not RunFolder.of(config).state.exists()
+    notes.unlink()
+    assert run_session(config, CPU).steps == 4
 
 
 def test_windows_are_named_by_track_and_frames(root: Path) -> None:

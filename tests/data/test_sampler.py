@@ -120,15 +120,23 @@ def test_coverage_touches_every_frame_of_every_source() -> None:
     assert np.bincount(plan.condition).tolist() == [6, 6, 6, 6]
 
 
-@pytest.mark.parametrize(("world_size"), [2, 4, 8])
-def test_processes_share_a_batch_and_together_have_it(world_size: int) -> None:
-    plan = draw_plan(_manifest(1000), _config(), 0)
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(2, 1), (2, 2), (2, 4), (4, 2), (8, 1)])
+def test_processes_share_every_micro_batch_and_together_have_it(
+    world_size: int, micro_batches: int
+) -> None:
+    plan = draw_plan(_manifest(1000), _config(accumulate_grad_batches=micro_batches), 0)
+    share = 8 // (micro_batches * world_size)
     for step in (0, 7, 49):
-        whole = list(plan.samples(step, 0, 1))
-        parts = [list(plan.samples(step, rank, world_size)) for rank in range(world_size)]
-        assert [sample for part in parts for sample in part] == whole
-        assert len({len(part) for part in parts}) == 1
-    assert list(plan.samples(49, 0, 1))[-1] == len(plan.condition) - 1
+        whole = plan.samples(step, 0, 1)
+        assert whole == list(range(8 * step, 8 * step + 8))
+        parts = [plan.samples(step, rank, world_size) for rank in range(world_size)]
+        assert [
+            sample
+            for micro in range(micro_batches)
+            for part in parts
+            for sample in part[micro * share : (micro + 1) * share]
+        ] == whole
+    assert plan.samples(49, 0, 1)[-1] == len(plan.condition) - 1
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

@@ -15,11 +15,12 @@ from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.loader import Batch, ValidationTrack
+from pipeline.sampler import rows_of_process
 from pipeline.training.history import CLOCK_KINDS, read_history
 from pipeline.training.randomness import derive_seed, seed_weights
 from pipeline.training.ranks import Ranks
 from pipeline.training.result import TrainResult
-from pipeline.training.state import load_state, state_file
+from pipeline.training.state import load_state
 from pipeline.training.sync_batchnorm import synchronise_batchnorm
 from pipeline.training.trainer import Trainer
 
@@ -102,8 +103,10 @@ class NoiseData:
             yield self._slice(self._window(step))
 
     def _slice(self, whole: Batch) -> Batch:
-        share = self.config.train.batch_size // self.ranks.world
-        mine = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        train, ranks = self.config.train, self.ranks
+        mine = rows_of_process(
+            train.batch_size, train.accumulate_grad_batches, ranks.rank, ranks.world
+        )
         return Batch(whole.mixture[mine], whole.target[mine], whole.condition[mine])
 
     def _window(self, step: int) -> Batch:
@@ -148,7 +151,7 @@ def run_tiny(
 ) -> TrainResult:
     """Train on noise in this process; a KeyboardInterrupt at ``stop_at`` gets through."""
     model = tiny_model(config)
-    if config.train.sync_batchnorm and ranks.world > 1:
+    if config.train.sync_batchnorm:
         synchronise_batchnorm(model)
     data = NoiseData(config, ranks, tracks, spoil, stop_at)
     return Trainer(config, model, data, RunFolder.of(config), ranks, provenance={}).run()
@@ -156,7 +159,7 @@ def run_tiny(
 
 def training_tensors(config: RunConfig) -> dict[str, torch.Tensor]:
     """Return every tensor of the saved state: weights, statistics, the optimiser's moments."""
-    state = load_state(state_file(RunFolder.of(config)))
+    state = load_state(RunFolder.of(config).state)
     assert state is not None
     return state.tensors
 

@@ -74,6 +74,23 @@ def test_clipped_values_of_an_integer_format_are_counted(tmp_path: Path) -> None
     assert read(tmp_path / "a")[0].tolist() == pytest.approx([0.5, 1, -1, 1], abs=2**-14)
 
 
+@pytest.mark.parametrize("format", ["wav", "flac", "mp3"])
+def test_numbers_that_are_not_finite_are_not_written(tmp_path: Path, format: str) -> None:
+    audio = np.zeros((2, 3000), np.float32)
+    audio[1, 2000] = np.nan
+    with pytest.raises(AudioError, match=r"a \(not written\): holds a value .* at sample 2000"):
+        write_audio(tmp_path / "a", audio, 44100, Encoding(format))
+
+
+@pytest.mark.parametrize("format", ["flac", "mp3"])
+def test_the_loudest_values_are_clipped_not_fatal(tmp_path: Path, format: str) -> None:
+    noise = np.random.default_rng(0).standard_normal((2, 44100)).astype(np.float32)
+    writer = write_audio(tmp_path / "a", noise * np.float32(1e30), 44100, Encoding(format))
+    assert writer.clipped == noise.size
+    audio, _ = read_audio(tmp_path / "a")
+    assert np.abs(audio).max() > 0.9
+
+
 def test_wav_files_beyond_4_gib_become_rf64() -> None:
     hour = 3600 * RATE
     assert Encoding("wav").container(3 * hour, 2) == "WAV"

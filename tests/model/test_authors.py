@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 
 from lasaft.authors import authors_name, config_from_authors, from_authors_state_dict
+from lasaft.config import variant_name
 from lasaft.errors import CheckpointError
+from lasaft.model import LaSAFT
 from tests.helpers.models import small_model
 from tests.helpers.parity import Fixture
 
@@ -109,3 +112,43 @@ def test_bad_hyper_parameter_is_refused_by_name(options: dict[str, Any], message
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(CheckpointError, match="none of the authors' conditioned U-Nets"):
         config_from_authors({}, {"conv.weight": torch.zeros(1)})
+
+
+def _theirs(model: LaSAFT, **options: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Hyper-parameters and weights of one of our networks as their code would save them."""
+    values = model.config.model_dump()
+    hyper = {k: v for k, v in values.items() if k not in ("sources", "block", "modulation")}
+    state = {
+        "spec2spec." + authors_name(key, model.config): value
+        for key, value in model.network.state_dict().items()
+    }
+    return {**hyper, "model": variant_name(model.config), **options}, state
+
+
+@pytest.mark.parametrize("levels", ["[0]", "[]", "[0, 1]"])
+@pytest.mark.parametrize("obeyed", [True, False])
+def test_the_weights_tell_whether_f_down_layers_was_obeyed(levels: str, obeyed: bool) -> None:
+    wanted = tuple(json.loads(levels)) if obeyed else None
+    model = small_model(n_blocks=5, f_down_layers=wanted)
+    hyper, state = _theirs(model, f_down_layers=levels)
+    config = config_from_authors(hyper, state)
+    assert config.f_down_layers == (None if wanted in (None, (0, 1)) else wanted)
+    found = from_authors_state_dict(state, config)
+    assert all(torch.equal(found[f"network.{k}"], v) for k, v in model.network.state_dict().items())
+
+
+@pytest.mark.parametrize("block", ["tfc_tdf", "tfc_lasaft"])
+@pytest.mark.parametrize("condition_to", ["encoder", "decoder"])
+def test_a_generator_that_steers_no_block_is_left_out(block: str, condition_to: str) -> None:
+    model = small_model(n_blocks=1, block=block, condition_to=condition_to)
+    hyper, state = _theirs(model)
+    idle = {"spec2spec.condition_generator.linear_gamma.0.weight": torch.zeros(0, 8)}
+    idle |= {"spec2spec.condition_generator.dense_control_block.linear.0.bias": torch.zeros(8)}
+    idle |= {"spec2spec.embedding.weight": torch.zeros(4, 8)} if block == "tfc_tdf" else {}
+    found = from_authors_state_dict({**state, **idle}, config_from_authors(hyper, state))
+    assert found.keys() == model.state_dict().keys()
+
+
+def test_a_window_in_half_precision_is_a_hann_window() -> None:
+    state = {**FIXTURE.state, "stft.stft.window": torch.hann_window(64).half()}
+    assert from_authors_state_dict(state, CONFIG)

@@ -11,6 +11,7 @@ import torch
 
 from lasaft.authors_checkpoint import read_authors_checkpoint
 from lasaft.checkpoint import load_checkpoint, load_model
+from lasaft.cli import main
 from lasaft.errors import CheckpointError, ConfigError
 from lasaft.importing import import_checkpoint
 from tests.helpers.lightning import (
@@ -32,10 +33,10 @@ def test_an_old_lightning_file_is_imported_without_its_classes(
     tmp_path: Path, fixture: Fixture, legacy: bool
 ) -> None:
     file = save_old_lightning(tmp_path / "epoch=3.ckpt", fixture, legacy=legacy)
-    digest, config, left_out = import_checkpoint(file, tmp_path / "c")
+    made = import_checkpoint(file, tmp_path / "c")
     found = load_checkpoint(tmp_path / "c")
-    assert (found.hash, found.config) == (digest, config)
-    assert left_out == ["criterion", "optimizer_class", "options", "train_loss", "where"]
+    assert (found.hash, found.config) == (made.hash, made.config)
+    assert made.left_out == ["criterion", "optimizer_class", "options", "train_loss", "where"]
     assert found.provenance["imported_from"] == "epoch=3.ckpt"
     assert found.provenance["file"]["global_step"] == 1234
     assert found.provenance["hyper_parameters"]["seed"] == 2020
@@ -154,3 +155,28 @@ def test_keys_of_a_parallel_wrapper_are_understood(tmp_path: Path, fixture: Fixt
     with torch.no_grad():
         ours = load_model(tmp_path / "c")(fixture.waves("wave"), fixture["condition"])
     assert relative_error(ours, fixture.waves("separated")) < 1e-5
+
+
+def test_what_the_file_does_not_say_is_said(
+    tmp_path: Path, fixture: Fixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = lightning_content(fixture)
+    for name in ("num_frame", "last_activation"):
+        del content["hyper_parameters"][name]
+    torch.save(content, tmp_path / "a.ckpt")
+    made = import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
+    assert made.assumed == {"num_frame": 128, "last_activation": "identity"}
+    assert main(["import-checkpoint", str(tmp_path / "a.ckpt"), str(tmp_path / "d")]) == 0
+    assert "so taken as usual: last_activation identity, num_frame 128" in capsys.readouterr().err
+
+
+def test_an_option_of_the_network_that_is_an_object_is_refused(
+    tmp_path: Path, fixture: Fixture
+) -> None:
+    content = lightning_content(fixture)
+    content["hyper_parameters"]["pocm_type"] = torch.nn.ReLU()
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(
+        CheckpointError, match=r"a\.ckpt: hyper-parameters: pocm_type: got an object"
+    ):
+        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")

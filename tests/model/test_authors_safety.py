@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import json
+import math
 import os
 import pickle
 import random
@@ -78,14 +80,41 @@ def test_a_malicious_file_in_the_format_before_zip_is_refused(
     assert not trace.exists()
 
 
-def test_functions_of_other_packages_are_never_called(tmp_path: Path, fixture: Fixture) -> None:
-    call = Running(np.save, str(tmp_path / "trace.npy"), 1)
+@pytest.mark.parametrize("function", [np.save, np.load, torch.load, torch.hub.load, torch.jit.load])
+def test_calls_of_other_packages_functions_are_refused(
+    tmp_path: Path, fixture: Fixture, function: Any
+) -> None:
+    call = Running(function, str(tmp_path / "trace.npy"), 1)
     content = lightning_content(fixture, extra=call)
-    content["hyper_parameters"]["odd"] = call
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"a\.ckpt: refused: it calls (numpy|torch)\."):
+        read_authors_checkpoint(tmp_path / "a.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+# A class, though its name does not look like one.
+munch = type("munch", (), {"__module__": __name__})
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 4])
+def test_objects_of_a_class_with_a_small_letter_are_left_out(
+    tmp_path: Path, fixture: Fixture, protocol: int
+) -> None:
+    content = lightning_content(fixture)
+    content["hyper_parameters"]["config"] = munch()
+    torch.save(content, tmp_path / "a.ckpt", pickle_protocol=protocol)
+    assert read_authors_checkpoint(tmp_path / "a.ckpt").left_out == ["config"]
+
+
+def test_values_of_numpy_and_devices_are_read_as_objects(tmp_path: Path, fixture: Fixture) -> None:
+    content = lightning_content(fixture)
+    content["hyper_parameters"] |= {
+        "number": np.float64(1), "array": np.ones(3), "device": torch.device("cpu"),
+        "type": torch.float32, "loss": torch.nn.MSELoss(),
+    }  # fmt: skip
     torch.save(content, tmp_path / "a.ckpt")
     found = read_authors_checkpoint(tmp_path / "a.ckpt")
-    assert found.left_out == ["odd"]
-    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+    assert {"number", "array", "device", "type", "loss"} <= set(found.left_out)
 
 
 def test_state_given_to_a_torch_function_changes_nothing(tmp_path: Path) -> None:
@@ -203,9 +232,46 @@ def test_hyper_parameters_of_senseless_size_are_left_out(tmp_path: Path, fixture
     content = lightning_content(fixture, epoch=10**5000, callbacks=many)
     content["hyper_parameters"] |= {"many": many, "long": "x" * 10**6, "huge": 10**5000}
     torch.save(content, tmp_path / "a.ckpt")
-    _, _, left_out = import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
-    assert left_out == ["huge", "long", "many"]
+    made = import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
+    assert made.left_out == ["huge", "long", "many"]
     assert (tmp_path / "c" / "config.json").stat().st_size < 10_000
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("control_input_dim", value) for value in ("4", 4.5, [4], float("nan"), 10**12, True)),
+        *((name, 10**12) for name in ("internal_channels", "dk", "num_tdfs", "embedding_dim")),
+        ("n_internal_layers", 10**6),
+        ("internal_channels", 60000),
+    ],
+)
+def test_networks_of_senseless_size_are_refused(
+    tmp_path: Path, fixture: Fixture, name: str, value: Any
+) -> None:
+    content = lightning_content(fixture)
+    content["hyper_parameters"][name] = value
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"a\.ckpt: "):
+        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_record_of_an_import_is_json_whatever_the_file_says(
+    tmp_path: Path, fixture: Fixture
+) -> None:
+    content = lightning_content(fixture)
+    content["hyper_parameters"] |= {"half": "\ud800", "min_delta": float("-inf"), "lrs": [math.nan]}
+    torch.save(content, tmp_path / "a.ckpt")
+    import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c")
+
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    record = json.loads((tmp_path / "c" / "config.json").read_bytes(), parse_constant=refuse)
+    found = record["provenance"]["hyper_parameters"]
+    assert (found["half"], found["min_delta"], found["lrs"]) == ("\\ud800", "-inf", ["nan"])
 
 
 @pytest.mark.parametrize("shape", [(2**40,), (2**20, 2**20), (0, 2**62, 2**62)])

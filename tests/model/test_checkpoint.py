@@ -16,6 +16,7 @@ import torch
 import lasaft.checkpoint as checkpoint_module
 from lasaft.checkpoint import load_checkpoint, load_model, save_checkpoint
 from lasaft.errors import CheckpointError
+from lasaft.files import recover_folder
 from tests.helpers.audio import tiny_config, tiny_model
 
 
@@ -89,11 +90,56 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_no_rest(
 
 
 def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "photo.jpg").touch()
     model = tiny_model()
-    with pytest.raises(CheckpointError, match="holds no checkpoint, so it is left alone"):
-        save_checkpoint(tmp_path, model.state_dict(), model.config, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+    for names in (["photo.jpg"], ["config.json"], ["config.json", "weights.safetensors", "src"]):
+        folder = tmp_path / str(len(names)) / names[0]
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).touch()
+        with pytest.raises(CheckpointError, match="something else than a checkpoint"):
+            save_checkpoint(folder, model.state_dict(), model.config, {})
+        assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+def test_the_current_folder_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "x/..", ".."):
+        with pytest.raises(CheckpointError, match="is the current folder, or around it"):
+            save_checkpoint(folder, model.state_dict(), model.config, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_a_checkpoint_stays_one(tmp_path: Path) -> None:
+    model = tiny_model()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for _ in range(2):
+        save_checkpoint(tmp_path / "link", model.state_dict(), model.config, {})
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+    assert load_checkpoint(tmp_path / "real").config == model.config
+
+
+def test_who_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
+    model = tiny_model()
+    save_checkpoint(tmp_path / "c", model.state_dict(), model.config, {})
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "c").iterdir()}
+    assert modes["weights.safetensors"] == modes["config.json"]
+
+
+def test_a_network_beyond_all_measure_is_refused_at_once(tmp_path: Path) -> None:
+    model = tiny_model()
+    save_checkpoint(tmp_path / "c", model.state_dict(), model.config, {})
+    file = tmp_path / "c" / "config.json"
+    whole = json.loads(file.read_bytes())
+    for name in ("internal_channels", "embedding_dim", "dk", "num_tdfs", "n_internal_layers"):
+        found = whole | {"model": whole["model"] | {name: 10**12}}
+        file.write_text(json.dumps(found))
+        with pytest.raises(CheckpointError, match=rf"model\.{name}: got 1000000000000"):
+            load_checkpoint(tmp_path / "c")
 
 
 def test_shared_and_transposed_weights_can_be_saved(tmp_path: Path) -> None:
@@ -186,3 +232,31 @@ def test_a_file_instead_of_a_folder_is_answered_with_advice(saved: Path, tmp_pat
     (tmp_path / "epoch=3.ckpt").touch()
     with pytest.raises(CheckpointError, match="lasaft import-checkpoint"):
         load_model(tmp_path / "epoch=3.ckpt")
+
+
+def test_what_a_crash_left_of_a_linked_checkpoint_is_put_back(tmp_path: Path) -> None:
+    model = tiny_model()
+    save_checkpoint(tmp_path / "real", model.state_dict(), model.config, {})
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real").rename(tmp_path / ".real.old-123")
+    recover_folder(tmp_path / "link")
+    assert load_checkpoint(tmp_path / "link")
+
+
+def test_what_systems_drop_into_folders_is_nobodys(tmp_path: Path) -> None:
+    model = tiny_model()
+    for _ in range(2):
+        save_checkpoint(tmp_path / "c", model.state_dict(), model.config, {})
+        (tmp_path / "c" / ".DS_Store").touch()
+
+
+def test_a_checkpoint_is_written_where_the_current_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> Path:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    model = tiny_model()
+    monkeypatch.setattr(Path, "cwd", gone)
+    save_checkpoint(tmp_path / "c", model.state_dict(), model.config, {})
+    assert load_checkpoint(tmp_path / "c")

@@ -128,6 +128,22 @@ def test_several_songs_of_different_kinds_at_once_and_json(
     assert "b.wav: mono: separated as two equal channels" in err
 
 
+def test_a_song_that_was_cut_short_is_separated_and_it_is_said(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    song = write(tmp_path / "cut.wav", noise(2, 20000))
+    whole = song.read_bytes()
+    song.write_bytes(whole[: len(whole) // 2])
+    assert separate(checkpoint, tmp_path / "out", song, "--targets", "bass") == 0
+    assert f"cut.wav: is cut short: {len(whole) - len(whole) // 2} bytes are missing" in (
+        capsys.readouterr().err
+    )
+    # A size that nobody knew when the header was written, as in a pipe.
+    song.write_bytes(whole[:4] + b"\xff" * 4 + whole[8 : len(whole) // 2])
+    assert separate(checkpoint, tmp_path / "out", song, "--targets", "bass") == 0
+    assert "cut short" not in capsys.readouterr().err
+
+
 def test_clipping_is_said_and_float_files_do_not_clip(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +217,7 @@ def test_one_bad_song_is_named_and_the_others_are_separated(
     assert "1 of 3 songs were separated, 2 failed" in err
     # Nothing of the song that failed in its middle is left.
     assert files_of(tmp_path / "out") == sorted(f"good/{source}.wav" for source in SOURCES)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good"]
 
 
 @pytest.mark.parametrize(

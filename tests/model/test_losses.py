@@ -107,6 +107,22 @@ def test_unknown_loss_is_rejected() -> None:
         build_loss("l3", tiny_model())
 
 
+@pytest.mark.parametrize(
+    ("option", "mode"),
+    [("loss_raw_mode", "spec_l1"), ("loss_spec_mode", "raw_l1"), ("loss_raw_mode", "raw_and_spec")],
+)
+def test_the_parts_of_raw_and_spec_are_of_their_own_kind(option: str, mode: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option}: got '{mode}', allowed: "):
+        build_loss("raw_and_spec", tiny_model(), **{**BOTH, option: mode})  # type: ignore[arg-type]
+
+
+def test_the_opposite_of_the_target_has_a_finite_nlcs() -> None:
+    for seed in range(20):
+        target = torch.randn(1, 2, 4096, generator=torch.Generator().manual_seed(seed))
+        loss = waveform_loss("nlcs", -target, target, window_length=256, hop_length=128)
+        assert torch.isfinite(loss)
+
+
 def test_raw_and_spec_names_every_missing_option() -> None:
     with pytest.raises(ConfigError) as caught:
         build_loss("raw_and_spec", tiny_model(), loss_raw_scale=1.0)
@@ -115,3 +131,15 @@ def test_raw_and_spec_names_every_missing_option() -> None:
         "loss_spec_scale",
         "loss_spec_mode",
     }
+
+
+def test_a_mode_of_raw_and_spec_may_leave_its_domain_out() -> None:
+    model, short = tiny_model(), {**BOTH, "loss_raw_mode": "l1", "loss_spec_mode": "mse"}
+    generator = torch.Generator().manual_seed(0)
+    bins = model.config.n_fft // 2 + 1
+    specs = [torch.randn(1, 4, 8, bins, generator=generator) for _ in range(3)]
+    losses = [
+        build_loss("raw_and_spec", model, **options)(*specs)  # type: ignore[arg-type]
+        for options in (BOTH, short)
+    ]
+    assert losses[0] == losses[1]
