@@ -1,14 +1,14 @@
 """What the networks learn on 40 synthetic songs: curves, and two networks at equal steps.
 
     python -m benchmarks.learning [--output docs/learning.svg] [--presets laptop,demo]
-    python -m benchmarks.learning --presets "" [--blocks 3] [--seeds 3] [--steps 600]
+    python -m benchmarks.learning --presets "" [--blocks 3] [--layers 1] [--seeds 3] [--steps 600]
 
 The presets ``demo`` and ``laptop`` are trained on the same songs; their SDR per source against
 epochs is drawn. Then GPoCM with LaSAFT and FiLM without a frequency transform are trained as
-``laptop`` is, for equal steps and with several seeds, and a table is printed. With 3 blocks the
-convolutions see few bins, and what a frequency transform adds shows early; with 5 it takes
-thousands of steps (docs/notes.md). Two trainings run at a time, each on one thread: half an hour on
-two idle cores, eight minutes without the presets.
+``laptop`` is, for equal steps and with several seeds, and a table is printed. With 3 blocks of one
+convolution the network sees few bins, and what a frequency transform adds shows early; with the
+preset's 5 blocks of two it takes thousands of steps (docs/notes.md). Two trainings run at a time,
+each on one thread: half an hour on two idle cores, ten minutes without the presets.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def preset(name: str, root: Path) -> RunConfig:
     return parse(words, "run").config
 
 
-def compared(network: str, blocks: int, seed: int, steps: int, root: Path) -> RunConfig:
+def compared(network: str, size: dict[str, int], seed: int, steps: int, root: Path) -> RunConfig:
     """Return a training of ``steps`` steps of the laptop's network, or of its plainer form."""
     laptop = preset("laptop", root)
-    changed = {**VARIANTS[network], "n_blocks": blocks}
+    changed = {**VARIANTS[network], **size}
     model = ModelConfig.model_validate(laptop.model.model_dump() | changed)
     epochs = steps // (laptop.train.steps_per_epoch or steps)
     train = laptop.train.model_copy(update={"max_epochs": epochs, "seed": seed})
@@ -96,11 +96,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, default=Path("docs/learning.svg"))
     parser.add_argument("--blocks", type=int, default=3, help="n_blocks of both networks")
+    parser.add_argument("--layers", type=int, default=1, help="n_internal_layers of both networks")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600, help="of each, whole epochs of 150")
     parser.add_argument("--presets", default="laptop,demo", help="curves that are drawn")
     options = parser.parse_args()
-    blocks, steps = options.blocks, options.steps
+    size = {"n_blocks": options.blocks, "n_internal_layers": options.layers}
+    steps = options.steps
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that are started from here
     names = [name for name in options.presets.split(",") if name]
     with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +119,7 @@ def main() -> int:
             curves = {name: pool.submit(learn, to_json(preset(name, root))) for name in names}
             found: dict[str, list[Future[Curves]]] = {
                 network: [
-                    pool.submit(learn, to_json(compared(network, blocks, seed, steps, root)))
+                    pool.submit(learn, to_json(compared(network, size, seed, steps, root)))
                     for seed in range(options.seeds)
                 ]
                 for network in NETWORKS
@@ -125,7 +127,10 @@ def main() -> int:
         if names:
             draw({name: curves[name].result() for name in sorted(names)}, options.output)
     ends = {n: [_mean_end(each.result()) for each in runs] for n, runs in found.items()}
-    print(f"mean SDR over sources after {steps} steps, {blocks} blocks, in dB\n")
+    print(
+        f"mean SDR over sources after {steps} steps, {options.blocks} blocks of "
+        f"{options.layers} convolutions, in dB\n"
+    )
     print("| network | " + " | ".join(f"seed {n}" for n in range(options.seeds)) + " | mean |")
     print("|---" * (options.seeds + 2) + "|")
     for network, values in ends.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import soundfile
@@ -16,6 +18,9 @@ from numpy.typing import NDArray
 
 from lasaft.errors import AudioError, ConfigError
 from lasaft.files import atomic_path
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 Samples = NDArray[np.float32]
 
@@ -30,6 +35,8 @@ SUBTYPES = {
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # A RIFF header counts in 32 bits; the rest is room for the other chunks.
 _WAV_LIMIT_BYTES = 2**32 - 2**16
+# What writers to a pipe, who cannot know it, put for the length lies above or just below this.
+_PIPED_BYTES = 2**31 - 2**12
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def _video_format(head: bytes) -> str:
 def _missing_bytes(head: bytes, size: int) -> int:
     """Return how many bytes a wav file lacks that its header promises; libsndfile does not tell."""
     promised = int.from_bytes(head[4:8], "little") + 8
-    unknown = promised - 8 in (0, 2**32 - 1)  # written to a pipe
+    unknown = promised == 8 or (promised > _PIPED_BYTES and size < promised // 2)
     known = head[:4] == b"RIFF" and head[8:12] == b"WAVE" and not unknown
     # Some writers count a byte of padding that they do not write.
     return promised - size if known and promised - size > 1 else 0
@@ -194,6 +201,31 @@ class AudioReader(_AudioFile):
             raise AudioError(f"{self.path}: holds no audio (0 samples)")
 
 
+class _Sink(io.FileIO):
+    """A file for libsndfile, which tells nobody when its last piece cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._error: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write as much as can be written; what went wrong is kept for :meth:`check`."""
+        done = 0
+        try:
+            done = super().write(data)
+            if done < memoryview(data).nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._error = self._error or error
+        return done
+
+    def check(self, shown: Path) -> None:
+        """Raise an AudioError, once, if something could not be written."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise AudioError(f"{shown}: cannot be written: {error.strerror}") from error
+
+
 class AudioWriter(_AudioFile):
     """An audio file that is written block by block; use as a context manager.
 
@@ -224,17 +256,28 @@ class AudioWriter(_AudioFile):
         self.path, self.peak, self.clipped, self._encoding = shown or path, 0.0, 0, encoding
         self._position, self._rate = 0, sample_rate
         try:
-            with path.open("wb"):
-                pass  # libsndfile would give no reason
+            self._sink = _Sink(path)
         except OSError as error:
             raise AudioError(f"{self.path}: cannot be written: {error.strerror}") from error
         try:
             self._file = soundfile.SoundFile(
-                _name(path), "w", samplerate=sample_rate, channels=channels,
+                self._sink, "w", samplerate=sample_rate, channels=channels,
                 subtype=encoding.subtype, format=encoding.container(frames, channels),
             )  # fmt: skip
         except soundfile.SoundFileError as error:
+            self._sink.close()
+            self._sink.check(self.path)
             raise AudioError(f"{self.path}: cannot be written: {error}") from error
+
+    def close(self) -> None:
+        """Finish the file.
+
+        Raises:
+            AudioError: its end cannot be written.
+        """
+        super().close()
+        self._sink.close()
+        self._sink.check(self.path)
 
     def write(self, block: Samples) -> None:
         """Append ``block`` [channel, sample].
@@ -253,7 +296,8 @@ class AudioWriter(_AudioFile):
             block = block.clip(-1, 1)  # LAME takes no other values
         try:
             self._file.write(np.ascontiguousarray(block.T))
-        except soundfile.SoundFileError as error:
+        except (soundfile.SoundFileError, AssertionError) as error:  # the latter: written in part
+            self._sink.check(self.path)
             raise AudioError(f"{self.path}: cannot be written: {error}") from error
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,22 +55,42 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The file is synced before the rename and its folder after it, so a crash leaves the old file
     or the new one. The folder is made if it is missing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
+    with atomic_paths([path]) as (temporary,):
         yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        _name_target(error, temporary, path)
+
+
+@contextmanager
+def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield a temporary path beside each of ``paths``; all become those on success, or none."""
+    temporaries = [_temporary(path) for path in paths]
+    pairs = list(zip(temporaries, paths, strict=True))
+    published: list[Path] = []
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporaries
+        for temporary in temporaries:
+            _sync(temporary)
+        for temporary, path in pairs:
+            temporary.replace(path)
+            published.append(path)
+        for parent in {path.parent for path in paths}:
+            _sync(parent)
+    except BaseException as error:
+        for path in published if len(published) < len(paths) else ():
+            path.unlink(missing_ok=True)
+        for temporary, path in pairs:
+            _name_target(error, temporary, path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
 
 
-def _name_target(error: OSError, temporary: Path, path: Path) -> None:
+def _name_target(error: BaseException, temporary: Path, path: Path) -> None:
     """Let an error name the file that is wanted instead of the temporary one."""
+    if not isinstance(error, OSError):
+        return
     if error.filename is not None and os.fspath(error.filename) == str(temporary):
         error.filename, error.filename2 = str(path), None
 

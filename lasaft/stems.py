@@ -13,7 +13,7 @@ from typing import Any
 
 from lasaft.audio import SUBTYPES, AudioReader, AudioWriter, Encoding
 from lasaft.errors import AudioError, ConfigError
-from lasaft.files import atomic_path, safe_name
+from lasaft.files import atomic_paths, safe_name
 from lasaft.separation import Separator
 
 DEFAULT_NAME = "{track}/{source}"
@@ -129,7 +129,7 @@ def separate_file(
         ConfigError: the format cannot hold the song's sample rate or channels.
         OSError: a file cannot be written.
     """
-    new = {path.parent for path in files.values() if not path.parent.exists()}
+    new = {up for path in files.values() for up in path.parents if not up.exists()}
     with ExitStack() as stack:
         stack.callback(_remove_empty, new)
         reader = stack.enter_context(AudioReader(song))
@@ -139,18 +139,12 @@ def separate_file(
         except ConfigError as error:
             raise ConfigError(f"{song}: {error}") from error
         advance = begin(reader.frames / rate) if begin else None
+        temporaries = stack.enter_context(atomic_paths(list(files.values())))
         writers = {
             target: stack.enter_context(
-                AudioWriter(
-                    stack.enter_context(atomic_path(path)),
-                    rate,
-                    channels,
-                    encoding,
-                    frames=reader.frames,
-                    shown=path,
-                )
+                AudioWriter(temporary, rate, channels, encoding, frames=reader.frames, shown=path)
             )
-            for target, path in files.items()
+            for (target, path), temporary in zip(files.items(), temporaries, strict=True)
         }
         samples = 0
         for block in separator.stream(reader.blocks(), rate, list(writers), name=song):
@@ -169,7 +163,7 @@ def separate_file(
 
 def _remove_empty(folders: Iterable[Path]) -> None:
     """Remove the folders that nothing was put into."""
-    for folder in folders:
+    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):
             folder.rmdir()
 

@@ -11,6 +11,7 @@ import pytest
 
 from lasaft.files import (
     atomic_path,
+    atomic_paths,
     atomic_write_bytes,
     atomic_write_json,
     publish_folder,
@@ -31,6 +32,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise RuntimeError("power cut")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_several_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "folder" / "two"
+    with atomic_paths([one, two]) as temporaries:
+        for temporary in temporaries:
+            temporary.write_bytes(b"first")
+    assert (one.read_bytes(), two.read_bytes()) == (b"first", b"first")
+    with pytest.raises(RuntimeError), atomic_paths([one, two]) as temporaries:
+        temporaries[0].write_bytes(b"second")
+        raise RuntimeError
+    assert (one.read_bytes(), two.read_bytes()) == (b"first", b"first")
+    two.unlink()
+    two.mkdir()  # it cannot be replaced, which shows after the first file has been
+    new = tmp_path / "new"
+    with pytest.raises(IsADirectoryError), atomic_paths([new, two]) as temporaries:
+        for temporary in temporaries:
+            temporary.write_bytes(b"third")
+    assert sorted(tmp_path.rglob("*")) == [two.parent, two, one]
 
 
 def test_json_is_written_as_people_read_it(tmp_path: Path) -> None:

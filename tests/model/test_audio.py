@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,27 @@ def test_the_loudest_values_are_clipped_not_fatal(tmp_path: Path, format: str) -
     assert writer.clipped == noise.size
     audio, _ = read_audio(tmp_path / "a")
     assert np.abs(audio).max() > 0.9
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "mp3"])
+@pytest.mark.parametrize("lacking", [1, 600])
+def test_a_disk_that_is_full_before_the_last_byte_is_an_error(
+    tmp_path: Path, format: str, lacking: int
+) -> None:
+    path, audio = tmp_path / f"a.{format}", noise(2, 57_330, scale=0.1)
+    write_audio(path, audio, RATE, Encoding(format))
+    size = path.stat().st_size
+    path.unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - lacking, hard))
+    try:
+        with pytest.raises(
+            AudioError, match=rf"a\.{format}: cannot be written: (File too|No space)"
+        ):
+            write_audio(path, audio, RATE, Encoding(format))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wav_files_beyond_4_gib_become_rf64() -> None:

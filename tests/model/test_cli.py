@@ -138,10 +138,11 @@ def test_a_song_that_was_cut_short_is_separated_and_it_is_said(
     assert f"cut.wav: is cut short: {len(whole) - len(whole) // 2} bytes are missing" in (
         capsys.readouterr().err
     )
-    # A size that nobody knew when the header was written, as in a pipe.
-    song.write_bytes(whole[:4] + b"\xff" * 4 + whole[8 : len(whole) // 2])
-    assert separate(checkpoint, tmp_path / "out", song, "--targets", "bass") == 0
-    assert "cut short" not in capsys.readouterr().err
+    # Sizes that stand for one that nobody knew when the header was written, as in a pipe.
+    for size in (0, 0x7FFFF024, 0x80000024, 0xFFFFFFFF):
+        song.write_bytes(whole[:4] + size.to_bytes(4, "little") + whole[8 : len(whole) // 2])
+        assert separate(checkpoint, tmp_path / "out", song, "--targets", "bass") == 0
+        assert "cut short" not in capsys.readouterr().err
 
 
 def test_clipping_is_said_and_float_files_do_not_clip(
