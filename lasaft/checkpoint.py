@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ def save_checkpoint(
     state_dict: Mapping[str, Tensor],
     config: ModelConfig,
     provenance: Mapping[str, Any],
+    *,
+    keep_others: bool = False,
 ) -> str:
     """Write a checkpoint folder, whole or not at all; one that is there is replaced.
 
@@ -63,6 +66,7 @@ def save_checkpoint(
         state_dict: of ``LaSAFT(config)``.
         config: of the network.
         provenance: where the weights come from; anything that JSON can hold.
+        keep_others: what somebody has put beside the checkpoint stays, instead of being an error.
 
     Returns:
         The checkpoint's hash.
@@ -76,7 +80,8 @@ def save_checkpoint(
         raise CheckpointError(f"{folder}: is the current folder, or around it; give another one")
     check_fits(state_dict, config, f"{folder}: not written")
     recover_folder(folder)
-    require_replaceable(folder)
+    if not keep_others:
+        require_replaceable(folder)
     # safetensors refuses tensors that share memory or are not contiguous.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -95,7 +100,27 @@ def save_checkpoint(
                 "provenance": dict(provenance),
             },
         )
+        if keep_others and folder.exists():
+            _link_others(folder, fresh)
     return digest
+
+
+def _link_others(folder: Path, fresh: Path) -> None:
+    """Let everything in ``folder`` but the checkpoint itself be in ``fresh`` too."""
+
+    def link(source: str, target: str) -> str:
+        try:
+            os.link(source, target)
+        except OSError:  # some file systems have no links
+            shutil.copy2(source, target)
+        return target
+
+    def ours(place: str, _: list[str]) -> set[str]:
+        return {WEIGHTS, CONFIG} if Path(place) == folder else set()
+
+    shutil.copytree(
+        folder, fresh, symlinks=True, ignore=ours, copy_function=link, dirs_exist_ok=True
+    )
 
 
 def save_tensors(

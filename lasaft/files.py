@@ -121,7 +121,8 @@ def publish_folder(folder: Path) -> Iterator[Path]:
         fresh.mkdir()
         yield fresh
         for item in fresh.rglob("*"):
-            _sync(item)
+            if item.is_file() or item.is_dir():
+                _sync(item)
         old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
         if folder.exists():
             folder.replace(old)

@@ -32,7 +32,8 @@ def publish(
     """Write a network among the best epochs', and as the run's checkpoint if it is the ``best``."""
     targets = [epoch_folder(folder, provenance["epoch"])]
     for target in targets + ([folder.checkpoint] if best else []):
-        save_checkpoint(target, weights, config, provenance)
+        # A training does not end because somebody exports, or edits, what it has published.
+        save_checkpoint(target, weights, config, provenance, keep_others=True)
 
 
 def prune(folder: RunFolder, kept: Iterable[int]) -> None:

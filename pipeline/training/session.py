@@ -60,7 +60,8 @@ def _run(
 ) -> TrainResult:
     with open_shards(config) as shards:
         shards.manifest.require_model(config.model)
-        require_replaceable(folder.checkpoint)
+        if not folder.state.exists():
+            require_replaceable(folder.checkpoint)
         model = new_model(config, ranks.device)
         data = ShardData(shards, config, ranks)
         record = provenance(config, shards.manifest.hash)

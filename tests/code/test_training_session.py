@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lasaft
+from lasaft.checkpoint import load_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.config import RunConfig, TrainConfig
@@ -104,3 +105,14 @@ def test_an_empty_data_set_is_named(tmp_path: Path) -> None:
     make_shards(config)
     with pytest.raises(DataError, match="no training track"):
         run_session(config, CPU)
+
+
+def test_what_somebody_puts_beside_the_checkpoint_ends_no_training_and_stays(root: Path) -> None:
+    config = _config(root, "exported", max_epochs=1, lr=0.01)
+    folder = RunFolder.of(config).checkpoint
+    run_session(config, CPU)
+    before = load_checkpoint(folder).hash
+    (folder / "net.onnx").write_text("exported")
+    run_session(_config(root, "exported", max_epochs=4, lr=0.01), CPU)
+    assert load_checkpoint(folder).hash != before, "nothing was published after the export"
+    assert (folder / "net.onnx").read_text() == "exported"

@@ -89,6 +89,21 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_no_rest(
     assert [path.name for path in saved.parent.iterdir()] == ["c"]
 
 
+def test_what_lies_beside_a_checkpoint_can_be_kept(saved: Path) -> None:
+    before = load_checkpoint(saved).hash
+    (saved / "net.onnx").write_bytes(b"exported")
+    (saved / "plots" / "deep").mkdir(parents=True)
+    (saved / "plots" / "deep" / "loss.svg").write_text("<svg/>")
+    (saved / "nowhere").symlink_to("missing")
+    model = tiny_model(1)
+    save_checkpoint(saved, model.state_dict(), model.config, {}, keep_others=True)
+    assert load_checkpoint(saved).hash != before
+    assert (saved / "net.onnx").read_bytes() == b"exported"
+    assert (saved / "plots" / "deep" / "loss.svg").read_text() == "<svg/>"
+    assert (saved / "nowhere").readlink() == Path("missing")
+    assert [path.name for path in saved.parent.iterdir()] == ["c"]
+
+
 def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path) -> None:
     model = tiny_model()
     for names in (["photo.jpg"], ["config.json"], ["config.json", "weights.safetensors", "src"]):
