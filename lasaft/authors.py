@@ -130,8 +130,8 @@ def _constants(given: dict[str, Tensor], config: ModelConfig) -> list[str]:
         )
     elif window is not None:
         hann = torch.hann_window(config.n_fft)
-        rounding = max(1e-6, torch.finfo(window.dtype).eps)
-        if (window.float() - hann).abs().max() > rounding:
+        eps = torch.finfo(window.dtype).eps if window.is_floating_point() else 0
+        if not eps or (window.float() - hann).abs().max() > max(1e-6, eps):
             problems.append(f"unexpected: {_WINDOW} is not a Hann window")
     if not any(config.modulated_blocks):
         # They make the generator even where condition_to names no block (n_blocks 1).

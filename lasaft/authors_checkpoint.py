@@ -8,7 +8,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import SEEK_CUR, BytesIO
+from io import SEEK_CUR, SEEK_END, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,6 +34,7 @@ _DTYPES = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MOST_DIMENSIONS = 16
+_MOST_NUMBERS = 2**48  # in a tensor: no file can hold as many
 # Lightning's names for the hyper-parameters, newest first.
 _HYPER_PARAMETERS = ("hyper_parameters", "hparams", "module_arguments")
 # More than any honest file has: a few bytes of a pickle can stand for any amount of values.
@@ -173,7 +174,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any)
     counts = (offset, *shape, *stride)
     if not isinstance(storage, _Storage) or len(shape) != len(stride):
         raise ValueError("a tensor without a storage")
-    if not all(type(count) is int and count >= 0 for count in counts):
+    if not all(type(count) is int and 0 <= count < _MOST_NUMBERS for count in counts):
         raise ValueError("a tensor of impossible shape")
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     if len(shape) > _MOST_DIMENSIONS or (0 not in shape and last >= storage.count):
@@ -204,6 +205,8 @@ def _storage(identity: Any) -> _Storage:
     dtype = _DTYPES.get(storage_type.name.rpartition(".")[2])
     if kind != "storage" or dtype is None or type(key) is not str or type(count) is not int:
         raise ValueError(f"a storage of unknown kind: {getattr(storage_type, 'name', 'none')}")
+    if not 0 <= count < _MOST_NUMBERS:
+        raise ValueError("a storage of impossible size")
     return _Storage(dtype, key, count)
 
 
@@ -284,6 +287,8 @@ def _read_legacy(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Te
             raise CheckpointError(f"{name}: is damaged, tensor data {key} is missing")
         places[key] = stream.tell()
         stream.seek(storages[key].count * storages[key].dtype.itemsize, SEEK_CUR)
+    if stream.tell() > stream.seek(0, SEEK_END):
+        raise CheckpointError(f"{name}: is damaged, tensor data {keys[-1]} is cut short")
 
     def load(view: _View) -> Tensor:
         if view.storage.key not in places:

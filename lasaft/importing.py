@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from lasaft.authors import config_from_authors, from_authors_state_dict
-from lasaft.authors_checkpoint import read_authors_checkpoint
+from lasaft.authors_checkpoint import AuthorsCheckpoint, read_authors_checkpoint
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.effects import without_effect
@@ -53,18 +54,7 @@ def import_checkpoint(
             hyper-parameters; tensors are listed by their names in the file.
         ConfigError: ``sources`` does not fit the network.
     """
-    found = read_authors_checkpoint(file)
-    objects = [name for name in found.left_out if name in ModelConfig.model_fields]
-    if objects:
-        raise CheckpointError(
-            f"{file}: hyper-parameters: {', '.join(objects)}: got an object, allowed: a number or "
-            "a text"
-        )
-    try:
-        config = config_from_authors(found.hyper_parameters, found.state_dict)
-        weights = from_authors_state_dict(found.state_dict, config)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+    found, config, weights = read_authors_network(file)
     if sources is not None:
         config = _with_sources(config, sources)
     digest = save_checkpoint(
@@ -85,6 +75,29 @@ def import_checkpoint(
     # last_activation None stands for what fits the estimate.
     values["last_activation"] = config.resolved_last_activation
     return Imported(digest, config, found.left_out, {name: values[name] for name in sorted(unsaid)})
+
+
+def read_authors_network(
+    file: str | Path,
+) -> tuple[AuthorsCheckpoint, ModelConfig, dict[str, Tensor]]:
+    """Return what one of the authors' files holds, and the network in it: config and weights.
+
+    Raises:
+        CheckpointError: see :func:`import_checkpoint`.
+    """
+    found = read_authors_checkpoint(file)
+    objects = [name for name in found.left_out if name in ModelConfig.model_fields]
+    if objects:
+        raise CheckpointError(
+            f"{file}: hyper-parameters: {', '.join(objects)}: got an object, allowed: a number or "
+            "a text"
+        )
+    try:
+        config = config_from_authors(found.hyper_parameters, found.state_dict)
+        weights = from_authors_state_dict(found.state_dict, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    return found, config, weights
 
 
 def _readable(value: Any) -> Any:

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lasaft.authors import config_from_authors, from_authors_state_dict
-from lasaft.authors_checkpoint import read_authors_checkpoint
 from lasaft.checkpoint import check_fits, load_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.effects import without_effect
 from lasaft.errors import CheckpointError
+from lasaft.importing import read_authors_network
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
@@ -54,15 +53,9 @@ def starting_weights(start: Path, wanted: ModelConfig) -> dict[str, Tensor]:
             checkpoint = load_checkpoint(start)
             found, weights = checkpoint.config, checkpoint.state_dict
         else:
-            file = read_authors_checkpoint(start)
-            found = config_from_authors(file.hyper_parameters, file.state_dict)
-            weights = from_authors_state_dict(file.state_dict, found)
+            _, found, weights = read_authors_network(start)
     except CheckpointError as error:
-        text = str(error)
-        where = (
-            "resume_from_checkpoint" if str(start) in text else f"resume_from_checkpoint {start}"
-        )
-        raise CheckpointError(f"{where}: {text}") from error
+        raise CheckpointError(f"resume_from_checkpoint: {error}") from error
     _require_same_network(found, weights, wanted, start)
     return weights
 

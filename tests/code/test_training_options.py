@@ -336,6 +336,11 @@ def test_a_warm_start_names_options_and_weights_that_do_not_fit(tmp_path: Path) 
     assert "modulation 'film' (this run: 'gpocm')" in text
     assert "missing:" in text
     assert "conditioner.beta.linear.weight: float [4, 32] instead of float [4, 16]" in text
+    content = lightning_content(fixture)
+    content["hyper_parameters"]["last_activation"] = torch.nn.Tanh()
+    torch.save(content, file)
+    with pytest.raises(CheckpointError, match=r"theirs\.ckpt: .*last_activation: got an object"):
+        new_model(config, torch.device("cpu"))
     file.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"resume_from_checkpoint.*theirs\.ckpt"):
         new_model(config, torch.device("cpu"))

@@ -40,6 +40,8 @@ def test_keys_that_do_not_fit_are_listed_by_name() -> None:
 def test_foreign_window_is_noticed() -> None:
     state = {**FIXTURE.state, "stft.stft.window": torch.ones(64)}
     assert "stft.stft.window is not a Hann window" in problems(state)
+    state["stft.stft.window"] = torch.hann_window(64).long()
+    assert "stft.stft.window is not a Hann window" in problems(state)
     state["stft.stft.window"] = torch.hann_window(32)
     assert "stft.stft.window is [32], n_fft asks for [64]" in problems(state)
 

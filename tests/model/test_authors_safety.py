@@ -274,7 +274,7 @@ def test_the_record_of_an_import_is_json_whatever_the_file_says(
     assert (found["half"], found["min_delta"], found["lrs"]) == ("\\ud800", "-inf", ["nan"])
 
 
-@pytest.mark.parametrize("shape", [(2**40,), (2**20, 2**20), (0, 2**62, 2**62)])
+@pytest.mark.parametrize("shape", [(2**40,), (2**20, 2**20), (0, 2**62, 2**62), (2**1000,) * 16])
 def test_tensors_much_larger_than_their_file_are_refused(
     tmp_path: Path, fixture: Fixture, shape: tuple[int, ...]
 ) -> None:
@@ -326,3 +326,21 @@ def test_calls_hidden_in_objects_and_their_states_are_refused(tmp_path: Path) ->
         file = save_raw_pickle(tmp_path / f"{kind}.ckpt", data)
         with pytest.raises(CheckpointError, match="refused: it asks for"):
             read_authors_checkpoint(file)
+
+
+@pytest.mark.parametrize("count", [2**61, 2**63 - 1, -1, -(2**40)])
+def test_storages_of_impossible_size_in_the_format_before_zip_are_refused(
+    tmp_path: Path, fixture: Fixture, count: int
+) -> None:
+    torch.save(
+        lightning_content(fixture), tmp_path / "a.ckpt", _use_new_zipfile_serialization=False
+    )
+    data = (tmp_path / "a.ckpt").read_bytes()
+    # The first storage's number of values, in its identity and again before its bytes.
+    before = data.index(b"cpu", data.index(b"FloatStorage"))
+    start = data.index(b"M" if data[before:].find(b"M") < 20 else b"K", before)
+    size = 3 if data[start : start + 1] == b"M" else 2
+    bad = data[:start] + pickled(count)[2:-1] + data[start + size :]
+    (tmp_path / "b.ckpt").write_bytes(bad)
+    with pytest.raises(CheckpointError, match=r"b\.ckpt: is damaged.*a storage of impossible size"):
+        read_authors_checkpoint(tmp_path / "b.ckpt")
