@@ -32,6 +32,9 @@ _CONSTANT_EPOCHS = 3
 # Float32 sums of equal numbers differ by less.
 _CONSTANT = 1e-6
 
+# What is found at every start, and need not be true where training goes on.
+OF_THE_MACHINE = ("gpu", "precision")
+
 Tell = Callable[[str, str], None]
 
 

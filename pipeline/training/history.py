@@ -48,19 +48,17 @@ class History:
         position: bytes to keep of what the file holds; the rest came after the saved state.
 
     Attributes:
-        missing: how many bytes of those to keep the file has lost.
+        missing: how many bytes of those to keep the file has not, or not as whole lines.
     """
 
     def __init__(self, path: Path, position: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = path.open("ab+")
-        size = path.stat().st_size
-        self.missing = max(0, position - size)
-        if self.missing:
-            # Somebody has cut it: what is left of its last line is no record.
-            self._file.seek(0)
-            position = self._file.read().rfind(b"\n") + 1
-        self._file.truncate(position)
+        self._file.seek(0)
+        # Where somebody has cut it, the position is in mid line, or beyond the end.
+        whole = self._file.read(position).rfind(b"\n") + 1
+        self.missing = position - whole
+        self._file.truncate(whole)
         self._file.seek(0, os.SEEK_END)
 
     def append(self, record: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.training.data import TrainingData
-from pipeline.training.health import Health
+from pipeline.training.health import OF_THE_MACHINE, Health
 from pipeline.training.history import History, make_record
 from pipeline.training.machine import Machine
 from pipeline.training.meter import Meter
@@ -42,25 +42,29 @@ class Reporter:
         self._machine = Machine(ranks.device)
         self._history: History | None = None
 
-    def open(self, position: int) -> None:
-        """Begin, or go on after so many bytes of the journal."""
+    def open(self, position: int) -> bool:
+        """Begin, or go on after so many bytes of the journal; return whether it has them all."""
+        missing = 0
         if self._ranks.is_first:
             self._history = History(self._folder.metrics, position)
-            if self._history.missing:
-                self.note(
-                    "journal",
-                    f"{self._folder.metrics} has lost {self._history.missing} bytes since it was "
-                    "saved: records of earlier steps are missing; training itself goes on exactly",
-                )
+            missing = self._history.missing
+        if missing:
+            self.note(
+                "journal",
+                f"{self._folder.metrics} has lost {missing} bytes since it was saved: records of "
+                "earlier steps are missing; training itself goes on exactly",
+            )
         self.health.start()
+        return not missing
 
     def state(self) -> dict[str, Any]:
         """Return what was said and seen, in a JSON-like form for :meth:`restore`."""
-        return {"notes": self.notes, "health": self.health.state()}
+        return {"notes": list(self.notes), "health": self.health.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
-        self.notes = [(kind, text) for kind, text in state["notes"]]
+        """Go on from ``state``; what is true of a machine is found anew."""
+        kept = [(kind, text) for kind, text in state["notes"]]
+        self.notes = [(kind, text) for kind, text in kept if kind not in OF_THE_MACHINE]
         self.health.restore(state["health"])
 
     def position(self) -> int:

@@ -94,9 +94,12 @@ class Trainer:
             StageError: too many steps without finite numbers, or a full disk.
         """
         with folder_faults(self.folder.root), repeatable(self.train.deterministic):
-            self.report.open(self._resume())
+            whole = self.report.open(self._resume())
             try:
                 with self.keeper.writing():
+                    if not whole:
+                        # The journal is shorter than the saved state says: save where it ends now.
+                        self.keeper.save(self._progress())
                     self._run()
             finally:
                 self.report.close()

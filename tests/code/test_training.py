@@ -19,6 +19,7 @@ from lasaft.separation import separate_spectrogram
 from pipeline.folders import RunFolder
 from pipeline.training.network import loss_of
 from pipeline.training.randomness import seed_step
+from pipeline.training.state import load_state
 from pipeline.training.step import Stepper
 from pipeline.training.validation import validate
 from tests.helpers.training import (
@@ -75,6 +76,31 @@ def test_an_interrupted_run_ends_bit_identical_to_an_undisturbed_one(
         for config in (undisturbed, interrupted)
     ]
     assert hashes[0] == hashes[1]
+
+
+def test_a_journal_that_lost_its_end_stays_readable_through_another_kill(tmp_path: Path) -> None:
+    options = {"steps_per_epoch": 20, "max_epochs": 3}
+    whole, config = tiny_config(tmp_path / "whole", **options), tiny_config(tmp_path, **options)
+    run_tiny(whole)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(config, stop_at=22)
+    journal = RunFolder.of(config).metrics
+    state = load_state(RunFolder.of(config).state)
+    assert state is not None
+    journal.write_bytes(journal.read_bytes()[: state.progress["history"] - 300])
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(config, stop_at=39)  # it has written more than was lost, and saved nothing
+    result = run_tiny(config)
+    assert any("metrics.jsonl has lost" in note for note in result.notes)
+    records, every = training_history(config), training_history(whole)
+    assert all(record in every for record in records)
+    assert all(records.count(record) == 1 for record in records)
+    saved_at = state.progress["step"]
+    assert [r for r in records if r["step"] > saved_at] == [
+        r for r in every if r["step"] > saved_at
+    ]
+    ours, theirs = training_tensors(config), training_tensors(whole)
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
 
 
 def test_what_came_after_the_saved_state_is_done_again(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline.folders import RunFolder
 from pipeline.loader import Batch
 from pipeline.training.health import BAD_STEP_LIMIT, Constancy, Health
 from pipeline.training.history import read_history
+from pipeline.training.ranks import Ranks
 from pipeline.training.standing import Standing
 from pipeline.training.step import StepResult
 from tests.helpers.training import ALONE, NoiseData, run_tiny, tiny_config
@@ -54,6 +56,31 @@ def test_good_windows_that_overflow_are_told_from_bad_ones(tmp_path: Path) -> No
                 good.condition)  # fmt: skip
     health.skipped(_step(math.nan), bad, step=6, place=(1, 3), in_a_row=2)
     assert "windows with bad numbers: windows [1] of batch 3" in said[1][1]
+
+
+def test_the_windows_of_all_processes_are_named_by_their_place_in_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path, batch_size=8, accumulate_grad_batches=2)
+    ranks, said = replace(ALONE, rank=1, world=2), list[str]()
+    # The other process's second window is bad too; with micro-batches of 4 it has 0, 1, 4 and 5.
+    monkeypatch.setattr(Ranks, "gather", lambda _, mine: [[1], mine])
+    health = Health(lambda _, text: said.append(text), NoiseData(config), ranks, config.train)
+    mixture = torch.ones(4, 1, 1, 1)
+    mixture[2] = math.nan  # of windows 2, 3, 6 and 7
+    batch = Batch(mixture, torch.ones(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64))
+    health.skipped(_step(math.nan), batch, step=5, place=(1, 2), in_a_row=1)
+    assert "windows with bad numbers: windows [1, 6] of batch 2" in said[0]
+
+
+def test_what_is_true_of_a_machine_is_found_anew_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    first = run_tiny(tiny_config(tmp_path, max_epochs=1))
+    assert any("there is a GPU" in note for note in first.notes)
+    monkeypatch.undo()
+    assert not any("there is a GPU" in note for note in run_tiny(tiny_config(tmp_path)).notes)
 
 
 def test_the_search_for_fp16s_scale_is_no_fault(tmp_path: Path) -> None:
