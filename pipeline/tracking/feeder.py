@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -33,6 +34,8 @@ _METRICS_A_CALL = 500
 _PARAMS_A_CALL = 100
 # The server has read the entry and will never take it; anything else is worth another try.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
+# Its names have letters, digits, and a few signs; a source may be called anything.
+_UNKNOWN_TO_MLFLOW = re.compile(r"[^\w.\- :/]")
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -65,6 +68,7 @@ class Feeder(threading.Thread):
         self._refused: list[str] = []
         self._done = False
         self._sent = outbox.sent()
+        self._run_is_known = False
         self._followers: dict[str, Follower] = {}
         self._client: MlflowClient | None = None
 
@@ -134,6 +138,7 @@ class Feeder(threading.Thread):
     def _deliver(self) -> None:
         """Send what is new; an exception leaves the rest for the next attempt."""
         entries = self._outbox.entries()
+        self._require_run()
         for entry in entries:
             if entry["kind"] == "follow" and entry["path"] not in self._followers:
                 steps = self._sent["steps"].get(entry["path"], {})
@@ -148,6 +153,23 @@ class Feeder(threading.Thread):
             self._sent["entries"] += 1
             self._outbox.mark(self._sent)
         self._send_followed()
+
+    def _require_run(self) -> None:
+        """Begin anew, once a command, where the store does not have this folder's run any more."""
+        from mlflow.exceptions import MlflowException
+
+        if self._run_is_known:
+            return
+        try:
+            if self._sent["run"] is not None:
+                run = self._connected().get_run(self._sent["run"]["run_id"])
+                if run.info.lifecycle_stage == "deleted":
+                    raise MlflowException(f"the run {run.info.run_name} was deleted there")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._sent = self._outbox.nothing_sent()
+        self._run_is_known = True
 
     def _send_followed(self) -> None:
         for path, follower in list(self._followers.items()):
@@ -166,19 +188,15 @@ class Feeder(threading.Thread):
                 raise
 
     def _send_records(self, records: list[dict[str, Any]]) -> None:
-        from mlflow.entities import Metric
-
-        run = self._run()
-        start = self._sent["run"]["milliseconds"]
-        metrics = [
-            Metric(name, value, start + int(1000 * record["seconds"]), record["step"])
+        start = self._run_began()
+        numbers = [
+            (name, value, start + int(1000 * record["seconds"]), record["step"])
             for record in records
             for name, value in record["values"].items()
             if value is not None
         ]
-        for first in range(0, len(metrics), _METRICS_A_CALL):
-            batch = metrics[first : first + _METRICS_A_CALL]
-            self._connected().log_batch(run, metrics=batch)
+        for first in range(0, len(numbers), _METRICS_A_CALL):
+            self._send({"kind": "numbers", "numbers": numbers[first : first + _METRICS_A_CALL]})
 
     def _send_files(self, folder: Path, records: list[dict[str, Any]]) -> None:
         """Send the folders beside the journal that records name."""
@@ -221,10 +239,16 @@ class Feeder(threading.Thread):
         client.log_batch(run, tags=changed)
 
     def _send_metrics(self, run: str, entry: dict[str, Any]) -> None:
+        when, step = entry["milliseconds"], entry["step"]
+        numbers = [(name, value, when, step) for name, value in entry["values"].items()]
+        self._send_numbers(run, {"numbers": numbers})
+
+    def _send_numbers(self, run: str, entry: dict[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        when = entry["milliseconds"]
-        metrics = [Metric(k, v, when, entry["step"]) for k, v in entry["values"].items()]
+        metrics = [
+            Metric(_UNKNOWN_TO_MLFLOW.sub("_", name), *rest) for name, *rest in entry["numbers"]
+        ]
         self._connected().log_batch(run, metrics=metrics)
 
     def _send_tags(self, run: str, entry: dict[str, Any]) -> None:
@@ -286,6 +310,11 @@ class Feeder(threading.Thread):
             atomic_write_json(_run_file(self._folder), self._sent["run"])
         return self._sent["run"]["run_id"]
 
+    def _run_began(self) -> int:
+        """Return when this folder's MLflow run began, in milliseconds."""
+        self._run()
+        return self._sent["run"]["milliseconds"]
+
     def _find_or_create(self) -> dict[str, Any]:
         client, experiment = self._connected(), self._experiment()
         folder_id = self._folder_id()
@@ -305,15 +334,29 @@ class Feeder(threading.Thread):
     def _folder_id(self) -> str:
         """Return a name for this folder that no other has; it outlives a kill at any moment."""
         file = self._outbox.folder / "id"
-        if not file.exists():
-            atomic_write_json(file, uuid.uuid4().hex)
-        return json.loads(file.read_bytes())
+        try:
+            return str(json.loads(file.read_bytes()))
+        except (FileNotFoundError, ValueError):
+            name = uuid.uuid4().hex
+            atomic_write_json(file, name)
+            return name
 
     def _experiment(self) -> str:
-        client, name = self._connected(), self._config.tracking.experiment_name
+        if self._parent is not None:
+            return json.loads(_run_file(self._parent).read_bytes())["experiment_id"]
+        name = self._config.tracking.experiment_name
+        if tracking_address(self._config) != own_store(self._folder):
+            return self._experiment_called(name)
+        place = (self._folder.root / "mlartifacts").as_uri()
+        experiment = self._connected().get_experiment_by_name(name)
+        if experiment is not None and experiment.artifact_location != place:
+            # The folder was moved or copied. MLflow never changes where an experiment's files go.
+            name = f"{name} in {self._folder.root}"
+        return self._experiment_called(name, place)
+
+    def _experiment_called(self, name: str, place: str | None = None) -> str:
+        client = self._connected()
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             return experiment.experiment_id
-        own = tracking_address(self._config) == own_store(self._folder)
-        location = (self._folder.root / "mlartifacts").as_uri() if own else None
-        return client.create_experiment(name, artifact_location=location)
+        return client.create_experiment(name, artifact_location=place)

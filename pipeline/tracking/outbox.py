@@ -67,11 +67,21 @@ class Outbox:
         return entries
 
     def sent(self) -> dict[str, Any]:
-        """Return what has been delivered: ``entries`` (a count), ``steps`` and the ``run``."""
-        if self._sent_file.exists():
+        """Return what has been delivered: ``entries`` (a count), ``steps`` and the ``run``.
+
+        A file that is damaged says nothing: what is told twice is there once.
+        """
+        nothing = self.nothing_sent()
+        try:
             sent = json.loads(self._sent_file.read_bytes())
-            if sent["destination"] == self._destination:
-                return sent
+        except (FileNotFoundError, ValueError):
+            return nothing
+        if not isinstance(sent, dict) or not nothing.keys() <= sent.keys():
+            return nothing
+        return sent if sent["destination"] == self._destination else nothing
+
+    def nothing_sent(self) -> dict[str, Any]:
+        """Return what :meth:`sent` returns before anything has been delivered."""
         return {"destination": self._destination, "entries": 0, "steps": {}, "run": None}
 
     def mark(self, sent: dict[str, Any]) -> None:

@@ -77,7 +77,10 @@ class Tracker:
         status = "FINISHED" if error is None else "FAILED"
         if isinstance(error, ConfigError) and not self._said and self._before in _ENDS:
             status = self._before  # what was refused has changed nothing
-        self._outbox.add("status", status=status)
+        try:
+            self._outbox.add("status", status=status)
+        except OSError as problem:  # what the stage itself met is told, not this
+            sys.stderr.write(f"MLflow does not learn that the run is {status}: {problem}\n")
         complaint = self._feeder.finish()
         if complaint:
             sys.stderr.write(f"{complaint}\n")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +23,7 @@ import pytest
 import lasaft
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import ModelConfig
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, StageError
 from lasaft.model import LaSAFT
 from pipeline.cli import parse
 from pipeline.config import RunConfig, TrackingConfig
@@ -423,3 +426,93 @@ def test_the_files_of_a_folder_that_was_moved_arrive(tmp_path: Path, capfd: Any)
         pass
     assert capfd.readouterr().err == ""
     _assert_complete(moved)
+
+
+def test_a_copy_of_a_folder_has_files_and_a_run_of_its_own(tmp_path: Path, capfd: Any) -> None:
+    original = _config(tmp_path / "a")
+    _work(original)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    copy = _config(tmp_path / "b")
+    folder = RunFolder.of(copy)
+    (folder.report / "index.html").write_text("<p>of the copy</p>")
+    with Tracker(copy, folder) as tracker:
+        tracker.log_artifact(folder.report, "report")
+    assert capfd.readouterr().err == ""
+    pages = {path.read_text() for path in (tmp_path / "a" / "mlartifacts").rglob("index.html")}
+    assert pages == {"<p>report</p>"}
+    pages = {path.read_text() for path in (tmp_path / "b" / "mlartifacts").rglob("index.html")}
+    assert "<p>of the copy</p>" in pages
+    own = _config(
+        tmp_path / "b", experiment_name=f"{copy.tracking.experiment_name} in {folder.root}"
+    )
+    _assert_complete(own)
+
+
+def test_sources_may_be_called_what_mlflow_calls_nothing(tmp_path: Path, capfd: Any) -> None:
+    config = _config(tmp_path)
+    folder = RunFolder.of(config)
+    history = History(folder.metrics)
+    values = {"valid/lead+vox/SDR": 4.5, "valid/drums/SDR": 3.5}
+    history.append(make_record("epoch", step=7, epoch=0, seconds=1.0, values=values))
+    history.close()
+    with Tracker(config, folder) as tracker:
+        tracker.follow(folder.metrics)
+        tracker.log_metrics({"test/lead+vox/SDR": 5.5})
+    assert capfd.readouterr().err == ""
+    (run,) = _runs(config)[1]
+    assert run.data.metrics == {
+        "valid/lead_vox/SDR": 4.5, "valid/drums/SDR": 3.5, "test/lead_vox/SDR": 5.5,
+    }  # fmt: skip
+
+
+def test_a_store_that_was_lost_is_told_everything_again(tmp_path: Path, capfd: Any) -> None:
+    config = _config(tmp_path)
+    # In a process of its own: MLflow keeps a database open, also one that is no longer there.
+    command = multiprocessing.get_context("spawn").Process(target=_work, args=(config,))
+    command.start()
+    command.join()
+    (tmp_path / "mlflow.db").unlink()
+    with Tracker(config, RunFolder.of(config)):
+        pass
+    assert capfd.readouterr().err == ""
+    _assert_complete(config)
+
+
+def test_nothing_is_lost_by_a_run_that_was_deleted_and_restored(tmp_path: Path, capfd: Any) -> None:
+    config = _config(tmp_path)
+    _work(config)
+    client, (run,) = _runs(config)
+    client.delete_run(run.info.run_id)
+    _work(config, range(31, 41))
+    assert "was deleted there" in capfd.readouterr().err
+    client.restore_run(run.info.run_id)
+    with Tracker(config, RunFolder.of(config)):
+        pass
+    _assert_complete(config, 40)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"destination": 1}'])
+def test_a_damaged_note_of_what_was_sent_sends_it_again(tmp_path: Path, content: str) -> None:
+    config = _config(tmp_path)
+    _work(config)
+    (RunFolder.of(config).tracking / "sent.json").write_text(content)
+    with Tracker(config, RunFolder.of(config)):
+        pass
+    _assert_complete(config)
+
+
+def test_a_journal_that_is_full_does_not_hide_what_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    config = _config(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "journal.jsonl")
+
+    with (
+        pytest.raises(StageError, match="what has been saved is kept"),
+        Tracker(config, RunFolder.of(config)),
+    ):
+        monkeypatch.setattr(Outbox, "add", full)
+        raise StageError("training: what has been saved is kept")
+    assert "does not learn that the run is FAILED: " in capfd.readouterr().err
