@@ -10,6 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.folders import RunFolder
 from pipeline.options import Option
 from pipeline.tracking.address import store_problems
+from pipeline.training.identity import has_begun
 
 _SYNTHETIC = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
 _SONGS = ("musdb_root", "musdb_is_wav", "dev_mode", *_SYNTHETIC)
@@ -101,8 +102,8 @@ def _needs_shards(run: RunConfig) -> Iterator[str]:
 
 def _needs_start(run: RunConfig) -> Iterator[str]:
     start = run.train.resume_from_checkpoint
-    if RunFolder.of(run).state.exists():
-        return  # it goes on from its own state
+    if has_begun(RunFolder.of(run)):
+        return  # it goes on from its own state, or has ended
     if start is None or (start.suffix == ".ckpt" and start.is_file()):
         return
     if not (start / "config.json").is_file():

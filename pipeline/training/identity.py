@@ -88,7 +88,9 @@ def claim_folder(
     if not file.exists():
         atomic_write_json(file, mine)
         return
-    other = _read(file)
+    other = _read(
+        file, set(), "remove it, and give the options of before: they are not compared then"
+    )
     names = sorted(name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name))
     names = [name for name in names if name not in may_lack or mine.get(name) is not None]
     if names:
@@ -111,7 +113,13 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
     file = folder.training / _RESULT
     if not file.exists() or not folder.checkpoint.exists():
         return None
-    saved = _read(file)
+    advice = "remove it: training goes on from its saved state"
+    if not folder.state.exists():
+        advice = (
+            "the training has ended and dropped its state (save_weights_only): "
+            f"{folder.checkpoint} holds its model; to train again, give another output_dir"
+        )
+    saved = _read(file, {"result", "stopping"}, advice)
     stopping, result = _stopping(config), TrainResult.from_json(saved["result"])
     # The folder may have been moved since.
     result = replace(result, checkpoint=folder.checkpoint)
@@ -132,13 +140,13 @@ def finish(folder: RunFolder, config: RunConfig, result: TrainResult) -> None:
     atomic_write_json(folder.training / _RESULT, record)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, keys: Set[str], advice: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_bytes())
+        if not isinstance(found, dict) or not keys <= found.keys():
+            raise ValueError(f"it is not what was written: {str(found)[:40]}")
     except ValueError as error:
-        raise StageError(
-            f"{file}: is damaged ({error}); remove it: training goes on from its saved state"
-        ) from error
+        raise StageError(f"{file}: is damaged ({error}); {advice}") from error
     return found
 
 

@@ -114,7 +114,9 @@ def load_state(path: Path) -> TrainingState | None:
             metadata = file.metadata() or {}
             header = json.loads(metadata.get("state", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        if not isinstance(header, dict):
+            raise ValueError("its header is no object")
+    except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
         raise CheckpointError(
             f"{path}: the training state cannot be read ({error}); {_START_AGAIN}"
         ) from error

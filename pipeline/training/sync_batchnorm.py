@@ -33,7 +33,7 @@ class _SyncedNormalise(torch.autograd.Function):
         shape = [1, channels] + [1] * (x.dim() - 2)
         scale = (variance + eps).rsqrt()
         normal = ((wide - mean.view(shape)) * scale.view(shape)).to(x.dtype)
-        ctx.save_for_backward(normal, scale.to(x.dtype), sums[-1:])
+        ctx.save_for_backward(normal, scale, sums[-1:])
         ctx.axes, ctx.shape = axes, shape
         ctx.mark_non_differentiable(mean, variance, sums)
         return normal, mean, variance, sums
@@ -45,8 +45,11 @@ class _SyncedNormalise(torch.autograd.Function):
         wide = grad.double()
         sums = torch.stack([wide.sum(ctx.axes), (wide * normal.double()).sum(ctx.axes)])
         _add_up(sums)
-        mean_grad, mean_product = (sums / count).to(grad.dtype).view(2, *ctx.shape)
-        return scale.view(ctx.shape) * (grad - mean_grad - normal * mean_product), None
+        # Of 16-bit gradients too the means need 32: their rounding adds up over all positions.
+        kind = torch.promote_types(grad.dtype, torch.float32)
+        mean_grad, mean_product = (sums / count).to(kind).view(2, *ctx.shape)
+        centred = grad.to(kind) - mean_grad - normal.to(kind) * mean_product
+        return (scale.to(kind).view(ctx.shape) * centred).to(grad.dtype), None
 
 
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -27,6 +27,7 @@ from pipeline.training.randomness import derive_seed
 from pipeline.training.selection import Selection
 from pipeline.training.start import new_model
 from pipeline.training.state import capture_state, load_state, restore_state, write_state
+from pipeline.training.sync_batchnorm import synchronise_batchnorm
 from tests.helpers.training import run_tiny, tiny_config, with_model
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd", "rmsprop")
@@ -256,17 +257,22 @@ def test_a_training_goes_on_without_the_checkpoint_that_it_began_with(tmp_path: 
         claim(folder, tiny_config(tmp_path / "second", resume_from_checkpoint="other"), "data")
 
 
+@pytest.mark.parametrize("content", ['{"stop', "null", "[]"])
 @pytest.mark.parametrize("name", ["identity.json", "result.json"])
-def test_a_damaged_record_is_named(tmp_path: Path, name: str) -> None:
+def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str) -> None:
     config = tiny_config(tmp_path)
     folder = RunFolder.of(config)
     claim(folder, config, "data")
     result = run_tiny(config)
     finish(folder, config, result)
-    (folder.training / name).write_text('{"stop')
+    (folder.training / name).write_text(content)
     with pytest.raises(StageError, match=rf"{name}: is damaged .*; remove it"):
         claim(folder, config, "data")
         finished(folder, config)
+    if name == "result.json":
+        folder.state.unlink()
+        with pytest.raises(StageError, match=r"save_weights_only.*give another output_dir"):
+            finished(folder, config)
 
 
 def test_a_folder_that_was_moved_tells_where_its_checkpoint_is_now(tmp_path: Path) -> None:
@@ -297,3 +303,26 @@ def test_a_training_that_ray_starts_again_says_so(
     stop.set()
     watcher.join()
     assert capfd.readouterr().err.count("training: started again, it is at step 5\n") == 1
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_16_bit_gradients_pass_a_synchronised_batchnorm_as_they_pass_torchs(
+    kind: torch.dtype,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 1 + torch.randn(4, 8, 32, 64, generator=generator, dtype=torch.float64)
+    gradient = 0.01 * (1 + torch.randn(4, 8, 32, 64, generator=generator, dtype=torch.float64))
+    weight = torch.randn(8, 8, 3, 3, generator=generator, dtype=torch.float64) / 8
+
+    def weight_gradient(norm: nn.Module, kind: torch.dtype) -> torch.Tensor:
+        mine = weight.detach().to(kind).requires_grad_()
+        norm(nn.functional.conv2d(x.to(kind), mine)).backward(gradient[..., 2:, 2:].to(kind))
+        assert mine.grad is not None
+        return mine.grad.double()
+
+    exact = weight_gradient(nn.BatchNorm2d(8).double(), torch.float64)
+    torchs = weight_gradient(nn.BatchNorm2d(8), kind) - exact
+    synced = nn.Sequential(nn.BatchNorm2d(8))
+    synchronise_batchnorm(synced)
+    ours = weight_gradient(synced, kind) - exact
+    assert ours.norm() < 1.2 * torchs.norm()
