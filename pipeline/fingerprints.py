@@ -15,13 +15,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def source_hash(paths: Iterable[Path]) -> str:
-    """Return the hash of the source, templates and tables in ``paths`` (files or folders)."""
-    kinds = {".py", ".j2", ".yaml"}
-    files = [file for path in paths for file in _files(path) if file.suffix in kinds]
-    return digest([[file.name, _file_hash(file)] for file in files])
-
-
 def content_hash(*paths: Path) -> str | None:
     """Return the hash of all files in ``paths`` (files or folders), or None if a path is missing.
 

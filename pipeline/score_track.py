@@ -34,7 +34,7 @@ from pipeline.summary import Kind, Scenario
 from pipeline.tracks import Track, TrackAudio, read_track, source_hash
 
 # Part of every key: raise it when the same estimates would get other scores.
-_SCORING_VERSION = 2
+SCORING_VERSION = 2
 _ATTEMPTS = 2
 
 
@@ -171,7 +171,7 @@ def _known(facts: Mapping[str, dict[str, Any] | None]) -> list[tuple[str, dict[s
 def system_key(job: TrackJob, system: SystemJob, track_hash: str) -> dict[str, Any]:
     """Return everything that the scores of ``system`` on this track depend on."""
     return {
-        "scoring": _SCORING_VERSION,
+        "scoring": SCORING_VERSION,
         "track": track_hash,
         "sources": list(job.sources),
         "all_sources": list(job.track.sources),

@@ -1,7 +1,7 @@
 """The step runner: skips the unchanged, goes on after an interruption, keeps what it replaces.
 
 A step is named by the hash of its inputs: the options that it reads, the hashes of the files that
-it reads, and the source of the code that does it. Its stamp is written when it starts and again
+it reads, and the version of the stage. Its stamp is written when it starts and again
 when it ends. A step whose inputs changed first moves its old outputs to ``previous/<step>-<key>``;
 if they are wanted again (an option is changed back) they return from there.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from lasaft.errors import StageError
 from pipeline import locks
-from pipeline.fingerprints import digest, source_hash
+from pipeline.fingerprints import digest
 from pipeline.stamps import Stamp, StepPlace
 
 Say = Callable[[str], None]
@@ -30,7 +30,7 @@ class Step:
     Args:
         name: one word; also the name of its stamp.
         inputs: what the result depends on, as JSON values; called when all steps before are done.
-        code: modules or folders whose source the result depends on.
+        version: of the stage, raised by whoever changes what it makes.
         outputs: files and folders that the step makes, all below the workflow's root.
         fingerprint: a hash of the finished outputs, or None if they are not whole.
         run: does the work (and goes on from what an interrupted run left); returns a short note.
@@ -38,7 +38,7 @@ class Step:
 
     name: str
     inputs: Callable[[], Mapping[str, Any]]
-    code: tuple[Path, ...]
+    version: int
     outputs: tuple[Path, ...]
     fingerprint: Callable[[], str | None]
     run: Callable[[], str]
@@ -88,7 +88,7 @@ def run_steps(root: Path, steps: list[Step], say: Say) -> list[StepResult]:
 
 def _run_step(root: Path, step: Step, say: Say) -> StepResult:
     place = StepPlace(root, step.name, step.outputs)
-    inputs = {**step.inputs(), "code": source_hash(step.code)}
+    inputs = {**step.inputs(), "version": step.version}
     key = digest(inputs)
     stamp = place.settle()
     if stamp is not None and stamp["key"] != key:

@@ -18,37 +18,19 @@ from pipeline.shared_storage import ready_cluster
 from pipeline.songs import make_songs, song_set, wants_songs
 from pipeline.steps import Step, StepResult, locked, run_steps
 from pipeline.storage import RemoteFolder, shard_place
+from pipeline.score_track import SCORING_VERSION
 from pipeline.synthetic import song_list
+from pipeline.synthetic.writer import GENERATOR_VERSION
 
-_PIPELINE = Path(__file__).parent
-_LASAFT = _PIPELINE.parent / "lasaft"
-
-_NETWORK = (
-    "activations", "blocks", "buffers", "chunks", "conditioning", "frequency", "fused",
-    "fused_conv", "fused_dense", "fused_frequency", "metrics", "model", "onednn", "separation",
-    "specialise", "spectrogram", "tiles", "unet",
-)  # fmt: skip
-_TRACKS = ("audio_files", "plain_yaml", "splits", "track_checks", "track_folders", "tracks")
-_SCORES = ("aggregate", "command_line", "excerpts", "scenarios", "score_files", "summary")
-# For each step, the modules and packages of the pipeline and of the model library that do it.
-_TRAINING = ("loader", "remote_shards", "sampler", "shard_reader", "train", "training")
-_CODE = {
-    "songs": (("songs", "synthetic"), ()),
-    "preprocess": (
-        ("build", "framing", "inspection", "manifest", "preprocess", "shards", *_TRACKS),
-        (),
-    ),
-    "search": (("search", "search_config", *_TRAINING), (*_NETWORK, "losses")),
-    "train": (_TRAINING, (*_NETWORK, "losses")),
-    "evaluate": (
-        (
-            "dataset", "estimates", "other_scores", "recipes", "score_track", "scoring",
-            "separators", "systems", "verify", *_SCORES, *_TRACKS,
-        ),
-        _NETWORK,
-    ),
-    "report": (("report", *_SCORES), ()),
-}  # fmt: skip
+# Raised by whoever changes what a stage makes: then the step is done again.
+_VERSIONS = {
+    "songs": GENERATOR_VERSION,
+    "preprocess": 1,
+    "search": 1,
+    "train": 1,
+    "evaluate": SCORING_VERSION,
+    "report": 1,
+}
 # Another value of these gives the same result.
 _SPEED_ONLY = {
     "num_workers",
@@ -110,7 +92,7 @@ class Workflow:
         return Step(
             "songs",
             inputs=lambda: {"options": asdict(song_set(self.config))},
-            code=_code("songs"),
+            version=_VERSIONS["songs"],
             outputs=(folder.songs,),
             fingerprint=lambda: listing_hash(folder.songs),
             run=lambda: self._connected(_songs),
@@ -123,7 +105,7 @@ class Workflow:
         return Step(
             "preprocess",
             inputs=lambda: {"options": options, "songs": self._songs_hash(folder)},
-            code=_code("preprocess"),
+            version=_VERSIONS["preprocess"],
             outputs=self._own(folder, folder.shards),
             fingerprint=lambda: _shards_hash(folder),
             run=lambda: self._connected(_preprocess),
@@ -144,7 +126,7 @@ class Workflow:
                 "base": self._training_options(self.config),
                 "shards": _shards_hash(folder),
             },
-            code=_code("search"),
+            version=_VERSIONS["search"],
             outputs=(folder.search,),
             # With another budget the search goes on in its place.
             fingerprint=lambda: (
@@ -177,7 +159,7 @@ class Workflow:
                 "options": self._training_options(self._trained()),
                 "shards": _shards_hash(folder),
             },
-            code=_code("train"),
+            version=_VERSIONS["train"],
             outputs=(folder.checkpoint, folder.checkpoints, folder.training),
             fingerprint=lambda: content_hash(folder.checkpoint, folder.metrics),
             run=lambda: self._connected(lambda config: _train(self._trained())),
@@ -197,7 +179,7 @@ class Workflow:
                 "estimates": others and listing_hash(others, times=True),
                 "songs": self._songs_hash(folder),
             },
-            code=_code("evaluate"),
+            version=_VERSIONS["evaluate"],
             outputs=(),  # stays in place: each score file has a key of its own
             fingerprint=lambda: content_hash(folder.scores),
             run=lambda: self._connected(lambda config: _evaluate(self._trained())),
@@ -214,7 +196,7 @@ class Workflow:
                 "training": content_hash(folder.metrics),
                 "audio": listing_hash(folder.estimates / EXCERPTS),
             },
-            code=_code("report"),
+            version=_VERSIONS["report"],
             outputs=(folder.report,),
             fingerprint=lambda: content_hash(folder.report),
             run=lambda: _report(self._trained()),
@@ -287,18 +269,6 @@ def _report(config: RunConfig) -> str:
 
 def _names(section: Any) -> set[str]:
     return set(type(section).model_fields)
-
-
-def _code(step: str) -> tuple[Path, ...]:
-    """Return the files and folders with the source of a step."""
-    ours, library = _CODE[step]
-    found = tuple(
-        package if (package := folder / name).is_dir() else folder / f"{name}.py"
-        for folder, names in ((_PIPELINE, ours), (_LASAFT, library))
-        for name in names
-    )
-    assert all(path.exists() for path in found), f"{step}: a module of it has another name now"
-    return found
 
 
 def _shards_hash(folder: RunFolder) -> str | None:

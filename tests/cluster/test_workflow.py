@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.workflow import _CODE, _code
 from tests.helpers.programs import path_without
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,7 +195,3 @@ def test_an_interrupted_run_stops_soon(tmp_path: Path, stage: str, seconds: floa
     assert process.returncode == 130
     assert errors.rstrip().endswith("interrupted; the same command goes on from here")
     assert "Traceback" not in errors
-
-
-def test_every_step_names_code_that_exists() -> None:
-    assert all(path.exists() for step in _CODE for path in _code(step))
