@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.kills import WORKER, config_of, prepare, step_of, wait_for
 from benchmarks.reliability import busy_host, train_on
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.training.history import read_history
 from tests.helpers.hosts import Hosts, hosts, why_not
 

@@ -36,7 +36,7 @@ from pipeline.config import (
     TrainConfig,
     to_json,
 )
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.synthetic import write_songs
 from pipeline.training.history import CLOCK_KINDS, read_history
 from pipeline.training.state import load_state

@@ -31,7 +31,7 @@ from benchmarks.loader import make_shards
 from lasaft.config import VARIANTS, ModelConfig
 from pipeline.cli import parse
 from pipeline.config import DataConfig, RunConfig, from_json, to_json
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.synthetic import write_songs
 from pipeline.training.history import read_history
 from pipeline.training.session import run_session

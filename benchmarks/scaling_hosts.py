@@ -18,7 +18,7 @@ from benchmarks.reliability import train_on
 from benchmarks.scaling import Machines, Work, predict
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.training.history import read_history
 from tests.helpers.hosts import Hosts, hosts, why_not
 

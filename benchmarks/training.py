@@ -33,7 +33,7 @@ from pipeline.config import (
     from_json,
     to_json,
 )
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.loader import Batch
 from pipeline.remote_shards import open_shards
 from pipeline.synthetic import write_songs

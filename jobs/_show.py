@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs._run import EXIT_FAILED, Result
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 
 if TYPE_CHECKING:
     from pipeline.inspection import Inspection

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(command: ReadmeCommand) -> Result:
-    from pipeline.folders import RunFolder
+    from pipeline.config.folders import RunFolder
     from pipeline.shared_storage import ready_cluster
     from pipeline.steps import locked
 
@@ -30,7 +30,7 @@ def _work(command: ReadmeCommand) -> Result:
 def _train(config: RunConfig) -> Result:
     from jobs._show import training_result
     from pipeline.cluster import require_gpus
-    from pipeline.folders import RunFolder
+    from pipeline.config.folders import RunFolder
     from pipeline.stages import make_shards, train_network
 
     require_gpus(config.train.gpus)
@@ -48,7 +48,7 @@ def _train(config: RunConfig) -> Result:
 def _store(config: RunConfig) -> None:
     from lasaft.files import atomic_write_bytes
     from pipeline.config import to_json
-    from pipeline.folders import RunFolder
+    from pipeline.config.folders import RunFolder
 
     atomic_write_bytes(RunFolder.of(config).config, to_json(config).encode())
 
@@ -56,7 +56,7 @@ def _store(config: RunConfig) -> None:
 @contextmanager
 def _shards_as_long_as_wanted(config: RunConfig) -> Iterator[None]:
     """Remove the shards at the end, however it comes, unless ``filed_mode`` keeps them."""
-    from pipeline.folders import RunFolder
+    from pipeline.config.folders import RunFolder
 
     try:
         yield

@@ -30,7 +30,7 @@ def _work(command: Command) -> Result:
 
 def _look(command: Command) -> Result:
     from jobs._show import inspection_result, repair_result
-    from pipeline.folders import RunFolder
+    from pipeline.config.folders import RunFolder
     from pipeline.repair import repair_shards, verify_shards
     from pipeline.shared_storage import ready_cluster
     from pipeline.storage import RemoteFolder, shard_place

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from lasaft.errors import LasaftError
 from pipeline.cluster import connected, living_nodes
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.manifest import MANIFEST_NAME, ShardSettings, read_manifest
 from pipeline.preprocess import needed_bytes
 from pipeline.shard_cache import default_cache_dir

@@ -10,9 +10,9 @@ from pathlib import Path
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_bytes, atomic_write_json
 from pipeline.aggregate import summarise, summarise_track
-from pipeline.command_line import command_line, evaluation_settings
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.command_line import command_line, evaluation_settings
+from pipeline.config.folders import RunFolder
 from pipeline.scenarios import ACCOMPANIMENT
 from pipeline.score_files import FrameScores, file_names, read_scores, write_key
 from pipeline.score_track import SystemJob

@@ -19,8 +19,8 @@ from pipeline.build import (
     shard_name,
 )
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
 from pipeline.fanout import Needs, run_tasks
-from pipeline.folders import RunFolder
 from pipeline.framing import parts_of
 from pipeline.inspection import all_records
 from pipeline.manifest import (

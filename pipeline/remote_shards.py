@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lasaft.errors import DataError, StageError
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.manifest import Manifest, ShardEntry, read_manifest
 from pipeline.shard_cache import ShardCache, default_cache_dir
 from pipeline.shard_reader import Reader, ShardReader, ShardSet

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.build import Outcome, Work, build_shards, file_stem
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
 from pipeline.fanout import run_tasks
-from pipeline.folders import RunFolder
 from pipeline.framing import parts_of
 from pipeline.inspection import Fault, Inspection, all_records, inspect_shards
 from pipeline.manifest import MANIFEST_NAME, ShardRecord, ShardSettings, track_entry, write_manifest

@@ -12,7 +12,7 @@ from typing import Any
 from lasaft.errors import StageError
 from pipeline.cluster import connected, living_nodes
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 
 # Some network file systems show a new file only after a while.
 _PATIENCE_SECONDS = 5.0

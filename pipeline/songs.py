@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
 from pipeline.fanout import Needs, run_tasks
-from pipeline.folders import RunFolder
 from pipeline.progress import Progress
 from pipeline.synthetic import SongSet, begin_songs, finish_songs, song_list, write_song
 

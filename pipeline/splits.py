@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from lasaft.errors import DataError
-from pipeline.options import did_you_mean
-from pipeline.plain_yaml import PLAIN_TAGS, compose_plain
+from pipeline.config.options import did_you_mean
+from pipeline.config.plain_yaml import PLAIN_TAGS, compose_plain
 
 SPLITS = ("train", "valid", "test")
 SPLITS_FILE = "splits.yaml"

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
 from pipeline.excerpts import EXCERPTS
-from pipeline.folders import RunFolder
 from pipeline.tracking import Tracker
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any
 
 from lasaft.errors import StageError
 from pipeline import locks
-from pipeline.fingerprints import digest
+from pipeline.config.fingerprints import digest
 from pipeline.stamps import Stamp, StepPlace
 
 Say = Callable[[str], None]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyarrow import NativeFile
     from pyarrow.fs import FileSystem
 
-    from pipeline.folders import RunFolder
+    from pipeline.config.folders import RunFolder
 
 Result = TypeVar("Result")
 

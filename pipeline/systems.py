@@ -12,9 +12,9 @@ from lasaft.checkpoint import Checkpoint
 from lasaft.config import variant_name
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
+from pipeline.config.roles import recipe_of
 from pipeline.excerpts import EXCERPTS, REFERENCE_FOLDER
-from pipeline.folders import RunFolder
-from pipeline.recipes import recipe_of
 from pipeline.score_files import file_names, read_key
 from pipeline.score_track import SystemJob
 from pipeline.summary import Kind, System

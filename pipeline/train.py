@@ -18,10 +18,10 @@ from lasaft.errors import ConfigError, LasaftError, StageError
 from lasaft.files import atomic_write_json
 from pipeline import locks
 from pipeline.cluster import connected, living_nodes, require_gpus
+from pipeline.cluster_resources import room, share_cpus
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.manifest import read_manifest
-from pipeline.process_counts import room, share_cpus
 from pipeline.progress import Progress
 from pipeline.storage import shard_place
 from pipeline.training.identity import claim, finished, has_begun

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.options import Option, Raw, did_you_mean, no_such_option
+from pipeline.config.options import Option, Raw, did_you_mean, no_such_option
 
 # The name under which a network's variant is given; it is a group, not an option.
 VARIANT = "model"

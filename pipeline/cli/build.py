@@ -12,7 +12,7 @@ from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
 from pipeline.cli.arguments import VARIANT, Given
 from pipeline.config import RunConfig
-from pipeline.options import Option, did_you_mean, problems_of, value_of
+from pipeline.config.options import Option, did_you_mean, problems_of, value_of
 
 Tree = TypeVar("Tree", bound=RunConfig)
 Values = dict[str, Any]

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lasaft.errors import ConfigError
-from pipeline.checks import without_effect
 from pipeline.cli.arguments import VARIANT, Arguments, Given, read_arguments
 from pipeline.cli.build import Builder
 from pipeline.cli.help import help_page
 from pipeline.cli.jobs import JOBS, Job
 from pipeline.cli.presets import read_preset
 from pipeline.config import RunConfig
-from pipeline.options import Option, options_of
+from pipeline.config.options import Option, options_of
+from pipeline.config.run import without_effect
 
 
 @dataclass(frozen=True)

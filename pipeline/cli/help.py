@@ -9,7 +9,7 @@ from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
 from pipeline.cli.jobs import JOBS
 from pipeline.cli.presets import preset_names, preset_source
-from pipeline.options import Option, did_you_mean
+from pipeline.config.options import Option, did_you_mean
 from pipeline.search.space_file import find_space, first_line, space_names
 
 WIDTH = 100

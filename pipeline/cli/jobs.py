@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from pipeline.checks import SYNTHETIC_COUNTS, synthetic_songs
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
-from pipeline.options import Option
+from pipeline.config.data import SYNTHETIC_COUNTS
+from pipeline.config.folders import RunFolder
+from pipeline.config.options import Option
+from pipeline.config.run import synthetic_songs
 from pipeline.tracking.address import store_problems
 from pipeline.training.identity import has_begun
 

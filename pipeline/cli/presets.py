@@ -9,8 +9,8 @@ import yaml
 
 from lasaft.errors import ConfigError
 from pipeline.cli.arguments import Given, known_name
-from pipeline.options import Option, did_you_mean, no_such_option
-from pipeline.plain_yaml import PLAIN_TAGS, compose_plain
+from pipeline.config.options import Option, did_you_mean, no_such_option
+from pipeline.config.plain_yaml import PLAIN_TAGS, compose_plain
 
 FOLDER = Path(__file__).resolve().parents[1] / "presets"
 _NULLS = ("", "~", "null", "Null", "NULL")

@@ -20,8 +20,8 @@ from pipeline.cli.help import help_page
 from pipeline.cli.jobs import needs_estimates, needs_songs_and_start
 from pipeline.cli.trained import find_run, kept_epoch
 from pipeline.config import RunConfig, from_json
-from pipeline.folders import RunFolder
-from pipeline.options import options_of, value_of
+from pipeline.config.folders import RunFolder
+from pipeline.config.options import options_of, value_of
 
 _MLFLOW = "MLflow is what records here (True), and its page shows every run: mlflow ui"
 _REFUSED_LOGS = ("wandb", "tensorboard")

@@ -12,10 +12,10 @@ from typing import Any
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_bytes
-from pipeline.command_line import command_line
 from pipeline.config import RunConfig, from_json
+from pipeline.config.command_line import command_line
+from pipeline.config.folders import RunFolder
 from pipeline.excerpts import EXCERPTS
-from pipeline.folders import RunFolder
 from pipeline.report.board import Board, build_board
 from pipeline.report.media import read_songs
 from pipeline.report.page import PageInputs, render_page

@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator
 
 from lasaft.errors import ConfigError
-from pipeline.checks import without_effect
 from pipeline.config import RunConfig, SearchConfig
+from pipeline.config.run import without_effect
 from pipeline.search.samples import BrokenSampleError, Checker
 from pipeline.search.sampling import draw
 from pipeline.search.space import Dimension, Space, named_networks, pbt_problems

@@ -11,8 +11,8 @@ from typing import Any
 from lasaft.errors import StageError
 from pipeline import locks
 from pipeline.config import RunConfig
-from pipeline.fingerprints import digest
-from pipeline.folders import RunFolder
+from pipeline.config.fingerprints import digest
+from pipeline.config.folders import RunFolder
 from pipeline.search.check import trial_base
 from pipeline.search.space import Space
 from pipeline.training.identity import claim_folder, identity

@@ -17,11 +17,11 @@ import yaml
 from lasaft.errors import StageError
 from lasaft.files import atomic_write_bytes, atomic_write_json
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
+from pipeline.config.search import OBJECTIVES
 from pipeline.search.samples import Checker
 from pipeline.search.space import SEARCHED, Settings, Space
 from pipeline.search.trials import Trial, shown
-from pipeline.search_config import OBJECTIVES
 
 _FIGURES = ("sdr", "val_loss", "parameters", "seconds")
 

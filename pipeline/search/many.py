@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.search.trials import read_curve
 from pipeline.train import fit
 from pipeline.training.asking import answer

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from lasaft.errors import ConfigError
 from pipeline.cluster import living_nodes
+from pipeline.cluster_resources import room
 from pipeline.config import RunConfig
-from pipeline.process_counts import room
 
 # What the process beside a trial of several processes holds: Ray refuses 0, and any more could
 # keep the last worker from finding a place.

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from pipeline.config.search import OBJECTIVES
 from pipeline.report.plots import colour, draw
 from pipeline.search.conclusion import Row
 from pipeline.search.importance import Importance
 from pipeline.search.trials import shown
-from pipeline.search_config import OBJECTIVES
 
 # The second series is the page's grey, which the trials without a colour of their own have.
 COLOURED = (0, 2, 3, 4, 5)

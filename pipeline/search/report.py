@@ -16,7 +16,8 @@ import pipeline.report
 from lasaft.config import variant_name
 from lasaft.files import atomic_write_bytes
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
+from pipeline.config.search import OBJECTIVES, WATCHED
 from pipeline.manifest import read_manifest
 from pipeline.report.plots import SERIES
 from pipeline.search.conclusion import Row, SearchResult, training_command
@@ -31,7 +32,6 @@ from pipeline.search.plots import (
 )
 from pipeline.search.space import VARIANT
 from pipeline.search.trials import shown
-from pipeline.search_config import OBJECTIVES, WATCHED
 
 _REPORT = Path(pipeline.report.__file__).parent
 _TABLE_1 = "lasaft-1"

@@ -13,7 +13,8 @@ from lasaft.errors import DataError
 from lasaft.files import atomic_write_json
 from pipeline.cluster import require_gpus
 from pipeline.config import RunConfig, to_json
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
+from pipeline.config.search import OBJECTIVES
 from pipeline.manifest import read_manifest
 from pipeline.search.check import trial_base
 from pipeline.search.claim import alone, claim
@@ -24,7 +25,6 @@ from pipeline.search.sampling import grid, propose_optuna, propose_random
 from pipeline.search.space import Space
 from pipeline.search.space_reader import read_space
 from pipeline.search.trials import Trial, TrialBook
-from pipeline.search_config import OBJECTIVES
 from pipeline.shared_storage import ready_cluster
 from pipeline.storage import shard_place
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from lasaft.config import VARIANTS, ModelConfig
 from lasaft.errors import ConfigError
-from pipeline.checks import without_effect
 from pipeline.config import RunConfig
-from pipeline.options import options_of, problems_of
+from pipeline.config.options import options_of, problems_of
+from pipeline.config.run import without_effect
 from pipeline.search.space import VARIANT, Dimension, Settings, Space
 
 # With match_parameters a network may be so much larger or smaller: a channel more or less changes

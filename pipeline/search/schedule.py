@@ -23,9 +23,9 @@ from ray.tune.search import Searcher
 from lasaft.errors import StageError
 from lasaft.files import atomic_write_json
 from pipeline.cluster import living_nodes
+from pipeline.config.search import OBJECTIVES, SearchConfig
 from pipeline.search.space import Dimension, Space
 from pipeline.search.trials import Trial, best_epoch
-from pipeline.search_config import OBJECTIVES, SearchConfig
 
 _NEVER = 10**9
 _NODE_SECONDS = 5.0

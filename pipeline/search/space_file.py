@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from lasaft.errors import ConfigError
-from pipeline.options import did_you_mean
+from pipeline.config.options import did_you_mean
 
 FOLDER = Path(__file__).resolve().parents[1] / "spaces"
 _LARGEST_BYTES = 1_000_000

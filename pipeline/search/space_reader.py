@@ -11,7 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
 from pipeline.config import RunConfig
-from pipeline.options import Option, did_you_mean, no_such_option, options_of, sections_of, value_of
+from pipeline.config.options import (
+    Option,
+    did_you_mean,
+    no_such_option,
+    options_of,
+    sections_of,
+    value_of,
+)
 from pipeline.search.space import (
     OF_THE_SHARDS,
     RANGES,

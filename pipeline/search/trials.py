@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lasaft.errors import LasaftError
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.search.samples import Checker, Sample
 from pipeline.search.space import Settings
 from pipeline.training.history import read_history

@@ -10,11 +10,11 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from lasaft.errors import StageError
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
+from pipeline.config.search import OBJECTIVES
 from pipeline.progress import Progress
 from pipeline.search.schedule import Budget
 from pipeline.search.trials import Trial, TrialBook, mark_failed, mark_stopped, reason_of
-from pipeline.search_config import OBJECTIVES
 from pipeline.tracking import Tracker, tracking_address
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from lasaft.errors import LasaftError, StageError
 from lasaft.files import atomic_write_bytes, atomic_write_json
 from pipeline.config import RunConfig, from_json
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.search.trials import best_epoch, mark_failed, read_curve, reason_of
 
 _SONG_SECONDS = 240.0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 
 
 def tracking_address(config: RunConfig) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lasaft.config import variant_name
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.locks import taken
 from pipeline.tracking.address import own_store, tracking_address, without_password
 from pipeline.tracking.outbox import Follower, Outbox

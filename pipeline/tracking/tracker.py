@@ -12,7 +12,7 @@ from typing import Any
 
 from lasaft.errors import ConfigError
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.tracking.address import tracking_address
 from pipeline.tracking.feeder import Feeder
 from pipeline.tracking.outbox import Outbox

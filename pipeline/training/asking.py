@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lasaft.files import atomic_write_json
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.training.ranks import Ranks
 
 _POLL_SECONDS = 0.05

@@ -11,7 +11,7 @@ from typing import Any
 from lasaft.errors import ConfigError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.training.result import TrainResult
 
 _IDENTITY = "identity.json"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.training.meter import Meter
 from pipeline.training.publishing import prune, publish, recover
 from pipeline.training.ranks import Ranks

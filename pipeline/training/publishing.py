@@ -13,7 +13,7 @@ from torch import Tensor
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.files import recover_folder
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 
 
 def epoch_folder(folder: RunFolder, epoch: int) -> Path:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.training.data import TrainingData
 from pipeline.training.health import OF_THE_MACHINE, Health
 from pipeline.training.history import History, make_record

@@ -12,7 +12,7 @@ from lasaft.checkpoint import require_replaceable
 from lasaft.errors import StageError
 from pipeline import locks
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.remote_shards import open_shards
 from pipeline.training.data import ShardData
 from pipeline.training.identity import finish

@@ -15,7 +15,7 @@ from lasaft.errors import CheckpointError
 from lasaft.importing import read_authors_network
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.training.randomness import seed_weights
 from pipeline.training.sync_batchnorm import synchronise_batchnorm
 

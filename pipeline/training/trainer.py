@@ -9,7 +9,7 @@ from typing import Any
 
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.loader import Batch
 from pipeline.training.data import TrainingData
 from pipeline.training.keeping import Keeper, Publication

@@ -20,7 +20,7 @@ from benchmarks.kills import WORKER, config_of, differences, disturb, prepare, p
 from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.cluster import prepare_environment
 from pipeline.config import RunConfig, TrackingConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.stages import train_network
 from pipeline.train import train
 from pipeline.training.history import read_history

@@ -14,7 +14,6 @@ from pydantic import Field, ValidationError
 
 from lasaft.config import ModelConfig, Settings
 from lasaft.errors import ConfigError
-from pipeline.checks import without_effect
 from pipeline.cli.help import shown
 from pipeline.config import (
     DataConfig,
@@ -25,7 +24,8 @@ from pipeline.config import (
     from_json,
     to_json,
 )
-from pipeline.options import Option, options_of, value_of
+from pipeline.config.options import Option, options_of, value_of
+from pipeline.config.run import without_effect
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = options_of(RunConfig)

@@ -23,7 +23,7 @@ from pipeline.cli.help import help_page
 from pipeline.cli.jobs import JOBS
 from pipeline.cli.presets import preset_names
 from pipeline.config import RunConfig
-from pipeline.options import options_of
+from pipeline.config.options import options_of
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = options_of(RunConfig)

@@ -17,7 +17,7 @@ from jobs._run import Result
 from lasaft.errors import ConfigError, StageError
 from pipeline.cli.readme import ReadmeCommand, parse_readme
 from pipeline.config import RunConfig, from_json, to_json
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from tests.helpers.readme import README_COMMAND
 
 

@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from pipeline.config import RunConfig, TrackingConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.tracking import Tracker
 from tests.helpers.object_store import object_store
 

@@ -11,7 +11,7 @@ from ray._private.state import state
 from ray.exceptions import RpcError
 
 from pipeline import preemption
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.preemption import noticed
 from pipeline.training import keeping
 from pipeline.training.trainer import Trainer

@@ -9,11 +9,11 @@ import yaml
 
 from lasaft.config import variant_name
 from lasaft.errors import ConfigError
-from pipeline.checks import without_effect
 from pipeline.cli import parse
 from pipeline.cli.presets import preset_names, preset_source, read_preset
 from pipeline.config import RunConfig, to_json
-from pipeline.options import options_of
+from pipeline.config.options import options_of
+from pipeline.config.run import without_effect
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = options_of(RunConfig)

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from lasaft.errors import ConfigError
 from pipeline.cli import parse
+from pipeline.cluster_resources import room
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
-from pipeline.process_counts import room
 
 
 def _train(**options: Any) -> TrainConfig:

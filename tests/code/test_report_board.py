@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.recipes import recipe_of
+from pipeline.config.roles import recipe_of
 from pipeline.report import build_report, write_report
 from pipeline.report.board import AVERAGE, build_board
 from pipeline.report.seeds import seed_groups

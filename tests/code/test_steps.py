@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lasaft.errors import StageError
-from pipeline.fingerprints import digest
+from pipeline.config.fingerprints import digest
 from pipeline.stamps import StepPlace
 from pipeline.steps import Step, locked, run_steps
 

@@ -27,7 +27,7 @@ from lasaft.errors import ConfigError, StageError
 from lasaft.model import LaSAFT
 from pipeline.cli import parse
 from pipeline.config import RunConfig, TrackingConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.tracking import Tracker, feeder, ui_command
 from pipeline.tracking.address import store_problems, tracking_address
 from pipeline.tracking.outbox import Follower, Outbox
@@ -359,7 +359,7 @@ def test_a_failed_stage_is_a_failed_run(tmp_path: Path) -> None:
 def test_log_false_writes_nothing_and_imports_no_mlflow(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.config import *; "
-        "from pipeline.folders import RunFolder; from pipeline.tracking import Tracker\n"
+        "from pipeline.config.folders import RunFolder; from pipeline.tracking import Tracker\n"
         "c = RunConfig(output_dir=Path(sys.argv[1]), tracking=TrackingConfig(log=False))\n"
         "with Tracker(c, RunFolder.of(c)) as t: t.log_params(); t.log_metrics({'a': 1.0})\n"
         "assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)\n"

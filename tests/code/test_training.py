@@ -16,7 +16,7 @@ from lasaft.checkpoint import load_checkpoint
 from lasaft.errors import CheckpointError, StageError
 from lasaft.metrics import bss_eval
 from lasaft.separation import separate_spectrogram
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.training.network import loss_of
 from pipeline.training.randomness import seed_step
 from pipeline.training.state import load_state

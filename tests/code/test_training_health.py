@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.loader import Batch
 from pipeline.training.health import BAD_STEP_LIMIT, Constancy, Health
 from pipeline.training.history import read_history

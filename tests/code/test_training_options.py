@@ -20,7 +20,7 @@ from lasaft.checkpoint import load_checkpoint
 from lasaft.errors import CheckpointError, ConfigError
 from lasaft.importing import import_checkpoint
 from pipeline.config import RunConfig, TrainConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.history import read_history
 from pipeline.training.identity import finish, finished

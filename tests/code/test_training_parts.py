@@ -18,7 +18,7 @@ from lasaft.checkpoint import load_checkpoint
 from lasaft.errors import CheckpointError, ConfigError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.config import TrainConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.train import _watch, share_cpus
 from pipeline.training.history import History, make_record, read_history
 from pipeline.training.identity import claim, finish, finished

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from lasaft.errors import StageError
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.training.optimisation import build_optimizer
 from pipeline.training.saving import BackgroundWriter, folder_faults
 from pipeline.training.state import capture_state, load_state

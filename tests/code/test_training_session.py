@@ -13,7 +13,7 @@ from lasaft.checkpoint import load_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.config import RunConfig, TrainConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.manifest import read_manifest
 from pipeline.shard_reader import ShardSet
 from pipeline.training.data import ShardData

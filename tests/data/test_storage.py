@@ -15,7 +15,7 @@ import jobs.preprocess
 from lasaft.errors import ConfigError, DataError, StageError
 from pipeline import doctor, storage
 from pipeline.config import DataConfig, RunConfig, TrainConfig, from_json, to_json
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.loader import validation_tracks
 from pipeline.manifest import read_manifest
 from pipeline.remote_shards import RemoteShardSet, open_shards

@@ -7,7 +7,7 @@ from pathlib import Path
 from lasaft.config import ModelConfig
 from pipeline.build import build_shards
 from pipeline.config import DataConfig, RunConfig, TrainConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.manifest import Manifest, ShardSettings, track_entry, write_manifest
 from pipeline.preprocess import works_of
 from pipeline.track_checks import check_tracks

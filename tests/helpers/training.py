@@ -13,7 +13,7 @@ import torch
 from lasaft.config import ModelConfig
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
-from pipeline.folders import RunFolder
+from pipeline.config.folders import RunFolder
 from pipeline.loader import Batch, ValidationTrack
 from pipeline.sampler import rows_of_process
 from pipeline.training.history import CLOCK_KINDS, read_history

@@ -197,6 +197,17 @@ def _items(option: Option, items: list[str]) -> Any:
     return tuple(item or 0 for item in items)
 
 
+def refuse(problems: Iterable[str]) -> None:
+    """Raise all problems as one error, one line each, if there are any.
+
+    Raises:
+        ValueError: there are problems; pydantic takes it up.
+    """
+    lines = list(problems)
+    if lines:
+        raise ValueError("\n".join(lines))
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean X?`` for the known words close to ``word``, or nothing."""
     by_folded = {name.lower(): name for name in known}

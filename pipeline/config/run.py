@@ -1,56 +1,94 @@
-"""The rules that join options: what does not fit together, and what has no effect."""
+"""The settings of a whole run: one strict, frozen tree that reaches every worker."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Self
 
-from lasaft.config import MUSDB18_SOURCES
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings
 from lasaft.effects import without_effect as model_without_effect
-from pipeline.search_config import search_without_effect
+from lasaft.errors import ConfigError
+from pipeline.config.data import SYNTHETIC_COUNTS, DataConfig
+from pipeline.config.evaluate import EvaluateConfig
+from pipeline.config.options import options_of, problems_of, refuse
+from pipeline.config.search import SearchConfig, search_without_effect
+from pipeline.config.train import RAW_AND_SPEC, TrainConfig
 
-if TYPE_CHECKING:
-    from pipeline.config import RunConfig, TrainConfig
-
-RAW_AND_SPEC = ("loss_raw_scale", "loss_raw_mode", "loss_spec_scale", "loss_spec_mode")
-SYNTHETIC_COUNTS = ("synthetic_train", "synthetic_valid", "synthetic_test")
 # With this many control layers the control network has BatchNorm over the windows of a step.
 _CONTROL_LAYERS_WITH_NORM = 3
 
 
-def train_problems(train: TrainConfig) -> Iterator[str]:
-    """Yield what does not fit together within one training's options."""
-    if "raw_and_spec" in (train.train_loss, train.val_loss):
-        for name in RAW_AND_SPEC:
-            if getattr(train, name) is None:
-                yield f"{name}: got None, allowed: a value, because the loss raw_and_spec needs it"
-    if train.min_epochs > train.max_epochs:
-        yield (
-            f"min_epochs: got {train.min_epochs}, allowed: at most max_epochs ({train.max_epochs})"
-        )
-    if train.auto_lr_schedule and train.lr_schedule != "constant":
-        yield (
-            f"auto_lr_schedule: got True, allowed: only with lr_schedule constant, "
-            f"which is {train.lr_schedule}"
-        )
-    if train.compile and train.activation_checkpointing:
-        yield (
-            "activation_checkpointing: got True, allowed: only without compile, which decides by "
-            "itself what to compute again"
-        )
-    share = train.processes * train.accumulate_grad_batches
-    if train.batch_size % share and isinstance(train.world_size, str) and not train.gpus:
-        yield (
-            f"world_size: got {train.world_size}, allowed: a range with a number of processes "
-            f"among which a batch divides (batch_size {train.batch_size}, accumulate_grad_batches "
-            f"{train.accumulate_grad_batches})"
-        )
-    elif train.batch_size % share:
-        yield (
-            f"batch_size: got {train.batch_size}, allowed: a multiple of {share} (processes "
-            f"{train.processes} x accumulate_grad_batches {train.accumulate_grad_batches})"
-        )
+class TrackingConfig(Settings):
+    """Names of the run, and where MLflow records it."""
+
+    log: bool = Field(default=True, description="record in MLflow")
+    tracking_uri: str | None = Field(
+        default=None,
+        description="MLflow address (None: $MLFLOW_TRACKING_URI or <output_dir>/mlflow.db)",
+    )
+    experiment_name: str = Field(default="lasaft", min_length=1, description="MLflow experiment")
+    run_id: str | None = Field(
+        default=None, description="name of the run (None: the date and time)"
+    )
+
+    @field_validator("run_id")
+    @classmethod
+    def _names_a_folder(cls, value: str | None) -> str | None:
+        return check_run_id(value)
+
+
+class ClusterConfig(Settings):
+    """The Ray cluster that does the work."""
+
+    address: str | None = Field(
+        default=None, description="Ray address (None: $RAY_ADDRESS, or a cluster on this machine)"
+    )
+    num_cpus: int | None = Field(
+        default=None, ge=1, description="CPUs of a local cluster (None: all)"
+    )
+    task_memory: float = Field(
+        default=1.5, gt=0, description="GB of memory set aside for each task"
+    )
+
+
+class RunConfig(Settings):
+    """Everything about one run."""
+
+    output_dir: Path = Field(default=Path("runs/lasaft"), description="everything the run makes")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    search: SearchConfig = SearchConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _groups_fit_together(self) -> Self:
+        refuse(run_problems(self))
+        return self
+
+
+def to_json(config: RunConfig) -> str:
+    """Return the whole configuration as indented JSON, which :func:`from_json` reads."""
+    return config.model_dump_json(indent=2) + "\n"
+
+
+def from_json(text: str | bytes, origin: str = "config") -> RunConfig:
+    """Return the configuration in ``text``, validated again.
+
+    Raises:
+        ConfigError: every problem, each with the option, the value and what is allowed.
+    """
+    try:
+        return RunConfig.model_validate_json(text)
+    except ValidationError as error:
+        problems = problems_of(error, options_of(RunConfig))
+        raise ConfigError([f"{origin}: {problem}" for problem in problems]) from error
 
 
 def run_problems(run: RunConfig) -> Iterator[str]:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.config import RunConfig
+from pipeline.config.run import RunConfig
 
 # Where a run is recorded and which machines did it: no part of the result, and may hold secrets.
 _PRIVATE = ("tracking_uri", "address")

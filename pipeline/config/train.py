@@ -1,0 +1,273 @@
+"""The settings of a training: batches, losses, optimiser, stopping, processes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from lasaft.config import Settings, whole_name
+from pipeline.config.options import refuse
+
+LossName = Literal[
+    "spec_l1", "spec_l2", "spec_mse", "raw_l1", "raw_l2", "raw_mse", "raw_and_spec",
+    "sdr_like", "sdr", "dsr", "nsdr", "nsdr_44100", "ldsr", "distortion",
+    "ncs", "ncs_44100", "nlcs",
+]  # fmt: skip
+RAW_AND_SPEC = ("loss_raw_scale", "loss_raw_mode", "loss_spec_scale", "loss_spec_mode")
+_RANGE = re.compile(r"([1-9][0-9]{0,5}):([1-9][0-9]{0,5})")
+_RESOURCE = re.compile(r"([A-Za-z][\w.-]*)=([0-9]{1,18}(?:\.[0-9]{1,4})?)")
+
+
+class TrainConfig(Settings):
+    """One training: batches, optimiser, schedule, stopping, what is kept."""
+
+    target_names: tuple[str, ...] | None = Field(
+        default=None, description="train on these sources only (None: all)"
+    )
+    batch_size: int = Field(
+        default=8, ge=1, description="windows a step, over all processes together"
+    )
+    steps_per_epoch: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="steps an epoch (None: one pass over the training frames)",
+    )
+    min_epochs: int = Field(default=1, ge=1, description="no early stop before this many epochs")
+    max_epochs: int = Field(default=1000, ge=1, description="the last epoch")
+    time_limit_hours: float | None = Field(
+        default=None, gt=0, description="training ends after so many hours (all calls together)"
+    )
+    patience: int = Field(
+        default=40, ge=1, description="epochs without a better val_loss before a stop"
+    )
+    train_loss: LossName = Field(default="spec_mse", description="loss that is minimised")
+    val_loss: LossName = Field(default="raw_l1", description="loss that selects the model")
+    loss_raw_scale: float | None = Field(default=None, gt=0, description="raw_and_spec: raw weight")
+    loss_raw_mode: Literal["raw_l1", "raw_l2", "raw_mse"] | None = Field(
+        default=None, description="raw_and_spec: raw part (l1 is raw_l1)"
+    )
+    loss_spec_scale: float | None = Field(
+        default=None, gt=0, description="raw_and_spec: spec weight"
+    )
+    loss_spec_mode: Literal["spec_l1", "spec_l2", "spec_mse"] | None = Field(
+        default=None, description="raw_and_spec: spec part (l1 is spec_l1)"
+    )
+    optimizer: Literal["adam", "adamw", "adagrad", "sgd", "rmsprop"] = Field(
+        default="adam", description="optimiser"
+    )
+    lr: float = Field(default=1e-3, gt=0, le=10, description="learning rate")
+    auto_lr_schedule: bool = Field(
+        default=False, description="halve lr after 50 epochs on a plateau"
+    )
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="lr over the steps up to max_epochs"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
+    gradient_clip_val: float | None = Field(default=None, gt=0, description="largest gradient norm")
+    accumulate_grad_batches: int = Field(
+        default=1, ge=1, description="micro-batches a step, a process"
+    )
+    ema_decay: float | None = Field(
+        default=None, gt=0, le=0.99999, description="validate and save a moving average of weights"
+    )
+    precision: Literal["16", "bf16", "32"] = Field(
+        default="32", description="bits of the arithmetic"
+    )
+    compile: bool = Field(default=False, description="let torch compile the network")
+    activation_checkpointing: bool = Field(
+        default=False, description="less memory, more time: run each block again in backward"
+    )
+    deterministic: bool = Field(
+        default=False, description="on GPUs too, equal runs give equal bits; some are slower"
+    )
+    seed: int = Field(default=2020, ge=0, le=2**32 - 1, description="seed of weights and draws")
+
+    save_top_k: int = Field(default=5, ge=1, description="how many best epochs to keep")
+    save_weights_only: bool = Field(
+        default=False, description="drop the training state once training has ended"
+    )
+    mid_epoch_seconds: float = Field(
+        default=300.0, gt=0, description="save the training state at least this often"
+    )
+    resume_from_checkpoint: Path | None = Field(
+        default=None, description="start from these weights (a checkpoint, or a .ckpt file)"
+    )
+    sample_every_epochs: int = Field(
+        default=10, ge=0, description="epochs from one audio excerpt to the next (0: none)"
+    )
+
+    world_size: int | str = Field(
+        default=1, description="DDP processes (MIN:MAX: as many as there is room for)"
+    )
+    gpus: int | None = Field(
+        default=None, ge=0, description="that many DDP processes, one on each GPU"
+    )
+    resources_per_worker: str | None = Field(
+        default=None,
+        description="what each process holds, such as CPU=2,GPU=1 (None: a share of the CPUs)",
+    )
+    distributed_backend: Literal["ddp"] = Field(
+        default="ddp", description="the way of many processes"
+    )
+    sync_batchnorm: bool = Field(
+        default=False, description="BatchNorm statistics over all processes"
+    )
+    max_failures: int = Field(
+        default=3, ge=0, le=1000, description="how often training starts again after a crash"
+    )
+    num_workers: int = Field(default=1, ge=1, le=64, description="reader threads a process")
+    pin_memory: bool = Field(default=False, description="page-locked batches (GPU only)")
+
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        """The numbers of DDP processes that may train, fewest first: ``gpus``, or ``world_size``.
+
+        Of a range those remain among which a batch divides evenly.
+        """
+        return world_sizes(self)
+
+    @property
+    def processes(self) -> int:
+        """How many DDP processes train at most."""
+        return self.world_sizes[-1]
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What ``resources_per_worker`` names; empty where it is left to the cluster."""
+        return parse_resources(self.resources_per_worker or "")
+
+    @property
+    def synchronised(self) -> bool:
+        """Whether normalisation spans more than one process."""
+        return self.sync_batchnorm and self.processes > 1
+
+    @field_validator("loss_raw_mode", "loss_spec_mode", mode="before")
+    @classmethod
+    def _may_leave_the_domain_out(cls, value: Any, info: ValidationInfo) -> Any:
+        return whole_name(value, "raw" if info.field_name == "loss_raw_mode" else "spec")
+
+    @field_validator("world_size")
+    @classmethod
+    def _is_a_number_of_processes(cls, value: int | str) -> int | str:
+        return check_world_size(value)
+
+    @field_validator("resources_per_worker")
+    @classmethod
+    def _names_resources(cls, value: str | None) -> str | None:
+        parse_resources(value or "")
+        return value
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> Self:
+        refuse(_problems(self))
+        return self
+
+
+def _problems(train: TrainConfig) -> Iterator[str]:
+    """Yield what does not fit together within one training's options."""
+    if "raw_and_spec" in (train.train_loss, train.val_loss):
+        for name in RAW_AND_SPEC:
+            if getattr(train, name) is None:
+                yield f"{name}: got None, allowed: a value, because the loss raw_and_spec needs it"
+    if train.min_epochs > train.max_epochs:
+        yield (
+            f"min_epochs: got {train.min_epochs}, allowed: at most max_epochs ({train.max_epochs})"
+        )
+    if train.auto_lr_schedule and train.lr_schedule != "constant":
+        yield (
+            f"auto_lr_schedule: got True, allowed: only with lr_schedule constant, "
+            f"which is {train.lr_schedule}"
+        )
+    if train.compile and train.activation_checkpointing:
+        yield (
+            "activation_checkpointing: got True, allowed: only without compile, which decides by "
+            "itself what to compute again"
+        )
+    share = train.processes * train.accumulate_grad_batches
+    if train.batch_size % share and isinstance(train.world_size, str) and not train.gpus:
+        yield (
+            f"world_size: got {train.world_size}, allowed: a range with a number of processes "
+            f"among which a batch divides (batch_size {train.batch_size}, accumulate_grad_batches "
+            f"{train.accumulate_grad_batches})"
+        )
+    elif train.batch_size % share:
+        yield (
+            f"batch_size: got {train.batch_size}, allowed: a multiple of {share} (processes "
+            f"{train.processes} x accumulate_grad_batches {train.accumulate_grad_batches})"
+        )
+
+
+def parse_range(world_size: int | str) -> tuple[int, int]:
+    """Return the least and the most processes; ``world_size`` has been checked.
+
+    >>> parse_range(2), parse_range("1:4")
+    ((2, 2), (1, 4))
+    """
+    if isinstance(world_size, int):
+        return world_size, world_size
+    low, _, high = world_size.partition(":")
+    return int(low), int(high)
+
+
+def check_world_size(world_size: int | str) -> int | str:
+    """Return ``world_size`` if it is a number of processes, or a range of them.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(world_size, int):
+        fits = 1 <= world_size <= 10**6
+    else:
+        found = _RANGE.fullmatch(world_size)
+        fits = found is not None and int(found[1]) <= int(found[2])
+    if fits:
+        return world_size
+    raise ValueError(
+        f"world_size: got {world_size!r}, allowed: a whole number of at least 1, or MIN:MAX with "
+        "MIN at most MAX, such as 1:4"
+    )
+
+
+def world_sizes(train: TrainConfig) -> tuple[int, ...]:
+    """Return the numbers of processes that may train, fewest first; at least one.
+
+    Of a range those count among which a batch divides evenly (all other numbers would change what
+    a step computes); if there is none, the largest number stands for the range.
+    """
+    low, high = parse_range(train.gpus or train.world_size)
+    if low == high:
+        return (low,)
+    parts = range(low, min(high, train.batch_size) + 1)
+    fitting = [n for n in parts if not train.batch_size % (n * train.accumulate_grad_batches)]
+    return tuple(fitting) or (high,)
+
+
+def parse_resources(text: str) -> dict[str, float]:
+    """Return the amounts in a text such as ``CPU=2,GPU=1``, which are names that Ray knows.
+
+    Raises:
+        ValueError: it is not of that form, or an amount is 0.
+
+    >>> parse_resources("CPU=2, GPU=1")
+    {'CPU': 2.0, 'GPU': 1.0}
+    """
+    amounts: dict[str, float] = {}
+    for part in text.split(",") if text.strip() else []:
+        found = _RESOURCE.fullmatch(part.strip())
+        if found is None or not float(found[2]) or found[1] in amounts:
+            raise ValueError(
+                f"resources_per_worker: got {text!r}, allowed: names of Ray's resources, each once "
+                "with an amount above 0, such as CPU=2,GPU=1"
+            )
+        amounts[found[1]] = float(found[2])
+    if amounts.get("GPU", 1) != 1:
+        raise ValueError(
+            f"resources_per_worker: got {text!r}, allowed: GPU=1 or no GPU, because each process "
+            "trains on one device"
+        )
+    return amounts
