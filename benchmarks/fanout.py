@@ -14,9 +14,9 @@ import time
 import numpy as np
 
 from lasaft.metrics import bss_eval
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
+from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.config import ClusterConfig
-from pipeline.fanout import Needs, run_tasks
 
 _RATE = 44100
 _NEEDS = Needs(memory_bytes=10_000_000)

@@ -21,9 +21,9 @@ from pathlib import Path
 from benchmarks.loader import SOURCES, write_noise
 from lasaft.config import ModelConfig
 from pipeline.build import Work, build_shards
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
+from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.config import ClusterConfig, RunConfig
-from pipeline.fanout import Needs, run_tasks
 from pipeline.manifest import ShardSettings
 from pipeline.preprocess import works_of
 from pipeline.track_checks import check_tracks

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from lasaft.config import ModelConfig
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
 from pipeline.config import (
     ClusterConfig,
     DataConfig,

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.loader import make_shards
 from lasaft.config import VARIANTS, ModelConfig
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
 from pipeline.config import (
     ClusterConfig,
     DataConfig,

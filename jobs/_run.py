@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lasaft.errors import ConfigError, LasaftError
-from pipeline import interrupts
 from pipeline.cli.command import Command
+from pipeline.cluster import interrupts
 
 AnyCommand = TypeVar("AnyCommand", bound=Command)
 

@@ -18,8 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(command: ReadmeCommand) -> Result:
+    from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.config.folders import RunFolder
-    from pipeline.shared_storage import ready_cluster
     from pipeline.steps import locked
 
     stage = _train if command.mode == "train" else _evaluate
@@ -29,7 +29,7 @@ def _work(command: ReadmeCommand) -> Result:
 
 def _train(config: RunConfig) -> Result:
     from jobs._show import training_result
-    from pipeline.cluster import require_gpus
+    from pipeline.cluster.connection import require_gpus
     from pipeline.config.folders import RunFolder
     from pipeline.stages import make_shards, train_network
 

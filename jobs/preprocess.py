@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(command: Command) -> Result:
     from jobs._show import shards_result
-    from pipeline.shared_storage import ready_cluster
+    from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.stages import make_shards
 
     if command.flags:
@@ -30,9 +30,9 @@ def _work(command: Command) -> Result:
 
 def _look(command: Command) -> Result:
     from jobs._show import inspection_result, repair_result
+    from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.config.folders import RunFolder
     from pipeline.repair import repair_shards, verify_shards
-    from pipeline.shared_storage import ready_cluster
     from pipeline.storage import RemoteFolder, shard_place
     from pipeline.store_repair import repair_store, verify_store
 

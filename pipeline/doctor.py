@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lasaft.errors import LasaftError
-from pipeline.cluster import connected, living_nodes
+from pipeline.cluster.connection import connected, living_nodes
+from pipeline.cluster.shared_storage import storage_faults
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.manifest import MANIFEST_NAME, ShardSettings, read_manifest
 from pipeline.preprocess import needed_bytes
 from pipeline.shard_cache import default_cache_dir
-from pipeline.shared_storage import storage_faults
 from pipeline.songs import wants_songs
 from pipeline.splits import SPLITS, SPLITS_FILE, normal
 from pipeline.storage import RemoteFolder, shard_place

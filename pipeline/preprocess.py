@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lasaft.errors import ConfigError, DataError, StageError
-from pipeline import locks
 from pipeline.build import (
     RECORD_SUFFIX,
     Outcome,
@@ -18,9 +17,11 @@ from pipeline.build import (
     build_shards,
     shard_name,
 )
+from pipeline.cluster import locks
+from pipeline.cluster.fanout import Needs, run_tasks
+from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.fanout import Needs, run_tasks
 from pipeline.framing import parts_of
 from pipeline.inspection import all_records
 from pipeline.manifest import (
@@ -33,7 +34,6 @@ from pipeline.manifest import (
     track_entry,
     write_manifest,
 )
-from pipeline.progress import Progress
 from pipeline.splits import SPLITS
 from pipeline.storage import RemoteFolder
 from pipeline.track_checks import examine_tracks, refuse_faults

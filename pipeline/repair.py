@@ -9,14 +9,14 @@ from pathlib import Path, PurePosixPath
 
 from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.build import Outcome, Work, build_shards, file_stem
+from pipeline.cluster.fanout import run_tasks
+from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.fanout import run_tasks
 from pipeline.framing import parts_of
 from pipeline.inspection import Fault, Inspection, all_records, inspect_shards
 from pipeline.manifest import MANIFEST_NAME, ShardRecord, ShardSettings, track_entry, write_manifest
 from pipeline.preprocess import alone, needs_of, remove_leftovers, require_disk
-from pipeline.progress import Progress
 from pipeline.track_checks import examine_tracks, refuse_faults
 from pipeline.tracks import Track, list_tracks
 

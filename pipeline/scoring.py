@@ -14,14 +14,14 @@ from lasaft.checkpoint import Checkpoint, load_checkpoint
 from lasaft.errors import DataError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.aggregate import summarise, summarise_track
+from pipeline.cluster.fanout import Needs, run_tasks
+from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
 from pipeline.dataset import data_identity
 from pipeline.excerpts import EXCERPTS, spread
-from pipeline.fanout import Needs, run_tasks
 from pipeline.other_scores import adopt_scores
-from pipeline.progress import Progress
 from pipeline.scenarios import scenario_of
 from pipeline.score_files import ALL_METRICS, file_names, read_scores, require_writable
 from pipeline.score_table import score_table

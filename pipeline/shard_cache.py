@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lasaft.errors import ConfigError
-from pipeline.locks import taken
+from pipeline.cluster.locks import taken
 from pipeline.manifest import ShardEntry
 
 

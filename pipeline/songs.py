@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.cluster.fanout import Needs, run_tasks
+from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.fanout import Needs, run_tasks
-from pipeline.progress import Progress
 from pipeline.synthetic import SongSet, begin_songs, finish_songs, song_list, write_song
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.errors import StageError
-from pipeline import locks
+from pipeline.cluster import locks
 from pipeline.config.fingerprints import digest
 from pipeline.stamps import Stamp, StepPlace
 

@@ -16,13 +16,12 @@ from typing import Any
 import lasaft.errors
 from lasaft.errors import ConfigError, LasaftError, StageError
 from lasaft.files import atomic_write_json
-from pipeline import locks
-from pipeline.cluster import connected, living_nodes, require_gpus
-from pipeline.cluster_resources import room, share_cpus
+from pipeline.cluster.connection import connected, living_nodes, locks, require_gpus
+from pipeline.cluster.progress import Progress
+from pipeline.cluster.resources import room, share_cpus
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.manifest import read_manifest
-from pipeline.progress import Progress
 from pipeline.storage import shard_place
 from pipeline.training.identity import claim, finished, has_begun
 from pipeline.training.result import TrainResult
@@ -158,7 +157,7 @@ def _process(payload: dict[str, Any]) -> None:
     """Train in one Ray worker."""
     from ray.train.torch import get_device
 
-    from pipeline.preemption import noticed
+    from pipeline.cluster.preemption import noticed
     from pipeline.training.asking import EndedEarlyError, asker
     from pipeline.training.ranks import Ranks
     from pipeline.training.session import run_session

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from lasaft.errors import DataError
+from pipeline.cluster.progress import Progress
 from pipeline.manifest import MANIFEST_NAME, Manifest, ShardEntry, manifest_text
-from pipeline.progress import Progress
 from pipeline.storage import RemoteFolder
 
 Found = TypeVar("Found")

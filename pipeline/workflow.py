@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.files import atomic_write_bytes
-from pipeline.cluster import require_gpus
+from pipeline.cluster.connection import require_gpus
+from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.fingerprints import content_hash, digest, listing_hash
 from pipeline.config.folders import RunFolder
 from pipeline.excerpts import EXCERPTS
 from pipeline.score_track import SCORING_VERSION
-from pipeline.shared_storage import ready_cluster
 from pipeline.songs import make_songs, song_set, wants_songs
 from pipeline.steps import Step, StepResult, locked, run_steps
 from pipeline.storage import RemoteFolder, shard_place

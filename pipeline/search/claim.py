@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.errors import StageError
-from pipeline import locks
+from pipeline.cluster import locks
 from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lasaft.errors import ConfigError
-from pipeline.cluster import living_nodes
-from pipeline.cluster_resources import room
+from pipeline.cluster.connection import living_nodes
+from pipeline.cluster.resources import room
 from pipeline.config import RunConfig
 
 # What the process beside a trial of several processes holds: Ray refuses 0, and any more could

@@ -11,7 +11,8 @@ from typing import Any
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_json
-from pipeline.cluster import require_gpus
+from pipeline.cluster.connection import require_gpus
+from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
@@ -25,7 +26,6 @@ from pipeline.search.sampling import grid, propose_optuna, propose_random
 from pipeline.search.space import Space
 from pipeline.search.space_reader import read_space
 from pipeline.search.trials import Trial, TrialBook
-from pipeline.shared_storage import ready_cluster
 from pipeline.storage import shard_place
 
 _DEFAULT_TRIALS = 12

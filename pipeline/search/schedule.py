@@ -22,7 +22,7 @@ from ray.tune.search import Searcher
 
 from lasaft.errors import StageError
 from lasaft.files import atomic_write_json
-from pipeline.cluster import living_nodes
+from pipeline.cluster.connection import living_nodes
 from pipeline.config.search import OBJECTIVES, SearchConfig
 from pipeline.search.space import Dimension, Space
 from pipeline.search.trials import Trial, best_epoch

@@ -9,10 +9,10 @@ from typing import Any
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from lasaft.errors import StageError
+from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
-from pipeline.progress import Progress
 from pipeline.search.schedule import Budget
 from pipeline.search.trials import Trial, TrialBook, mark_failed, mark_stopped, reason_of
 from pipeline.tracking import Tracker, tracking_address

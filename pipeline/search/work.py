@@ -73,7 +73,7 @@ def _train(config: RunConfig, payload: dict[str, Any]) -> None:
         return
     import torch
 
-    from pipeline.preemption import noticed
+    from pipeline.cluster.preemption import noticed
     from pipeline.training.session import run_session
 
     device = torch.device("cuda" if payload["gpu"] and torch.cuda.is_available() else "cpu")

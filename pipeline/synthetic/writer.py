@@ -13,7 +13,7 @@ import yaml
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_bytes, atomic_write_json, publish_folder
-from pipeline.progress import Progress
+from pipeline.cluster.progress import Progress
 from pipeline.synthetic.musdb_files import STREAMS, encode_stems, musdb_setup, wav_bytes, write_wavs
 from pipeline.synthetic.names import song_name
 from pipeline.synthetic.song import compose_movements

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from lasaft.config import variant_name
 from lasaft.files import atomic_write_json
+from pipeline.cluster.locks import taken
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.locks import taken
 from pipeline.tracking.address import own_store, tracking_address, without_password
 from pipeline.tracking.outbox import Follower, Outbox
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lasaft.files import atomic_write_json
-from pipeline import locks
+from pipeline.cluster import locks
 
 
 class Outbox:

@@ -10,7 +10,7 @@ import torch
 
 from lasaft.checkpoint import require_replaceable
 from lasaft.errors import StageError
-from pipeline import locks
+from pipeline.cluster import locks
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.remote_shards import open_shards

@@ -18,7 +18,7 @@ from lasaft.checkpoint import save_checkpoint
 from lasaft.config import MUSDB18_SOURCES, ModelConfig
 from lasaft.errors import CheckpointError, ConfigError, DataError, StageError
 from lasaft.model import LaSAFT
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.report import build_report
 from pipeline.score_files import read_scores

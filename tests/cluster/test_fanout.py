@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from lasaft.errors import DataError, StageError
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
+from pipeline.cluster.fanout import Needs, run_tasks
+from pipeline.cluster.stragglers import Patience
 from pipeline.config import ClusterConfig
-from pipeline.fanout import Needs, run_tasks
-from pipeline.stragglers import Patience
 
 SMALL = Needs(memory_bytes=10_000_000)
 QUICK = Patience(factor=3.0, least_seconds=1.0, attempts=3)

@@ -15,7 +15,7 @@ from lasaft.checkpoint import load_checkpoint, save_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.errors import StageError
 from lasaft.model import LaSAFT
-from pipeline.cluster import prepare_environment
+from pipeline.cluster.connection import prepare_environment
 from pipeline.config import ClusterConfig, DataConfig, EvaluateConfig, RunConfig, TrackingConfig
 from pipeline.estimates import Network, separate
 from pipeline.score_files import read_scores

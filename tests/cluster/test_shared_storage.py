@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from lasaft.errors import StageError
-from pipeline import shared_storage
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected, shared_storage
+from pipeline.cluster.shared_storage import require_shared_storage, storage_faults
 from pipeline.config import ClusterConfig, DataConfig, RunConfig
-from pipeline.shared_storage import require_shared_storage, storage_faults
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 

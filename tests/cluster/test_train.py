@@ -18,7 +18,7 @@ import lasaft
 import pipeline.train
 from benchmarks.kills import WORKER, config_of, differences, disturb, prepare, processes, step_of
 from lasaft.errors import CheckpointError, ConfigError, DataError
-from pipeline.cluster import prepare_environment
+from pipeline.cluster.connection import prepare_environment
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
 from pipeline.stages import train_network

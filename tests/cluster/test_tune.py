@@ -21,7 +21,7 @@ import pytest
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
 from pipeline.cli import parse
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
 from pipeline.config import (
     ClusterConfig,
     DataConfig,

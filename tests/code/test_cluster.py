@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from lasaft.errors import StageError
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig
 
 # The words of ray._private.node, whose wait of 30 s cannot be set.

@@ -17,11 +17,11 @@ import pytest
 
 from jobs._run import Result, run_job
 from lasaft.errors import ConfigError, DataError, StageError
-from pipeline import interrupts
 from pipeline.cli import Command, parse
 from pipeline.cli.help import help_page
 from pipeline.cli.jobs import JOBS
 from pipeline.cli.presets import preset_names
+from pipeline.cluster import interrupts
 from pipeline.config import RunConfig
 from pipeline.config.options import options_of
 

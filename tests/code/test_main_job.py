@@ -174,8 +174,8 @@ class Stages:
         monkeypatch.setattr("pipeline.stages.train_network", self.train)
         monkeypatch.setattr("pipeline.stages.score_songs", lambda c: self.calls.append("evaluate"))
         monkeypatch.setattr("pipeline.stages.make_report", self.report)
-        monkeypatch.setattr("pipeline.shared_storage.ready_cluster", self.connected)
-        monkeypatch.setattr("pipeline.cluster.require_gpus", lambda wanted: None)
+        monkeypatch.setattr("pipeline.cluster.shared_storage.ready_cluster", self.connected)
+        monkeypatch.setattr("pipeline.cluster.connection.require_gpus", lambda wanted: None)
         monkeypatch.setattr("jobs._show.training_result", lambda result: Result("trained", {}))
         monkeypatch.setattr("jobs._show.read_summaries", lambda config: [])
 

@@ -10,9 +10,9 @@ import pytest
 from ray._private.state import state
 from ray.exceptions import RpcError
 
-from pipeline import preemption
+from pipeline.cluster import preemption
+from pipeline.cluster.preemption import noticed
 from pipeline.config.folders import RunFolder
-from pipeline.preemption import noticed
 from pipeline.training import keeping
 from pipeline.training.trainer import Trainer
 from tests.helpers.training import ALONE, NoiseData, tiny_config, tiny_model

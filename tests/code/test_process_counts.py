@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from lasaft.errors import ConfigError
 from pipeline.cli import parse
-from pipeline.cluster_resources import room
+from pipeline.cluster.resources import room
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 
 

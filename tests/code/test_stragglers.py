@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.stragglers import Patience, Stopwatch
+from pipeline.cluster.stragglers import Patience, Stopwatch
 
 
 class _Clock:

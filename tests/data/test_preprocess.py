@@ -20,7 +20,7 @@ from lasaft.errors import ConfigError, DataError, StageError
 from pipeline import build
 from pipeline import preprocess as stage
 from pipeline.build import Work, build_shards, file_stem
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.inspection import inspect_shards
 from pipeline.manifest import Manifest, ShardSettings, read_manifest

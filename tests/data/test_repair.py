@@ -12,7 +12,7 @@ import pytest
 from jobs.preprocess import main
 from lasaft.errors import ConfigError
 from pipeline.cli import parse
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.wavs import write_track

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, signal
 
 from lasaft.errors import DataError
-from pipeline.progress import Progress
+from pipeline.cluster.progress import Progress
 from pipeline.synthetic import (
     SOURCES,
     Song,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.errors import StageError
-from pipeline.cluster import connected, living_nodes
+from pipeline.cluster.connection import connected, living_nodes
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 

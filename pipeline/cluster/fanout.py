@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lasaft.errors import LasaftError, StageError
-from pipeline.interrupts import raise_if_received
-from pipeline.stragglers import Patience, Stopwatch
+from pipeline.cluster.interrupts import raise_if_received
+from pipeline.cluster.stragglers import Patience, Stopwatch
 
 # One thread a task: the tasks themselves fill the cores.
 _ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}}

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from lasaft.errors import ConfigError, StageError
+from pipeline.cluster.interrupts import held
 from pipeline.config import ClusterConfig
-from pipeline.interrupts import held
 
 # Ray reads these when it is imported or when its workers start. Reports are paced by the
 # controller's poll: 0.2 s loses only the current epoch when a worker dies. Workers started in
