@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 
 from lasaft.errors import DataError
-from pipeline.manifest import MANIFEST_NAME
-from pipeline.shard_reader import ShardSet
+from pipeline.data.shards.manifest import MANIFEST_NAME
+from pipeline.data.windows.reader import ShardSet
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.wavs import write_track
 

@@ -37,7 +37,7 @@ from pipeline.config import (
     to_json,
 )
 from pipeline.config.folders import RunFolder
-from pipeline.synthetic import write_songs
+from pipeline.data.synthetic import write_songs
 from pipeline.training.history import CLOCK_KINDS, read_history
 from pipeline.training.state import load_state
 

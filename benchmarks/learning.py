@@ -32,7 +32,7 @@ from lasaft.config import VARIANTS, ModelConfig
 from pipeline.cli import parse
 from pipeline.config import DataConfig, RunConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
-from pipeline.synthetic import write_songs
+from pipeline.data.synthetic import write_songs
 from pipeline.training.history import read_history
 from pipeline.training.session import run_session
 

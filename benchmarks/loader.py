@@ -20,13 +20,13 @@ from torch import Tensor
 
 from lasaft.config import ModelConfig
 from lasaft.spectrogram import Spectrogram
-from pipeline.build import Work, build_shards
 from pipeline.config import DataConfig, RunConfig, TrainConfig
-from pipeline.loader import BatchLoader
-from pipeline.manifest import ShardSettings, track_entry, write_manifest
-from pipeline.sampler import draw_plan
-from pipeline.shard_reader import ShardSet
-from pipeline.tracks import list_tracks
+from pipeline.data.shards.build import Work, build_shards
+from pipeline.data.shards.manifest import ShardSettings, track_entry, write_manifest
+from pipeline.data.songs.tracks import list_tracks
+from pipeline.data.windows.draw_plan import draw_plan
+from pipeline.data.windows.loader import BatchLoader
+from pipeline.data.windows.reader import ShardSet
 
 BATCH = 8
 WINDOWS = 160  # a turn

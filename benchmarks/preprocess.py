@@ -20,14 +20,14 @@ from pathlib import Path
 
 from benchmarks.loader import SOURCES, write_noise
 from lasaft.config import ModelConfig
-from pipeline.build import Work, build_shards
 from pipeline.cluster.connection import connected
 from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.config import ClusterConfig, RunConfig
-from pipeline.manifest import ShardSettings
-from pipeline.preprocess import works_of
-from pipeline.track_checks import check_tracks
-from pipeline.tracks import list_tracks
+from pipeline.data.shards.build import Work, build_shards
+from pipeline.data.shards.manifest import ShardSettings
+from pipeline.data.shards.preprocess import works_of
+from pipeline.data.songs.checks import check_tracks
+from pipeline.data.songs.tracks import list_tracks
 
 _MEMORY = 1_500_000_000
 _LONG_SECONDS = 600

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lasaft.model import LaSAFT
 from pipeline.cli import parse
 from pipeline.config import RunConfig
-from pipeline.manifest import ShardSettings
+from pipeline.data.shards.manifest import ShardSettings
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128)
 # MUSDB18: 86 songs to train on and 50 to test, 4 minutes on average (musdb's own lists).

@@ -34,9 +34,9 @@ from pipeline.config import (
     to_json,
 )
 from pipeline.config.folders import RunFolder
-from pipeline.loader import Batch
-from pipeline.remote_shards import open_shards
-from pipeline.synthetic import write_songs
+from pipeline.data.synthetic import write_songs
+from pipeline.data.windows.loader import Batch
+from pipeline.data.windows.remote import open_shards
 from pipeline.train import train
 from pipeline.training.data import ShardData
 from pipeline.training.history import read_history

@@ -13,9 +13,9 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 
 if TYPE_CHECKING:
-    from pipeline.inspection import Inspection
-    from pipeline.manifest import Manifest
-    from pipeline.repair import Repair
+    from pipeline.data.shards.inspect import Inspection
+    from pipeline.data.shards.manifest import Manifest
+    from pipeline.data.shards.repair import Repair
     from pipeline.search.conclusion import SearchResult
     from pipeline.steps import StepResult
     from pipeline.summary import Summary

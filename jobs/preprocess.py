@@ -32,9 +32,9 @@ def _look(command: Command) -> Result:
     from jobs._show import inspection_result, repair_result
     from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.config.folders import RunFolder
-    from pipeline.repair import repair_shards, verify_shards
-    from pipeline.storage import RemoteFolder, shard_place
-    from pipeline.store_repair import repair_store, verify_store
+    from pipeline.data.shards.repair import repair_shards, verify_shards
+    from pipeline.data.shards.store import RemoteFolder, shard_place
+    from pipeline.data.shards.store_repair import repair_store, verify_store
 
     folder = RunFolder.of(command.config)
     place = shard_place(folder)

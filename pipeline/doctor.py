@@ -18,16 +18,16 @@ from pipeline.cluster.connection import connected, living_nodes
 from pipeline.cluster.shared_storage import storage_faults
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.manifest import MANIFEST_NAME, ShardSettings, read_manifest
-from pipeline.preprocess import needed_bytes
-from pipeline.shard_cache import default_cache_dir
-from pipeline.songs import wants_songs
-from pipeline.splits import SPLITS, SPLITS_FILE, normal
-from pipeline.storage import RemoteFolder, shard_place
-from pipeline.track_checks import examine_tracks, fault_lines
-from pipeline.track_folders import find_places
+from pipeline.data.shards.manifest import MANIFEST_NAME, ShardSettings, read_manifest
+from pipeline.data.shards.preprocess import needed_bytes
+from pipeline.data.shards.store import RemoteFolder, shard_place
+from pipeline.data.songs.checks import examine_tracks, fault_lines
+from pipeline.data.songs.folders import find_places
+from pipeline.data.songs.make import wants_songs
+from pipeline.data.songs.splits import SPLITS, SPLITS_FILE, normal
+from pipeline.data.songs.tracks import list_tracks, stems_in
+from pipeline.data.windows.cache import default_cache_dir
 from pipeline.tracking.address import tracking_address, without_password
-from pipeline.tracks import list_tracks, stems_in
 
 MUSDB18_TRACKS = {"train": 86, "valid": 14, "test": 50}
 _SERVER_TIMEOUT_SECONDS = 5

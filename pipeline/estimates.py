@@ -16,7 +16,7 @@ from lasaft.checkpoint import build_model, load_checkpoint
 from lasaft.errors import AudioError, StageError
 from lasaft.files import publish_folder
 from lasaft.separation import Separator
-from pipeline.tracks import TrackAudio
+from pipeline.data.songs.tracks import TrackAudio
 
 Waves = dict[str, np.ndarray]  # source -> float32 [channel, sample]
 _MASK_N_FFT, _MASK_HOP = 4096, 1024

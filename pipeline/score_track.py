@@ -12,6 +12,7 @@ import numpy as np
 
 from lasaft.errors import AudioError, DataError, LasaftError
 from lasaft.metrics import METRICS, bss_eval, si_sdr, usdr
+from pipeline.data.songs.tracks import Track, TrackAudio, read_track, source_hash
 from pipeline.estimates import (
     Network,
     Waves,
@@ -31,7 +32,6 @@ from pipeline.excerpts import (
 from pipeline.scenarios import ACCOMPANIMENT, Contest, contests, scored_names
 from pipeline.score_files import FrameScores, facts_if_current, write_key, write_scores
 from pipeline.summary import Kind, Scenario
-from pipeline.tracks import Track, TrackAudio, read_track, source_hash
 
 # Part of every key: raise it when the same estimates would get other scores.
 SCORING_VERSION = 2

@@ -19,6 +19,8 @@ from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
+from pipeline.data.songs.checks import check_tracks
+from pipeline.data.songs.tracks import Track, list_tracks
 from pipeline.dataset import data_identity
 from pipeline.excerpts import EXCERPTS, spread
 from pipeline.other_scores import adopt_scores
@@ -35,8 +37,6 @@ from pipeline.score_track import (
 from pipeline.separators import devices, separators
 from pipeline.summary import DataIdentity, Summary, System, usual_aggregation
 from pipeline.systems import for_track, identity_of, require_known_folders, systems_of
-from pipeline.track_checks import check_tracks
-from pipeline.tracks import Track, list_tracks
 from pipeline.verify import TOLERANCE_DB, verify_track
 
 # Measured with four stereo sources: a task holds 1.6 GB at 240 s, museval 1.2 GB at 30 s and 5.3 GB

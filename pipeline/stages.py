@@ -11,7 +11,7 @@ from pipeline.excerpts import EXCERPTS
 from pipeline.tracking import Tracker
 
 if TYPE_CHECKING:
-    from pipeline.manifest import Manifest
+    from pipeline.data.shards.manifest import Manifest
     from pipeline.report import ReportResult
     from pipeline.scoring import EvaluationResult
     from pipeline.search.conclusion import SearchResult
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def make_shards(config: RunConfig) -> Manifest:
     """Make the songs first where the run is on synthetic ones, then the shards."""
-    from pipeline.preprocess import preprocess
-    from pipeline.songs import make_songs, wants_songs
+    from pipeline.data.shards.preprocess import preprocess
+    from pipeline.data.songs.make import make_songs, wants_songs
 
     if wants_songs(config):
         make_songs(config)
@@ -49,8 +49,8 @@ def train_network(config: RunConfig) -> TrainResult:
 
 def _record_start(tracker: Tracker, folder: RunFolder) -> None:
     """Record settings and data of a stage that learns from shards."""
-    from pipeline.manifest import read_manifest
-    from pipeline.storage import shard_place
+    from pipeline.data.shards.manifest import read_manifest
+    from pipeline.data.shards.store import shard_place
 
     tracker.log_params()
     tracker.set_tags({"data_hash": read_manifest(shard_place(folder)).hash})

@@ -16,13 +16,14 @@ from typing import Any
 import lasaft.errors
 from lasaft.errors import ConfigError, LasaftError, StageError
 from lasaft.files import atomic_write_json
-from pipeline.cluster.connection import connected, living_nodes, locks, require_gpus
+from pipeline.cluster import locks
+from pipeline.cluster.connection import connected, living_nodes, require_gpus
 from pipeline.cluster.progress import Progress
 from pipeline.cluster.resources import room, share_cpus
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
-from pipeline.manifest import read_manifest
-from pipeline.storage import shard_place
+from pipeline.data.shards.manifest import read_manifest
+from pipeline.data.shards.store import shard_place
 from pipeline.training.identity import claim, finished, has_begun
 from pipeline.training.result import TrainResult
 

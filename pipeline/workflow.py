@@ -14,13 +14,13 @@ from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.fingerprints import content_hash, digest, listing_hash
 from pipeline.config.folders import RunFolder
+from pipeline.data.shards.store import RemoteFolder, shard_place
+from pipeline.data.songs.make import make_songs, song_set, wants_songs
+from pipeline.data.synthetic import song_list
+from pipeline.data.synthetic.writer import GENERATOR_VERSION
 from pipeline.excerpts import EXCERPTS
 from pipeline.score_track import SCORING_VERSION
-from pipeline.songs import make_songs, song_set, wants_songs
 from pipeline.steps import Step, StepResult, locked, run_steps
-from pipeline.storage import RemoteFolder, shard_place
-from pipeline.synthetic import song_list
-from pipeline.synthetic.writer import GENERATOR_VERSION
 
 # Raised by whoever changes what a stage makes: then the step is done again.
 _VERSIONS = {
@@ -232,7 +232,7 @@ def _songs(config: RunConfig) -> str:
 
 
 def _preprocess(config: RunConfig) -> str:
-    from pipeline.preprocess import preprocess
+    from pipeline.data.shards.preprocess import preprocess
 
     manifest = preprocess(config)
     frames = sum(track.frames for track in manifest.tracks)

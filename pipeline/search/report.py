@@ -18,7 +18,7 @@ from lasaft.files import atomic_write_bytes
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES, WATCHED
-from pipeline.manifest import read_manifest
+from pipeline.data.shards.manifest import read_manifest
 from pipeline.report.plots import SERIES
 from pipeline.search.conclusion import Row, SearchResult, training_command
 from pipeline.search.importance import FEWEST_TRIALS, importances

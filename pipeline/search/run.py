@@ -16,7 +16,8 @@ from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
-from pipeline.manifest import read_manifest
+from pipeline.data.shards.manifest import read_manifest
+from pipeline.data.shards.store import shard_place
 from pipeline.search.check import trial_base
 from pipeline.search.claim import alone, claim
 from pipeline.search.conclusion import SearchResult, conclude, ranked
@@ -26,7 +27,6 @@ from pipeline.search.sampling import grid, propose_optuna, propose_random
 from pipeline.search.space import Space
 from pipeline.search.space_reader import read_space
 from pipeline.search.trials import Trial, TrialBook
-from pipeline.storage import shard_place
 
 _DEFAULT_TRIALS = 12
 # A trial whose process dies (no memory, a lost node) is started again so often.

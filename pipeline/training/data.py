@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from pipeline.config import RunConfig
-from pipeline.loader import Batch, BatchLoader, ValidationTrack, validation_tracks
-from pipeline.sampler import DrawPlan, draw_plan, steps_per_epoch
-from pipeline.shard_reader import ShardSet
+from pipeline.data.windows.draw_plan import DrawPlan, draw_plan, steps_per_epoch
+from pipeline.data.windows.loader import Batch, BatchLoader, ValidationTrack, validation_tracks
+from pipeline.data.windows.reader import ShardSet
 from pipeline.training.ranks import Ranks
 
 # Of the windows of a batch; a message with all of them would fill a screen.

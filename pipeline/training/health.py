@@ -10,8 +10,8 @@ import torch
 
 from lasaft.errors import StageError
 from pipeline.config import TrainConfig
-from pipeline.loader import Batch
-from pipeline.sampler import rows_of_process
+from pipeline.data.windows.draw_plan import rows_of_process
+from pipeline.data.windows.loader import Batch
 from pipeline.training.data import TrainingData
 from pipeline.training.ranks import Ranks
 from pipeline.training.standing import Standing

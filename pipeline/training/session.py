@@ -13,7 +13,7 @@ from lasaft.errors import StageError
 from pipeline.cluster import locks
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.remote_shards import open_shards
+from pipeline.data.windows.remote import open_shards
 from pipeline.training.data import ShardData
 from pipeline.training.identity import finish
 from pipeline.training.provenance import provenance

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lasaft.model import LaSAFT
 from pipeline.config import TrainConfig
-from pipeline.loader import Batch
+from pipeline.data.windows.loader import Batch
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.network import LossFunction, build_network, compiling
 from pipeline.training.optimisation import build_optimizer, set_learning_rate

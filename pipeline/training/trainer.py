@@ -10,7 +10,7 @@ from typing import Any
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.loader import Batch
+from pipeline.data.windows.loader import Batch
 from pipeline.training.data import TrainingData
 from pipeline.training.keeping import Keeper, Publication
 from pipeline.training.meter import Mean

@@ -11,7 +11,7 @@ import torch
 
 from lasaft.model import LaSAFT
 from lasaft.separation import separate_spectrogram
-from pipeline.loader import ValidationTrack
+from pipeline.data.windows.loader import ValidationTrack
 from pipeline.training.network import LossFunction
 from pipeline.training.ranks import Ranks
 

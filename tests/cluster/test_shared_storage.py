@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lasaft.errors import StageError
-from pipeline.cluster.connection import connected, shared_storage
+from pipeline.cluster import shared_storage
+from pipeline.cluster.connection import connected
 from pipeline.cluster.shared_storage import require_shared_storage, storage_faults
 from pipeline.config import ClusterConfig, DataConfig, RunConfig
 

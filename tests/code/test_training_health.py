@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.config.folders import RunFolder
-from pipeline.loader import Batch
+from pipeline.data.windows.loader import Batch
 from pipeline.training.health import BAD_STEP_LIMIT, Constancy, Health
 from pipeline.training.history import read_history
 from pipeline.training.ranks import Ranks

@@ -10,7 +10,7 @@ import torch
 from torch import distributed, nn
 
 from pipeline.config import RunConfig
-from pipeline.loader import Batch
+from pipeline.data.windows.loader import Batch
 from pipeline.training.network import loss_of
 from pipeline.training.randomness import seed_step
 from pipeline.training.ranks import Ranks

@@ -14,8 +14,8 @@ from lasaft.config import ModelConfig
 from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.config import RunConfig, TrainConfig
 from pipeline.config.folders import RunFolder
-from pipeline.manifest import read_manifest
-from pipeline.shard_reader import ShardSet
+from pipeline.data.shards.manifest import read_manifest
+from pipeline.data.windows.reader import ShardSet
 from pipeline.training.data import ShardData
 from pipeline.training.identity import finished
 from pipeline.training.session import run_session

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.storage import RemoteFolder
+from pipeline.data.shards.store import RemoteFolder
 from tests.helpers.object_store import address, object_store, put_folder
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb

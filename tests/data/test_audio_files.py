@@ -15,9 +15,9 @@ import soundfile
 import torch
 
 from lasaft.errors import DataError
-from pipeline.audio_files import STEM_MP4_STREAMS
-from pipeline.track_checks import check_tracks
-from pipeline.tracks import (
+from pipeline.data.songs.audio_files import STEM_MP4_STREAMS
+from pipeline.data.songs.checks import check_tracks
+from pipeline.data.songs.tracks import (
     Track,
     audio_blocks,
     list_tracks,

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pipeline.config import RunConfig
-from pipeline.loader import BatchLoader
-from pipeline.manifest import Manifest
-from pipeline.sampler import DrawPlan, draw_plan
-from pipeline.shard_reader import ShardSet
-from pipeline.tracks import list_tracks, read_track
+from pipeline.data.shards.manifest import Manifest
+from pipeline.data.songs.tracks import list_tracks, read_track
+from pipeline.data.windows.draw_plan import DrawPlan, draw_plan
+from pipeline.data.windows.loader import BatchLoader
+from pipeline.data.windows.reader import ShardSet
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.wavs import write_track
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasaft.errors import DataError
-from pipeline.framing import parts_of, spectrogram_batches
-from pipeline.manifest import ShardSettings
+from pipeline.data.shards.framing import parts_of, spectrogram_batches
+from pipeline.data.shards.manifest import ShardSettings
 
 
 def _settings(

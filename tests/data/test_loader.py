@@ -12,11 +12,11 @@ import torch
 
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
-from pipeline.loader import Batch, BatchLoader, read_spectrogram, validation_tracks
-from pipeline.manifest import Manifest, TrackEntry
-from pipeline.sampler import DrawPlan, draw_plan
-from pipeline.shard_reader import ShardSet
-from pipeline.storage import RemoteFolder
+from pipeline.data.shards.manifest import Manifest, TrackEntry
+from pipeline.data.shards.store import RemoteFolder
+from pipeline.data.windows.draw_plan import DrawPlan, draw_plan
+from pipeline.data.windows.loader import Batch, BatchLoader, read_spectrogram, validation_tracks
+from pipeline.data.windows.reader import ShardSet
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
 

@@ -10,10 +10,10 @@ import soundfile
 import torch
 
 from lasaft.errors import DataError
-from pipeline.loader import validation_tracks
-from pipeline.manifest import Manifest
-from pipeline.shard_reader import ShardSet
-from pipeline.tracks import list_tracks, read_track
+from pipeline.data.shards.manifest import Manifest
+from pipeline.data.songs.tracks import list_tracks, read_track
+from pipeline.data.windows.loader import validation_tracks
+from pipeline.data.windows.reader import ShardSet
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.wavs import examined, faults_in, noise, write_track
 

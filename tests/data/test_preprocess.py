@@ -17,15 +17,15 @@ import pytest
 import soundfile
 
 from lasaft.errors import ConfigError, DataError, StageError
-from pipeline import build
-from pipeline import preprocess as stage
-from pipeline.build import Work, build_shards, file_stem
 from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig, RunConfig
-from pipeline.inspection import inspect_shards
-from pipeline.manifest import Manifest, ShardSettings, read_manifest
-from pipeline.preprocess import preprocess
-from pipeline.tracks import Track, list_tracks
+from pipeline.data.shards import build
+from pipeline.data.shards import preprocess as stage
+from pipeline.data.shards.build import Work, build_shards, file_stem
+from pipeline.data.shards.inspect import inspect_shards
+from pipeline.data.shards.manifest import Manifest, ShardSettings, read_manifest
+from pipeline.data.shards.preprocess import preprocess
+from pipeline.data.songs.tracks import Track, list_tracks
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
 from tests.helpers.wavs import write_track
@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_is_told_from_a_fault(
             raise OSError(code, os.strerror(code))
         return len(data)
 
-    monkeypatch.setattr("pipeline.shards._HashingFile.write", write)
+    monkeypatch.setattr("pipeline.data.shards.format._HashingFile.write", write)
     settings = ShardSettings.of(small_config(songs, tmp_path))
     outcome = build_shards(Work(_track(songs), settings, tmp_path / "shards"))
     assert outcome.records is None
@@ -302,8 +302,8 @@ def test_a_very_long_name_gets_a_file_of_its_own(tmp_path: Path) -> None:
 _SCRIPT = """
 import sys
 from pathlib import Path
-from pipeline import build
-from pipeline.manifest import ShardSettings
+from pipeline.data.shards import build
+from pipeline.data.shards.manifest import ShardSettings
 from tests.helpers.shards import make_shards, small_config
 make_shards(small_config(Path(sys.argv[1]), Path(sys.argv[2])))
 """

@@ -11,8 +11,8 @@ import pytest
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import DataConfig, RunConfig, TrainConfig
-from pipeline.manifest import Level, Manifest, ShardEntry, ShardSettings, TrackEntry
-from pipeline.sampler import (
+from pipeline.data.shards.manifest import Level, Manifest, ShardEntry, ShardSettings, TrackEntry
+from pipeline.data.windows.draw_plan import (
     DrawPlan,
     draw_plan,
     require_shares,

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.manifest import ShardEntry, read_manifest
-from pipeline.shard_cache import ShardCache
-from pipeline.shard_reader import ShardSet
-from pipeline.storage import RemoteFolder
+from pipeline.data.shards.manifest import ShardEntry, read_manifest
+from pipeline.data.shards.store import RemoteFolder
+from pipeline.data.windows.cache import ShardCache
+from pipeline.data.windows.reader import ShardSet
 from tests.helpers.far_shards import batches, entries_of, opened, same
 
 # The cache

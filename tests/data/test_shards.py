@@ -16,10 +16,10 @@ import torch
 from benchmarks import damage
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
-from pipeline.inspection import inspect_shards
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.shard_reader import ShardSet
-from pipeline.tracks import list_tracks, read_track
+from pipeline.data.shards.inspect import inspect_shards
+from pipeline.data.shards.manifest import Manifest, read_manifest
+from pipeline.data.songs.tracks import list_tracks, read_track
+from pipeline.data.windows.reader import ShardSet
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
 
@@ -241,7 +241,7 @@ def test_a_network_with_another_stft_is_refused(config: RunConfig, manifest: Man
 def test_more_shards_than_may_be_open_are_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.shard_reader._MOST_OPEN_SHARDS", 1)
+    monkeypatch.setattr("pipeline.data.windows.reader._MOST_OPEN_SHARDS", 1)
     shards = ShardSet(folder)
     out = torch.empty(4, 10, 257)
     for track in [*shards.manifest.tracks, *shards.manifest.tracks]:

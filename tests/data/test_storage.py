@@ -13,17 +13,18 @@ from pydantic import ValidationError
 
 import jobs.preprocess
 from lasaft.errors import ConfigError, DataError, StageError
-from pipeline import doctor, storage
+from pipeline import doctor
 from pipeline.config import DataConfig, RunConfig, TrainConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
-from pipeline.loader import validation_tracks
-from pipeline.manifest import read_manifest
-from pipeline.remote_shards import RemoteShardSet, open_shards
-from pipeline.shard_cache import ShardCache
-from pipeline.shard_reader import ShardSet
-from pipeline.storage import RemoteFolder, patiently
+from pipeline.data.shards import store as storage
+from pipeline.data.shards.manifest import read_manifest
+from pipeline.data.shards.store import RemoteFolder, patiently
+from pipeline.data.shards.upload import upload_shards
+from pipeline.data.windows.cache import ShardCache
+from pipeline.data.windows.loader import validation_tracks
+from pipeline.data.windows.reader import ShardSet
+from pipeline.data.windows.remote import RemoteShardSet, open_shards
 from pipeline.training.session import run_session
-from pipeline.upload import upload_shards
 from tests.helpers.far_shards import LARGE, batches, entries_of, opened, same
 from tests.helpers.object_store import (
     DroppingWay,

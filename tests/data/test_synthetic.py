@@ -18,7 +18,7 @@ from scipy import ndimage, signal
 
 from lasaft.errors import DataError
 from pipeline.cluster.progress import Progress
-from pipeline.synthetic import (
+from pipeline.data.synthetic import (
     SOURCES,
     Song,
     SongSet,
@@ -29,7 +29,7 @@ from pipeline.synthetic import (
     write_song,
     write_songs,
 )
-from pipeline.synthetic import song as song_module
+from pipeline.data.synthetic import song as song_module
 from tests.helpers.songs import make_musdb
 
 RATE = 44100
@@ -131,7 +131,7 @@ def test_order_of_writing_does_not_matter(folder: Path, tmp_path: Path) -> None:
 
 def test_other_process_with_other_hash_seed_and_threads_gives_the_same_samples() -> None:
     program = (
-        "import hashlib; from pipeline.synthetic import compose_song\n"
+        "import hashlib; from pipeline.data.synthetic import compose_song\n"
         "song = compose_song(5, 9, 3.0)\n"
         "print(*(hashlib.sha256(x.tobytes()).hexdigest() for x in song.sources.values()))"
     )
@@ -215,7 +215,7 @@ def test_song_in_the_making_is_no_track(tmp_path: Path, monkeypatch: pytest.Monk
         yield compose_song(0, 0, 1.0)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.synthetic.writer.compose_movements", cut_short)
+    monkeypatch.setattr("pipeline.data.synthetic.writer.compose_movements", cut_short)
     with pytest.raises(KeyboardInterrupt):
         make_musdb(tmp_path)
     assert list((tmp_path / "train").iterdir()) == []

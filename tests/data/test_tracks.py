@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from lasaft.errors import DataError
-from pipeline.track_checks import check_tracks
-from pipeline.tracks import audio_blocks, list_tracks, read_track
+from pipeline.data.songs.checks import check_tracks
+from pipeline.data.songs.tracks import audio_blocks, list_tracks, read_track
 from tests.helpers.wavs import faults_in, noise, write_track
 
 SOURCES = ("vocals", "drums", "bass", "other")

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from pipeline.config import RunConfig
-from pipeline.loader import BatchLoader
-from pipeline.manifest import Manifest, ShardEntry, read_manifest
-from pipeline.remote_shards import RemoteShardSet
-from pipeline.sampler import draw_plan
-from pipeline.shard_cache import ShardCache
-from pipeline.shard_reader import ShardSet
-from pipeline.storage import RemoteFolder
+from pipeline.data.shards.manifest import Manifest, ShardEntry, read_manifest
+from pipeline.data.shards.store import RemoteFolder
+from pipeline.data.windows.cache import ShardCache
+from pipeline.data.windows.draw_plan import draw_plan
+from pipeline.data.windows.loader import BatchLoader
+from pipeline.data.windows.reader import ShardSet
+from pipeline.data.windows.remote import RemoteShardSet
 
 LARGE = 10**9
 

@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.manifest import read_manifest
-from pipeline.remote_shards import RemoteShardSet
-from pipeline.shard_cache import ShardCache
-from pipeline.storage import RemoteFolder
+from pipeline.data.shards.manifest import read_manifest
+from pipeline.data.shards.store import RemoteFolder
+from pipeline.data.windows.cache import ShardCache
+from pipeline.data.windows.remote import RemoteShardSet
 
 _LIMIT_BYTES = 10**9
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from lasaft.config import ModelConfig
-from pipeline.build import build_shards
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.config.folders import RunFolder
-from pipeline.manifest import Manifest, ShardSettings, track_entry, write_manifest
-from pipeline.preprocess import works_of
-from pipeline.track_checks import check_tracks
-from pipeline.tracks import list_tracks
+from pipeline.data.shards.build import build_shards
+from pipeline.data.shards.manifest import Manifest, ShardSettings, track_entry, write_manifest
+from pipeline.data.shards.preprocess import works_of
+from pipeline.data.songs.checks import check_tracks
+from pipeline.data.songs.tracks import list_tracks
 
 
 def small_config(songs: Path, output: Path, *, train: TrainConfig | None = None) -> RunConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pipeline.synthetic import write_songs
+from pipeline.data.synthetic import write_songs
 
 
 def make_musdb(

@@ -14,8 +14,8 @@ from lasaft.config import ModelConfig
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.loader import Batch, ValidationTrack
-from pipeline.sampler import rows_of_process
+from pipeline.data.windows.draw_plan import rows_of_process
+from pipeline.data.windows.loader import Batch, ValidationTrack
 from pipeline.training.history import CLOCK_KINDS, read_history
 from pipeline.training.randomness import derive_seed, seed_weights
 from pipeline.training.ranks import Ranks

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pipeline.track_checks import Findings, examine_tracks, fault_lines
-from pipeline.tracks import Track
+from pipeline.data.songs.checks import Findings, examine_tracks, fault_lines
+from pipeline.data.songs.tracks import Track
 
 STEMS = ("vocals", "drums", "bass", "other", "mixture")
 

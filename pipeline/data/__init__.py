@@ -1,0 +1,1 @@
+"""From songs to shards to the windows that training reads."""

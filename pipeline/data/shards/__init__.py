@@ -1,0 +1,1 @@
+"""Spectrograms as they are kept: Arrow files and their manifest."""

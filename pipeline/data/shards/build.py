@@ -1,0 +1,263 @@
+"""One track or a part of it: from audio files to finished shards with records."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from lasaft.errors import DataError
+from lasaft.files import atomic_path, atomic_write_json
+from pipeline.data.shards.format import ShardWriter, file_sha256
+from pipeline.data.shards.framing import Part, parts_of, spectrogram_batches
+from pipeline.data.shards.manifest import (
+    FRAMES_PER_BATCH,
+    Loudness,
+    ShardEntry,
+    ShardRecord,
+    ShardSettings,
+)
+from pipeline.data.songs.tracks import Track, audio_blocks, source_hash
+
+RECORD_SUFFIX = ".json"
+_LONGEST_STEM_BYTES = 200  # a file name holds 255, and ".000.arrow" and a temporary's marks follow
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task: the shards of a track, or the one shard of a part of it.
+
+    Attributes:
+        track: one whose headers are right.
+        settings: of all shards of the folder.
+        folder: the shard folder.
+        part: of a folder of stems (None: the whole track).
+        wanted: make the shards of these numbers alone, and keep one only if its sha256 is this
+            (None: whatever it is). Without it, make all that are not right.
+        name: for messages.
+    """
+
+    track: Track
+    settings: ShardSettings
+    folder: Path
+    part: Part | None = None
+    wanted: Mapping[int, str | None] | None = None
+    name: str = ""
+
+    @property
+    def first_number(self) -> int:
+        """The number of the first shard."""
+        return self.part.number if self.part else 0
+
+    def record_path(self, number: int) -> Path:
+        """Where the record of a finished shard lies: beside it."""
+        name = shard_name(self.track.split, self.track.name, number)
+        return (self.folder / name).with_suffix(RECORD_SUFFIX)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: its records, or None because the disk is full.
+
+    Attributes:
+        records: of the shards, in order.
+        seconds: of audio in them.
+        reused: they were there and right.
+    """
+
+    records: tuple[ShardRecord, ...] | None
+    seconds: float = 0.0
+    reused: bool = False
+
+
+def file_stem(name: str) -> str:
+    """Return a track's name as the start of a file name; a very long one is cut and hashed."""
+    data = name.encode()
+    if len(data) <= _LONGEST_STEM_BYTES:
+        return name
+    return f"{data[:180].decode(errors='ignore')}~{hashlib.sha256(data).hexdigest()[:12]}"
+
+
+def shard_name(split: str, track: str, number: int) -> str:
+    """Return the path of a shard in the shard folder, with forward slashes."""
+    return f"{split}/{file_stem(track)}.{number:03d}.arrow"
+
+
+def read_record(path: Path) -> ShardRecord | None:
+    """Return the record of a shard, or None if there is none that can be read."""
+    try:
+        return ShardRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def build_shards(work: Work) -> Outcome:
+    """Make the shards of a track, or the one of a part, unless they are there and right.
+
+    A shard counts as right if the record beside it has these settings and this audio, and the
+    sha256 of the file is the recorded one. A fault of the disk is tried once more.
+
+    Raises:
+        DataError: the track's samples are faulty, or a shard is not as wanted (the track's name
+            is not in the message).
+    """
+    torch.set_num_threads(1)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _build_or_reuse(work)
+        except OSError as error:
+            if error.errno in _FULL:
+                return Outcome(None)
+            if attempt == _ATTEMPTS:
+                text = f"{error.strerror or error} ({error.filename or work.folder})"
+                raise DataError(text) from error
+        except DataError as error:
+            raise DataError(str(error).removeprefix(f"{work.track}: ")) from error
+    raise AssertionError("unreachable")
+
+
+def _build_or_reuse(work: Work) -> Outcome:
+    source = source_hash(work.track)
+    records = None if work.wanted is not None else _finished(work, source)
+    reused = records is not None
+    records = records or _build(work, source)
+    frames = sum(record.shard.frames for record in records)
+    seconds = frames * work.settings.hop_length / work.settings.sample_rate
+    return Outcome(records, seconds, reused)
+
+
+def _finished(work: Work, source: str) -> tuple[ShardRecord, ...] | None:
+    first = read_record(work.record_path(work.first_number))
+    if first is None:
+        return None
+    parts = [work.part] if work.part else parts_of(first.samples, work.settings)
+    records = []
+    for part in parts:
+        record = read_record(work.record_path(part.number))
+        if record is None or (record.settings, record.number) != (work.settings, part.number):
+            return None
+        if (record.name, record.split) != (work.track.name, work.track.split):
+            return None
+        path = work.folder / record.shard.path
+        if record.source_sha256 != source or not path.is_file():
+            return None
+        if file_sha256(path) != record.shard.sha256:
+            return None
+        records.append(record)
+    return tuple(records)
+
+
+def _build(work: Work, source: str) -> tuple[ShardRecord, ...]:
+    part, settings = work.part, work.settings
+    start, stop = (part.start, part.stop) if part else (0, None)
+    blocks = audio_blocks(work.track, FRAMES_PER_BATCH * settings.hop_length, start, stop)
+    meter = _Meter(settings, start)
+    batches = spectrogram_batches(meter.watch(blocks), settings, part)
+    shards = _write_shards(work, batches)
+    records = tuple(
+        ShardRecord(
+            settings=settings,
+            name=work.track.name,
+            split=work.track.split,  # type: ignore[arg-type]
+            samples=part.samples if part else meter.at,
+            number=number,
+            source_sha256=source,
+            loudness=meter.loudness(number),
+            shard=shard,
+        )
+        for number, shard in shards.items()
+    )
+    for record in records:
+        atomic_write_json(work.record_path(record.number), record.model_dump(mode="json"))
+    return records
+
+
+def _write_shards(work: Work, batches: Iterator[Tensor]) -> dict[int, ShardEntry]:
+    """Write the batches as shards, one after the other; return the entries of those wanted."""
+    shards: dict[int, ShardEntry] = {}
+    for number, batch in enumerate(batches, work.first_number):
+        one = _one_shard(batch, batches, work.settings)
+        if work.wanted is None or number in work.wanted:
+            shards[number] = _write_shard(work, number, one)
+        for _ in one:
+            pass  # a shard that is not wanted is only gone past
+    return shards
+
+
+def _one_shard(first: Tensor, rest: Iterator[Tensor], settings: ShardSettings) -> Iterator[Tensor]:
+    """Yield the batches of one shard: ``first``, then as many of ``rest`` as belong to it."""
+    frames = 0
+    for batch in chain([first], rest):
+        frames += batch.shape[1]
+        yield batch
+        if frames == settings.frames_per_shard:
+            return
+
+
+def _write_shard(work: Work, number: int, batches: Iterator[Tensor]) -> ShardEntry:
+    name = shard_name(work.track.split, work.track.name, number)
+    sha256 = None if work.wanted is None else work.wanted[number]
+    with atomic_path(work.folder / name) as temporary:
+        first_frame = number * work.settings.frames_per_shard
+        with ShardWriter(temporary, work.settings, str(work.track), first_frame) as writer:
+            for batch in batches:
+                writer.write(batch)
+        entry = writer.entry(name)
+        if sha256 is not None and entry.sha256 != sha256:
+            raise DataError(
+                f"{name} was built again, and its sha256 is not the recorded one (changed songs, "
+                "another kind of processor or another torch); python -m jobs.preprocess takes "
+                "what there is now as new data"
+            )
+        work.record_path(number).unlink(missing_ok=True)
+    return entry
+
+
+@dataclass
+class _Meter:
+    """Measures how loud each column is in each shard, while blocks pass through.
+
+    A shard has the samples from its first frame's place to the next shard's.
+    """
+
+    settings: ShardSettings
+    at: int
+    _peaks: dict[tuple[int, int], float] = field(default_factory=dict)
+    _energies: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def watch(self, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+        span = self.settings.frames_per_shard * self.settings.hop_length
+        for block in blocks:
+            done = 0
+            while done < block.shape[-1]:
+                number, into = divmod(self.at, span)
+                piece = block[..., done : done + span - into]
+                self._measure(number, piece)
+                done += piece.shape[-1]
+                self.at += piece.shape[-1]
+            yield block
+
+    def _measure(self, number: int, piece: Tensor) -> None:
+        for column, stream in enumerate(piece):
+            key, flat = (number, column), stream.reshape(-1)
+            low, high = flat.aminmax()
+            self._peaks[key] = max(self._peaks.get(key, 0.0), -float(low), float(high))
+            self._energies[key] = self._energies.get(key, 0.0) + float(flat.dot(flat))
+
+    def loudness(self, number: int) -> dict[str, Loudness]:
+        return {
+            name: Loudness(
+                peak=self._peaks.get((number, column), 0.0),
+                energy=self._energies.get((number, column), 0.0),
+            )
+            for column, name in enumerate(self.settings.columns)
+        }

@@ -1,0 +1,161 @@
+"""Reads every byte of a shard folder again and says what is damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lasaft.errors import DataError
+from pipeline.data.shards.build import RECORD_SUFFIX, read_record
+from pipeline.data.shards.format import file_sha256
+from pipeline.data.shards.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    ShardRecord,
+    ShardSettings,
+    TrackEntry,
+    read_manifest,
+    track_entry,
+)
+from pipeline.data.songs.splits import SPLITS
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One damaged or missing file.
+
+    Attributes:
+        path: of the file, relative to the shard folder.
+        what: what is wrong with it.
+        shard: the shard to build again (its path), empty for the manifest.
+        sha256: what the shard should have (None: nothing that can be read says it).
+    """
+
+    path: str
+    what: str
+    shard: str = ""
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a look at a whole shard folder found.
+
+    Attributes:
+        faults: one for each damaged file; none if all is well.
+        manifest: what the folder should hold, or None if the manifest is damaged.
+        settings: what the shards were made with.
+        shards: how many there are.
+        size_bytes: how much was read.
+    """
+
+    faults: tuple[Fault, ...]
+    manifest: Manifest | None
+    settings: ShardSettings
+    shards: int
+    size_bytes: int
+
+
+def inspect_shards(
+    folder: Path, on_done: Callable[[int, int], None] = lambda done, total: None
+) -> Inspection:
+    """Read every byte of a shard folder.
+
+    Where the manifest is damaged, the records beside the shards say what should be in them.
+
+    Args:
+        folder: the shard folder.
+        on_done: called with the shards read so far, and how many there are.
+
+    Raises:
+        DataError: there is no manifest, or it is damaged and no record is left.
+    """
+    manifest, faults = None, []
+    try:
+        manifest = read_manifest(folder)
+        shards = [shard for track in manifest.tracks for shard in track.shards]
+        settings = manifest.settings
+    except DataError as error:
+        records = all_records(folder)
+        if not (folder / MANIFEST_NAME).exists() or not records:
+            raise
+        text = str(error).removeprefix(f"{folder / MANIFEST_NAME}: ")
+        faults.append(Fault(MANIFEST_NAME, text.partition("; run:")[0]))
+        shards, settings = [record.shard for record in records], records[0].settings
+        faults += _without_record(folder, {shard.path for shard in shards})
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for done, fault in enumerate(pool.map(lambda one: _shard_fault(folder, one), shards), 1):
+            faults += [fault] if fault else []
+            on_done(done, len(shards))
+    stale = [fault for fault in faults if manifest and fault.shard and _agrees(folder, fault)]
+    if stale:
+        faults = [fault for fault in faults if fault not in stale]
+        text = f"is stale: {stale[0].path} and its record agree with each other, not with it"
+        faults.insert(0, Fault(MANIFEST_NAME, text))
+    for track in manifest.tracks if manifest and not stale else ():
+        faults += _record_faults(folder, track)
+    size = sum(shard.size_bytes for shard in shards)
+    return Inspection(tuple(faults), manifest, settings, len(shards), size)
+
+
+def all_records(folder: Path) -> list[ShardRecord]:
+    """Return the records in a shard folder that can be read, in the order of their files."""
+    paths = (path for split in SPLITS for path in sorted((folder / split).glob("*.json")))
+    return [record for record in map(read_record, paths) if record is not None]
+
+
+def _without_record(folder: Path, known: set[str]) -> Iterator[Fault]:
+    for split in SPLITS:
+        for file in sorted((folder / split).glob("*.arrow")):
+            path = f"{split}/{file.name}"
+            if path not in known:
+                yield Fault(path, "its record cannot be read", path)
+
+
+def _shard_fault(folder: Path, entry: ShardEntry) -> Fault | None:
+    what, path = None, folder / entry.path
+    try:
+        size = path.stat().st_size
+        if size != entry.size_bytes:
+            what = f"has {size} bytes; {entry.size_bytes} are recorded"
+        elif file_sha256(path) != entry.sha256:
+            what = "its sha256 is not the recorded one"
+    except FileNotFoundError:
+        what = "is missing"
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+    return Fault(entry.path, what, entry.path, entry.sha256) if what else None
+
+
+def _agrees(folder: Path, fault: Fault) -> bool:
+    """Return whether a shard is what its record says, though not what the manifest says."""
+    record = read_record(folder / PurePosixPath(fault.shard).with_suffix(RECORD_SUFFIX))
+    if record is None or record.shard.sha256 == fault.sha256:
+        return False
+    return record.shard.path == fault.shard and _shard_fault(folder, record.shard) is None
+
+
+def _record_faults(folder: Path, track: TrackEntry) -> list[Fault]:
+    """Compare the records of a track with the manifest; where there are none, none are missed."""
+    records, faults = [], []
+    for number, shard in enumerate(track.shards):
+        name = str(PurePosixPath(shard.path).with_suffix(RECORD_SUFFIX))
+        if not (folder / name).exists():
+            continue
+        record = read_record(folder / name)
+        if record is None or (record.shard, record.number) != (shard, number):
+            faults.append(Fault(name, "is damaged, or another shard's", shard.path, shard.sha256))
+        else:
+            records.append(record)
+    if len(records) == len(track.shards) and track_entry(records) != track:
+        for shard in track.shards:
+            name = str(PurePosixPath(shard.path).with_suffix(RECORD_SUFFIX))
+            faults.append(Fault(name, "is not what the manifest says", shard.path, shard.sha256))
+    return faults

@@ -1,0 +1,222 @@
+"""The first stage: songs to spectrogram shards, a Ray task a track, several for a long one."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lasaft.errors import ConfigError, DataError, StageError
+from pipeline.cluster import locks
+from pipeline.cluster.fanout import Needs, run_tasks
+from pipeline.cluster.progress import Progress
+from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
+from pipeline.data.shards.build import (
+    RECORD_SUFFIX,
+    Outcome,
+    Work,
+    build_shards,
+    shard_name,
+)
+from pipeline.data.shards.framing import parts_of
+from pipeline.data.shards.inspect import all_records
+from pipeline.data.shards.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardRecord,
+    ShardSettings,
+    TrackEntry,
+    read_manifest,
+    track_entry,
+    write_manifest,
+)
+from pipeline.data.shards.store import RemoteFolder
+from pipeline.data.shards.upload import upload_shards
+from pipeline.data.songs.checks import examine_tracks, refuse_faults
+from pipeline.data.songs.splits import SPLITS
+from pipeline.data.songs.tracks import Track, list_tracks
+
+
+def preprocess(config: RunConfig) -> Manifest:
+    """Turn every track into shards and publish their manifest; finished shards are kept.
+
+    Ray must be connected. All tracks are checked before any work starts; the samples of those
+    that have records were looked at when these were made.
+
+    Raises:
+        DataError: the data set or some tracks are faulty (lists every fault).
+        ConfigError: the shard folder was made with other settings, or is in use.
+        StageError: a track failed, or the disk is too small; no manifest is published, the
+            finished shards are kept, and the same call goes on from there.
+    """
+    folders, settings = RunFolder.of(config), ShardSettings.of(config)
+    data = config.data
+    tracks = list_tracks(
+        folders.songs, sources=settings.sources, is_wav=data.musdb_is_wav, dev_mode=data.dev_mode
+    )
+    found = examine_tracks(
+        tracks,
+        root=folders.songs,
+        sample_rate=settings.sample_rate,
+        channels=settings.channels,
+        listen=lambda track: not _has_record(folders.shards, track),
+    )
+    refuse_faults(tracks, found)
+    samples = [findings.samples for findings in found]
+    with alone(folders.shards):
+        _refuse_other_settings(folders.shards, settings)
+        remove_leftovers(folders.shards)
+        _require_space(folders.shards, settings, tracks, samples)
+        works = [
+            work
+            for track, count in zip(tracks, samples, strict=True)
+            for work in works_of(track, count, settings, folders.shards)
+        ]
+        entries = _build_all(works, folders.shards, config)
+        remove_leftovers(folders.shards)  # of tasks that were killed and tried again
+        try:
+            manifest = write_manifest(folders.shards, entries, settings)
+        except OSError as error:
+            raise StageError(
+                f"shards_dir {folders.shards}: the manifest cannot be written ({error.strerror}); "
+                "the shards are kept: run the same command again"
+            ) from error
+        if folders.shards_address is not None:
+            upload_shards(folders.shards, RemoteFolder(folders.shards_address), manifest)
+        return manifest
+
+
+def works_of(track: Track, samples: int, settings: ShardSettings, folder: Path) -> list[Work]:
+    """Return the tasks of a track: one for each shard, but one ffmpeg pass for a .stem.mp4."""
+    parts = parts_of(samples, settings) if track.is_wav else []
+    if len(parts) < 2:
+        return [Work(track, settings, folder, parts[0] if parts else None, name=str(track))]
+    count = len(parts)
+    return [
+        Work(track, settings, folder, part, name=f"{track} (part {part.number + 1} of {count})")
+        for part in parts
+    ]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: two runs on it at once would remove each other's temporaries.
+
+    Raises:
+        ConfigError: another run holds it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"shards_dir: cannot write in {folder} ({error.strerror}); allowed: a folder of yours"
+        ) from error
+    with lock:
+        if not locks.taken(lock):
+            raise ConfigError(
+                f"shards_dir: another preprocess works in {folder}; wait for it, or choose "
+                "another folder"
+            )
+        yield
+
+
+def _refuse_other_settings(folder: Path, settings: ShardSettings) -> None:
+    found = _settings_of(folder)
+    if found is None or found == settings:
+        return
+    raise ConfigError(
+        [
+            f"{name}: got {asked}; the shards in {folder} were made with {made}; choose another "
+            "shards_dir, or delete that folder"
+            for name, made, asked in found.differences(settings)
+        ]
+    )
+
+
+def _settings_of(folder: Path) -> ShardSettings | None:
+    """Return what the shards of a folder were made with, None if there are none."""
+    if (folder / MANIFEST_NAME).exists():
+        with suppress(DataError):  # a damaged manifest is made anew, from the records
+            return read_manifest(folder).settings
+    return next((record.settings for record in all_records(folder)), None)
+
+
+def _has_record(folder: Path, track: Track) -> bool:
+    return (folder / shard_name(track.split, track.name, 0)).with_suffix(RECORD_SUFFIX).exists()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed tasks left half written; only for the holder of the lock."""
+    for place in (folder, *(folder / split for split in SPLITS)):
+        for leftover in place.glob(".*.tmp-*"):
+            leftover.unlink(missing_ok=True)
+
+
+def needed_bytes(
+    folder: Path, settings: ShardSettings, tracks: Sequence[Track], samples: Sequence[int]
+) -> int:
+    """Return about how many bytes the shards of the tracks without a record will take."""
+    frames = sum(
+        settings.frames(count)
+        for track, count in zip(tracks, samples, strict=True)
+        if not _has_record(folder, track)
+    )
+    return frames * settings.row_bytes * len(settings.columns)
+
+
+def _require_space(
+    folder: Path, settings: ShardSettings, tracks: Sequence[Track], samples: Sequence[int]
+) -> None:
+    needed, free = needed_bytes(folder, settings, tracks, samples), shutil.disk_usage(folder).free
+    if needed > free:
+        raise StageError(
+            f"shards_dir {folder}: the shards need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are "
+            "free; make room or choose another shards_dir"
+        )
+
+
+def _build_all(works: Sequence[Work], folder: Path, config: RunConfig) -> list[TrackEntry]:
+    """Do all works, a task each, and return the entries of their tracks."""
+    left = Counter(str(work.track) for work in works)
+    owners = {work.name: str(work.track) for work in works}
+    seconds, start = 0.0, time.monotonic()
+
+    def count(name: str, outcome: Outcome) -> None:
+        nonlocal seconds
+        require_disk(folder, name, outcome)
+        left[owners[name]] -= 1
+        seconds += 0 if outcome.reused else outcome.seconds
+        rate = seconds / max(time.monotonic() - start, 1e-9)
+        progress.advance(left[owners[name]] == 0, note=f"{rate:.1f} s of audio/s")
+
+    with Progress("preprocess", len(left), "tracks") as progress:
+        outcomes = run_tasks(
+            build_shards,
+            [(work,) for work in works],
+            names=[work.name for work in works],
+            needs=needs_of(config),
+            on_done=count,
+        )
+    records: dict[str, list[ShardRecord]] = {}
+    for work, outcome in zip(works, outcomes, strict=True):
+        records.setdefault(str(work.track), []).extend(outcome.records)
+    return [track_entry(found) for found in records.values()]
+
+
+def needs_of(config: RunConfig) -> Needs:
+    """Return what a task of this stage holds."""
+    return Needs(memory_bytes=int(config.cluster.task_memory * 1e9))
+
+
+def require_disk(folder: Path, name: str, outcome: Outcome) -> None:
+    """Raise StageError if a task ended because the disk is full: all others would too."""
+    if outcome.records is None:
+        raise StageError(
+            f"shards_dir {folder}: the disk is full at {name}; make room and run the same "
+            "command: it goes on from here"
+        )

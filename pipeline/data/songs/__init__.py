@@ -1,0 +1,1 @@
+"""Songs as they come in: found, split, checked, read."""

@@ -1,0 +1,208 @@
+"""Checks every track of a data set before any work starts, and reports all faults at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from lasaft.errors import AudioError, DataError
+from pipeline.data.songs.audio_files import (
+    STEM_MP4_STREAMS,
+    Header,
+    is_pcm,
+    read_sound_header,
+    read_stem_mp4_headers,
+    require_ffmpeg,
+)
+from pipeline.data.songs.splits import normal
+from pipeline.data.songs.tracks import Track, audio_blocks, stems_in
+
+_THREADS = 8
+_BLOCK_SAMPLES = 1 << 18
+
+
+@dataclass
+class Findings:
+    """What is known about a track.
+
+    Attributes:
+        faults: one line each: what was found, what is allowed.
+        notes: what is worth knowing and stops nothing.
+        samples: length by the headers (0: unknown).
+    """
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    samples: int = 0
+
+
+def examine_tracks(
+    tracks: Sequence[Track],
+    *,
+    root: Path,
+    sample_rate: int,
+    channels: int,
+    listen: Callable[[Track], bool] = lambda track: True,
+) -> list[Findings]:
+    """Check all tracks: streams, lengths, rate, channels, finite samples, not silent throughout.
+
+    Samples are read as far as it takes to know: until each stem has sounded, or to the end where
+    the files hold floating point numbers, which may be no numbers.
+
+    Args:
+        tracks: what to check.
+        root: the data set's folder; links that lead out of it are faults.
+        sample_rate: the only one allowed, in Hz.
+        channels: the only number allowed.
+        listen: whether the samples of a track are looked at too, not only the headers.
+
+    Raises:
+        DataError: ffmpeg is needed and missing.
+    """
+    if any(not track.is_wav for track in tracks):
+        require_ffmpeg()
+    inside = root.resolve()
+
+    def examine(track: Track) -> Findings:
+        found = _headers(track, inside, sample_rate, channels)
+        if not found.faults and listen(track):
+            _listen(track, found)
+        return found
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(examine, tracks))
+
+
+def fault_lines(tracks: Sequence[Track], found: Sequence[Findings]) -> list[str]:
+    """Return one line a fault, with the track's name in front."""
+    return [f"{_shown(track)}: {fault}"
+            for track, findings in zip(tracks, found, strict=True)
+            for fault in findings.faults]  # fmt: skip
+
+
+def refuse_faults(tracks: Sequence[Track], found: Sequence[Findings]) -> None:
+    """Raise one DataError that lists every fault, if there is any."""
+    faults = fault_lines(tracks, found)
+    if faults:
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the tracks"
+        raise DataError(f"{count}:\n  " + "\n  ".join(faults))
+
+
+def check_tracks(
+    tracks: Sequence[Track], *, root: Path, sample_rate: int, channels: int
+) -> list[int]:
+    """Return the samples of each track by its headers; no sample is looked at.
+
+    Raises:
+        DataError: lists every fault found.
+    """
+    found = examine_tracks(
+        tracks, root=root, sample_rate=sample_rate, channels=channels, listen=lambda track: False
+    )
+    refuse_faults(tracks, found)
+    return [findings.samples for findings in found]
+
+
+def _shown(track: Track) -> str:
+    name = str(track)
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
+def _headers(track: Track, inside: Path, sample_rate: int, channels: int) -> Findings:
+    faults = list(_place_faults(track, inside))
+    if faults:
+        return Findings(faults)
+    headers, faults = (_sound_headers if track.is_wav else _stem_mp4_headers)(track)
+    lengths = {header.samples for header in headers.values()}
+    for column, header in headers.items():
+        if header.channels != channels:
+            faults.append(f"{column} has {_channels(header.channels)}; allowed: {channels}")
+        if header.sample_rate != sample_rate:
+            faults.append(
+                f"{column} has a sample rate of {header.sample_rate} Hz; allowed: {sample_rate}"
+            )
+        if header.samples == 0:
+            faults.append(f"{column} is empty (0 samples)")
+    if len(lengths) > 1:
+        each = ", ".join(f"{column} {header.samples}" for column, header in headers.items())
+        faults.append(f"unequal lengths in samples: {each}; allowed: one length")
+    return Findings(faults, samples=max(lengths, default=0))
+
+
+def _place_faults(track: Track, inside: Path) -> Iterator[str]:
+    try:
+        track.name.encode()
+    except UnicodeEncodeError:
+        yield "its name is not valid UTF-8; rename it"
+        return
+    if not track.name.isprintable() or "\\" in track.name:
+        yield "its name holds a backslash or a character that cannot be printed; rename it"
+    for path in dict.fromkeys((track.path, *track.files)):
+        try:
+            if not path.resolve().is_relative_to(inside):
+                yield f"{path.name} is a link that leads out of the data set; put the files there"
+        except (OSError, RuntimeError):
+            yield f"{path.name} is a link that leads to itself; put the files there"
+
+
+def _channels(count: int) -> str:
+    return {1: "1 channel (mono)"}.get(count, f"{count} channels")
+
+
+def _sound_headers(track: Track) -> tuple[dict[str, Header], list[str]]:
+    headers, faults = {}, []
+    stems = stems_in(track.path)
+    for column, file in zip(track.stored, track.files, strict=True):
+        found = stems.get(normal(column), [])
+        if len(found) > 1:
+            faults.append(f"{' and '.join(path.name for path in found)} are one stem; keep one")
+        elif not file.is_file():
+            faults.append(f"{file.name} is missing")
+        else:
+            try:
+                headers[column] = read_sound_header(file)
+            except AudioError as error:
+                faults.append(f"{file.name} {error}")
+    if len(faults) == len(track.files) and all(fault.endswith("is missing") for fault in faults):
+        wanted = ", ".join(file.name for file in track.files)
+        return {}, [f"no stem in this folder; allowed: {wanted}"]
+    return headers, faults
+
+
+def _stem_mp4_headers(track: Track) -> tuple[dict[str, Header], list[str]]:
+    unknown = [source for source in track.sources if source not in STEM_MP4_STREAMS]
+    if unknown:
+        return {}, [
+            f"has no stem {', '.join(unknown)}; .stem.mp4 has {', '.join(STEM_MP4_STREAMS)}"
+        ]
+    try:
+        headers = read_stem_mp4_headers(track.path)
+    except AudioError as error:
+        return {}, [f"{track.path.name} {error}"]
+    if len(headers) != len(STEM_MP4_STREAMS):
+        wanted = f"{len(STEM_MP4_STREAMS)} ({', '.join(STEM_MP4_STREAMS)})"
+        return {}, [f"{track.path.name} has {len(headers)} audio streams; allowed: {wanted}"]
+    return dict(zip(STEM_MP4_STREAMS, headers, strict=True)), []
+
+
+def _listen(track: Track, found: Findings) -> None:
+    """Add what the samples tell: not finite, silent throughout."""
+    to_the_end = track.is_wav and not all(is_pcm(file) for file in track.files)
+    sounds = torch.zeros(len(track.columns), dtype=torch.bool)
+    try:
+        for block in audio_blocks(track, _BLOCK_SAMPLES):
+            sounds |= block.flatten(1).any(dim=1)
+            if not to_the_end and bool(sounds.all()):
+                return
+    except DataError as error:
+        found.faults.append(str(error).removeprefix(f"{track}: "))
+        return
+    silent = [column for column, sound in zip(track.columns, sounds, strict=True) if not sound]
+    if len(silent) == len(track.columns):
+        found.faults.append("every stem is silent throughout; allowed: a track that sounds")
+    else:
+        found.notes += [f"{column} is silent throughout" for column in silent]

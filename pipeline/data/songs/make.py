@@ -1,0 +1,51 @@
+"""Makes the synthetic songs of a run: a Ray task a song."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.cluster.fanout import Needs, run_tasks
+from pipeline.cluster.progress import Progress
+from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
+from pipeline.data.synthetic import SongSet, begin_songs, finish_songs, song_list, write_song
+
+
+def wants_songs(config: RunConfig) -> bool:
+    """Return whether the run is on synthetic songs: no ``musdb_root``, some songs asked for."""
+    data = config.data
+    counts = data.synthetic_train + data.synthetic_valid + data.synthetic_test
+    return data.musdb_root is None and counts > 0
+
+
+def song_set(config: RunConfig) -> SongSet:
+    """Return the parameters of the run's synthetic songs."""
+    data = config.data
+    return SongSet(
+        data.synthetic_train,
+        data.synthetic_valid,
+        data.synthetic_test,
+        data.synthetic_seconds,
+        data.synthetic_seed,
+    )
+
+
+def make_songs(config: RunConfig) -> Path:
+    """Write the songs that are still missing and return their folder; call while connected to Ray.
+
+    Raises:
+        DataError: the folder holds other songs.
+        StageError: a song could not be written.
+    """
+    root, songs = RunFolder.of(config).songs, song_set(config)
+    missing = begin_songs(root, songs)
+    total = len(song_list(songs))
+    with Progress("songs", total, "songs", done=total - len(missing)) as progress:
+        run_tasks(
+            write_song,
+            [(root, songs, entry) for entry in missing],
+            names=[entry.name for entry in missing],
+            needs=Needs(int(config.cluster.task_memory * 1e9)),
+            on_done=lambda name, _: progress.advance(1, name),
+        )
+    return finish_songs(root, songs)

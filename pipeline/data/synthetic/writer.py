@@ -1,0 +1,234 @@
+"""Writes sets of synthetic songs as MUSDB18 lays them out: whole songs, resumable."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from lasaft.errors import DataError
+from lasaft.files import atomic_write_bytes, atomic_write_json, publish_folder
+from pipeline.cluster.progress import Progress
+from pipeline.data.synthetic.musdb_files import (
+    STREAMS,
+    encode_stems,
+    musdb_setup,
+    wav_bytes,
+    write_wavs,
+)
+from pipeline.data.synthetic.names import song_name
+from pipeline.data.synthetic.song import compose_movements
+
+Layout = Literal["wav", "stem.mp4"]
+Split = Literal["train", "valid", "test"]
+
+SAMPLE_RATE = 44100
+# Raised whenever the same parameters no longer give the same samples.
+GENERATOR_VERSION = 1
+# Each split counts from its own base, so more training songs leave the test songs as they are.
+_FIRST_INDEX: dict[Split, int] = {"train": 0, "valid": 10_000, "test": 20_000}
+_PARAMETERS = "songs.json"
+_SETUP = "mus.yaml"
+_PARTIAL = ".partial"  # beside train/ and test/, so musdb never takes what lies in it for a track
+
+
+@dataclass(frozen=True)
+class SongSet:
+    """Everything that the bytes of a set of songs depend on.
+
+    Args:
+        train, valid, test: songs of each split (0 to 9999).
+        seconds: length of a song.
+        seed: of all songs; a song depends on (seed, index, seconds) only.
+        layout: ``wav`` folders, or ``stem.mp4`` files (lossy AAC; needs ffmpeg).
+    """
+
+    train: int
+    valid: int
+    test: int
+    seconds: float
+    seed: int
+    layout: Layout = "wav"
+
+
+@dataclass(frozen=True)
+class SongEntry:
+    """One song of a set: its split, its index and its name."""
+
+    split: Split
+    index: int
+    name: str
+
+    def path(self, root: Path, layout: Layout) -> Path:
+        """Return the folder (wav) or the file (stem.mp4) of this song below ``root``."""
+        subset = root / ("test" if self.split == "test" else "train")
+        return subset / (self.name if layout == "wav" else f"{self.name}.stem.mp4")
+
+
+def song_list(songs: SongSet) -> list[SongEntry]:
+    """Return the songs of a set in order: training, validation, test."""
+    return [
+        SongEntry(split, first + number, song_name(songs.seed, first + number))
+        for split, first in _FIRST_INDEX.items()
+        for number in range(getattr(songs, split))
+    ]
+
+
+def begin_songs(root: Path, songs: SongSet) -> list[SongEntry]:
+    """Note the parameters in ``root`` and return the songs that are still to be written.
+
+    Raises:
+        DataError: ``root`` holds songs made with other parameters or files that are not ours,
+            a parameter is out of range, or ffmpeg is missing and the layout needs it.
+    """
+    _check_parameters(songs)
+    wanted = {"format": GENERATOR_VERSION, "sample_rate": SAMPLE_RATE, **asdict(songs)}
+    record = root / _PARAMETERS
+    if record.exists():
+        _check_same(record, wanted)
+    elif root.is_file() or (root.is_dir() and any(item.name[0] != "." for item in root.iterdir())):
+        raise DataError(
+            f"{root}: not empty, and without a {_PARAMETERS}, so it is not a folder of synthetic "
+            "songs; give an empty or a new folder"
+        )
+    else:
+        atomic_write_json(record, wanted)
+    return [entry for entry in song_list(songs) if not _is_whole(root, songs, entry)]
+
+
+def write_song(root: Path, songs: SongSet, entry: SongEntry) -> Path:
+    """Compose and write one song below ``root``: it appears whole or not at all.
+
+    Songs may be written in any order and by any number of processes at once, each song by one
+    of them, between :func:`begin_songs` and :func:`finish_songs`.
+
+    Returns:
+        The song's folder (wav) or file (stem.mp4).
+
+    Raises:
+        DataError: it cannot be written (disk full, no permission), or ffmpeg failed.
+    """
+    place = entry.path(root, songs.layout)
+    try:
+        _write_song(root, songs, entry, place)
+    except OSError as error:
+        raise DataError(f"{place}: cannot be written: {error.strerror or error}") from error
+    return place
+
+
+def _write_song(root: Path, songs: SongSet, entry: SongEntry, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    staged = root / _PARTIAL / entry.name
+    with publish_folder(staged) as folder:
+        write_wavs(folder, compose_movements(songs.seed, entry.index, songs.seconds, SAMPLE_RATE))
+        if songs.layout == "stem.mp4":
+            encode_stems(folder, folder / place.name)
+    if songs.layout == "stem.mp4":
+        (staged / place.name).replace(place)
+        shutil.rmtree(staged)
+    else:
+        if place.exists():  # damaged, or it would not be written again
+            shutil.rmtree(place)
+        staged.replace(place)
+
+
+def finish_songs(root: Path, songs: SongSet) -> Path:
+    """Write ``mus.yaml``, which names the validation songs, once every song is there.
+
+    Raises:
+        DataError: songs are missing.
+    """
+    entries = song_list(songs)
+    missing = [entry.name for entry in entries if not _is_whole(root, songs, entry)]
+    if missing:
+        raise DataError(f"{root}: {len(missing)} songs are not written yet, first {missing[0]!r}")
+    shutil.rmtree(root / _PARTIAL, ignore_errors=True)
+    for subset in ("train", "test"):
+        (root / subset).mkdir(exist_ok=True)
+    setup = musdb_setup(SAMPLE_RATE, [entry.name for entry in entries if entry.split == "valid"])
+    # ASCII only: musdb reads this file in whatever encoding the machine prefers.
+    text = yaml.safe_dump(setup, sort_keys=False, allow_unicode=False)
+    if not (root / _SETUP).exists() or (root / _SETUP).read_text("ascii") != text:
+        atomic_write_bytes(root / _SETUP, text.encode("ascii"))
+    return root
+
+
+def write_songs(
+    root: Path,
+    *,
+    train: int,
+    valid: int,
+    test: int,
+    seconds: float,
+    seed: int,
+    layout: Layout = "wav",
+    progress: Progress | None = None,
+) -> Path:
+    """Write a set of songs to ``root``; songs that are there already are left alone.
+
+    Args:
+        root: new or empty folder, or one that an interrupted call with the same values left.
+        train, valid, test: songs of each split; validation songs lie in ``train/``.
+        seconds: length of a song.
+        seed: the same seed gives the same bytes.
+        layout: ``wav`` or ``stem.mp4`` (needs ffmpeg).
+        progress: advanced by one for each song written.
+
+    Raises:
+        DataError: as :func:`begin_songs`.
+    """
+    songs = SongSet(train, valid, test, seconds, seed, layout)
+    for entry in begin_songs(root, songs):
+        write_song(root, songs, entry)
+        if progress is not None:
+            progress.advance(1, entry.name)
+    return finish_songs(root, songs)
+
+
+def _check_parameters(songs: SongSet) -> None:
+    for split in _FIRST_INDEX:
+        count = getattr(songs, split)
+        if not 0 <= count <= 9999:
+            raise DataError(f"synthetic songs: {split}={count}, allowed are 0 to 9999")
+    if songs.train + songs.valid + songs.test == 0:
+        raise DataError("synthetic songs: train, valid and test are all 0, so there is no song")
+    if not 2 <= songs.seconds <= 3600:
+        raise DataError(f"synthetic songs: seconds={songs.seconds}, allowed are 2 to 3600")
+    if songs.layout == "stem.mp4" and shutil.which("ffmpeg") is None:
+        raise DataError(
+            "synthetic songs: the stem.mp4 layout needs ffmpeg, which is not on PATH; install it "
+            "or use the wav layout"
+        )
+
+
+def _check_same(record: Path, wanted: Mapping[str, Any]) -> None:
+    try:
+        found = json.loads(record.read_text())
+    except ValueError as error:
+        raise DataError(f"{record}: not readable as JSON ({error}); remove the folder") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{record}: not a JSON object; remove the folder")
+    if found != wanted:
+        other = [
+            f"{key}={found.get(key)!r}, not {wanted[key]!r}"
+            for key in wanted
+            if found.get(key) != wanted[key]
+        ]
+        raise DataError(
+            f"{record}: the songs there were made with {'; '.join(other)}; use the same values or "
+            "another folder"
+        )
+
+
+def _is_whole(root: Path, songs: SongSet, entry: SongEntry) -> bool:
+    place = entry.path(root, songs.layout)
+    if songs.layout == "stem.mp4":
+        return place.is_file() and place.stat().st_size > 0
+    size = wav_bytes(round(songs.seconds * SAMPLE_RATE))
+    files = [place / f"{stream}.wav" for stream in STREAMS]
+    return all(file.is_file() and file.stat().st_size == size for file in files)

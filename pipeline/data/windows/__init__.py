@@ -1,0 +1,1 @@
+"""What training reads: draw plan, shards near and far, batches."""
