@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from pipeline.data.shards.inspect import Inspection
     from pipeline.data.shards.manifest import Manifest
     from pipeline.data.shards.repair import Repair
+    from pipeline.evaluation.summary import Summary
     from pipeline.search.conclusion import SearchResult
     from pipeline.steps import StepResult
-    from pipeline.summary import Summary
     from pipeline.training.result import TrainResult
 
 
@@ -115,7 +115,7 @@ def decibel(value: float | None) -> str:
 
 def read_summaries(config: RunConfig) -> list[Summary]:
     """Return the summaries of a run's scores, models first, then the baselines."""
-    from pipeline.summary import read_summary
+    from pipeline.evaluation.summary import read_summary
 
     paths = sorted(RunFolder.of(config).scores.glob("*/summary.json"))
     order = ("model", "estimates", "scores")
@@ -126,7 +126,7 @@ def read_summaries(config: RunConfig) -> list[Summary]:
 
 def scores_result(config: RunConfig, report: Path | None = None) -> Result:
     """Return the scores of a run: a table for each system, with the mixture beside it."""
-    from pipeline.score_table import score_table
+    from pipeline.evaluation.score_table import score_table
 
     summaries = read_summaries(config)
     mixture = next((one for one in summaries if one.system.kind == "mixture"), None)
@@ -144,7 +144,7 @@ def scores_result(config: RunConfig, report: Path | None = None) -> Result:
 
 def run_result(config: RunConfig, steps: Sequence[StepResult]) -> Result:
     """Return the result of a whole run: its scores, where everything is, what to look at next."""
-    from pipeline.excerpts import EXCERPTS
+    from pipeline.evaluation.excerpts import EXCERPTS
     from pipeline.tracking import ui_command
 
     folder = RunFolder.of(config)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.excerpts import EXCERPTS
+from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.tracking import Tracker
 
 if TYPE_CHECKING:
     from pipeline.data.shards.manifest import Manifest
+    from pipeline.evaluation.evaluate import EvaluationResult
     from pipeline.report import ReportResult
-    from pipeline.scoring import EvaluationResult
     from pipeline.search.conclusion import SearchResult
     from pipeline.training.result import TrainResult
 
@@ -77,8 +77,8 @@ def search_settings(config: RunConfig) -> SearchResult:
 
 def score_songs(config: RunConfig) -> EvaluationResult:
     """Separate and score; MLflow gets the figures, their table, the score files and excerpts."""
-    from pipeline.score_files import METRICS
-    from pipeline.scoring import evaluate
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.score_files import METRICS
 
     folder = RunFolder.of(config)
     with Tracker(config, folder) as tracker:

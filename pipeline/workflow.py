@@ -18,8 +18,8 @@ from pipeline.data.shards.store import RemoteFolder, shard_place
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
 from pipeline.data.synthetic import song_list
 from pipeline.data.synthetic.writer import GENERATOR_VERSION
-from pipeline.excerpts import EXCERPTS
-from pipeline.score_track import SCORING_VERSION
+from pipeline.evaluation.excerpts import EXCERPTS
+from pipeline.evaluation.score_track import SCORING_VERSION
 from pipeline.steps import Step, StepResult, locked, run_steps
 
 # Raised by whoever changes what a stage makes: then the step is done again.

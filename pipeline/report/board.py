@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pipeline.evaluation.score_files import ALL_METRICS
+from pipeline.evaluation.summary import AGAINST_OTHERS, AGGREGATION, METRIC, DataIdentity, Summary
 from pipeline.report.seeds import SeedGroup, seed_groups
 from pipeline.report.statistics import METHOD, Comparison, bootstrap, compare
-from pipeline.score_files import ALL_METRICS
-from pipeline.summary import AGAINST_OTHERS, AGGREGATION, METRIC, DataIdentity, Summary
 
 AVERAGE = "average"
 ORACLES = ("irm", "ibm")

@@ -15,13 +15,13 @@ from lasaft.files import atomic_write_bytes
 from pipeline.config import RunConfig, from_json
 from pipeline.config.command_line import command_line
 from pipeline.config.folders import RunFolder
-from pipeline.excerpts import EXCERPTS
+from pipeline.evaluation.excerpts import EXCERPTS
+from pipeline.evaluation.summary import Summary, read_summary
 from pipeline.report.board import Board, build_board
 from pipeline.report.media import read_songs
 from pipeline.report.page import PageInputs, render_page
 from pipeline.report.tables import csv_text, json_text, latex_text, markdown_text
 from pipeline.report.training_curves import read_curves
-from pipeline.summary import Summary, read_summary
 
 _USER_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
 

@@ -14,7 +14,7 @@ import soundfile
 from PIL import Image
 
 from lasaft.errors import DataError
-from pipeline.excerpts import EXCERPT_FILE, MIXTURE_FILE, REFERENCE_FOLDER
+from pipeline.evaluation.excerpts import EXCERPT_FILE, MIXTURE_FILE, REFERENCE_FOLDER
 
 _WIDTH, _HEIGHT = 460, 96  # pixels of a spectrogram
 _LOWEST_HZ, _HIGHEST_HZ = 40.0, 16_000.0

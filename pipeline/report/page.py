@@ -12,15 +12,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.aggregate import difference
+from pipeline.evaluation.aggregate import difference
+from pipeline.evaluation.scenarios import ACCOMPANIMENT
+from pipeline.evaluation.score_files import ALL_METRICS
+from pipeline.evaluation.summary import AGGREGATION, LARGEST_DB, METRIC, aggregation_of
 from pipeline.report.board import AGGREGATIONS, AVERAGE, ORACLES, Board, Row, by_average, column
 from pipeline.report.media import RANGE_DB, Song
 from pipeline.report.plots import SERIES, box_plot
 from pipeline.report.statistics import CONFIDENCE, FEWEST_TRACKS, METHOD
 from pipeline.report.training_curves import Curves
-from pipeline.scenarios import ACCOMPANIMENT
-from pipeline.score_files import ALL_METRICS
-from pipeline.summary import AGGREGATION, LARGEST_DB, METRIC, aggregation_of
 
 _METRIC_WORDS = {
     "SDR": "signal to distortion",

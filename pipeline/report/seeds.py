@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.score_files import ALL_METRICS
-from pipeline.summary import Summary
+from pipeline.evaluation.score_files import ALL_METRICS
+from pipeline.evaluation.summary import Summary
 
 
 @dataclass(frozen=True)

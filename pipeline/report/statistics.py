@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from pipeline.summary import Summary
+from pipeline.evaluation.summary import Summary
 
 DRAWS = 10_000
 CONFIDENCE = 0.95

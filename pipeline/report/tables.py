@@ -7,8 +7,8 @@ import io
 import json
 from collections.abc import Sequence
 
+from pipeline.evaluation.summary import aggregation_of, usual_aggregation
 from pipeline.report.board import AVERAGE, Board, Cell, PublishedTable, Row
-from pipeline.summary import aggregation_of, usual_aggregation
 
 _COLUMNS = (
     "system", "kind", "source", "metric", "aggregation", "value_db", "low_db", "high_db", "sd_db",

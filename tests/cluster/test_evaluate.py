@@ -20,10 +20,10 @@ from lasaft.errors import CheckpointError, ConfigError, DataError, StageError
 from lasaft.model import LaSAFT
 from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig, RunConfig
+from pipeline.evaluation.evaluate import EvaluationResult, evaluate
+from pipeline.evaluation.score_files import read_scores
+from pipeline.evaluation.summary import read_summary
 from pipeline.report import build_report
-from pipeline.score_files import read_scores
-from pipeline.scoring import EvaluationResult, evaluate
-from pipeline.summary import read_summary
 from tests.helpers.songs import make_musdb
 
 NETWORK = ModelConfig(

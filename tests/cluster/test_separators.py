@@ -17,10 +17,10 @@ from lasaft.errors import StageError
 from lasaft.model import LaSAFT
 from pipeline.cluster.connection import prepare_environment
 from pipeline.config import ClusterConfig, DataConfig, EvaluateConfig, RunConfig, TrackingConfig
-from pipeline.estimates import Network, separate
-from pipeline.score_files import read_scores
-from pipeline.scoring import evaluate
-from pipeline.separators import separators
+from pipeline.evaluation.estimates import Network, separate
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.score_files import read_scores
+from pipeline.evaluation.separators import separators
 from tests.helpers.songs import make_musdb
 
 NETWORK = ModelConfig(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from lasaft.errors import DataError
-from pipeline.aggregate import difference, summarise, summarise_track
-from pipeline.score_files import METRICS, FrameScores, read_scores
-from pipeline.score_table import score_table
-from pipeline.summary import System, TrackSummary, read_summary
+from pipeline.evaluation.aggregate import difference, summarise, summarise_track
+from pipeline.evaluation.score_files import METRICS, FrameScores, read_scores
+from pipeline.evaluation.score_table import score_table
+from pipeline.evaluation.summary import System, TrackSummary, read_summary
 from tests.helpers.bss_truth import museval_package
 from tests.helpers.scores import (
     SOURCES,

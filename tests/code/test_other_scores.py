@@ -11,10 +11,10 @@ import pytest
 from jobs.evaluate import main
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.score_files import write_scores
+from pipeline.evaluation.summary import read_summary
 from pipeline.report import build_report
-from pipeline.score_files import write_scores
-from pipeline.scoring import evaluate
-from pipeline.summary import read_summary
 from tests.helpers.bss_truth import museval_package
 from tests.helpers.scores import SOURCES, frame_scores, save_summary, scored_summary
 

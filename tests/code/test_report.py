@@ -13,11 +13,11 @@ import pytest
 
 from lasaft.errors import DataError
 from pipeline.config import RunConfig, TrackingConfig, TrainConfig, to_json
+from pipeline.evaluation.summary import DataIdentity, Kind, Summary
 from pipeline.report import build_report, write_report
 from pipeline.report.board import AVERAGE, build_board, read_published
 from pipeline.report.page import _tracks
 from pipeline.report.training_curves import read_curves
-from pipeline.summary import DataIdentity, Kind, Summary
 from tests.helpers.scores import (
     SOURCES,
     SYNTHETIC,

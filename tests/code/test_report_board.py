@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.config.roles import recipe_of
+from pipeline.evaluation.summary import DataIdentity, Summary
 from pipeline.report import build_report, write_report
 from pipeline.report.board import AVERAGE, build_board
 from pipeline.report.seeds import seed_groups
-from pipeline.summary import DataIdentity, Summary
 from tests.helpers.scores import SOURCES, save_summary, scored_summary
 
 TRACKS = [f"song {number}" for number in range(4)]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
+from pipeline.evaluation.summary import Kind
 from pipeline.report import build_report
-from pipeline.summary import Kind
 from tests.helpers.browser import Page, find_chromium
 from tests.helpers.scores import (
     save_excerpt,

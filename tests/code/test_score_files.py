@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lasaft.errors import DataError
-from pipeline.score_files import (
+from pipeline.evaluation.score_files import (
     METRICS,
     FrameScores,
     facts_if_current,

@@ -16,11 +16,11 @@ from lasaft.config import MUSDB18_SOURCES
 from lasaft.errors import AudioError, ConfigError, DataError
 from lasaft.metrics import METRICS
 from pipeline.data.songs.tracks import Track, list_tracks
-from pipeline.scenarios import ACCOMPANIMENT, scenario_of
-from pipeline.score_files import FrameScores, read_scores
-from pipeline.score_track import SystemJob, TrackJob, score_track
-from pipeline.summary import Kind
-from pipeline.verify import verify_track
+from pipeline.evaluation.museval_check import verify_track
+from pipeline.evaluation.scenarios import ACCOMPANIMENT, scenario_of
+from pipeline.evaluation.score_files import FrameScores, read_scores
+from pipeline.evaluation.score_track import SystemJob, TrackJob, score_track
+from pipeline.evaluation.summary import Kind
 from tests.helpers.bss_truth import linalg_errors_found, museval_package
 from tests.helpers.songs import make_musdb
 

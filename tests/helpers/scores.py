@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.aggregate import summarise, summarise_track
-from pipeline.excerpts import excerpt_stretch, write_estimates, write_references
-from pipeline.score_files import METRICS, WHOLE_METRICS, FrameScores, write_scores
-from pipeline.summary import DataIdentity, Kind, Summary, System, TrackSummary
+from pipeline.evaluation.aggregate import summarise, summarise_track
+from pipeline.evaluation.excerpts import excerpt_stretch, write_estimates, write_references
+from pipeline.evaluation.score_files import METRICS, WHOLE_METRICS, FrameScores, write_scores
+from pipeline.evaluation.summary import DataIdentity, Kind, Summary, System, TrackSummary
 
 SOURCES = ("vocals", "drums", "bass", "other")
 SYNTHETIC = DataIdentity(name="Synthetic songs", kind="synthetic", split="test", hash="ab" * 32)

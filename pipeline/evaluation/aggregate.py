@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lasaft.errors import DataError
-from pipeline.scenarios import ACCOMPANIMENT
-from pipeline.score_files import ALL_METRICS, METRICS, WHOLE_METRICS, FrameScores
-from pipeline.summary import (
+from pipeline.evaluation.scenarios import ACCOMPANIMENT
+from pipeline.evaluation.score_files import ALL_METRICS, METRICS, WHOLE_METRICS, FrameScores
+from pipeline.evaluation.summary import (
     LARGEST_DB,
     DataIdentity,
     Figure,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.estimates import Network, Waves, device_here, separate
+from pipeline.evaluation.estimates import Network, Waves, device_here, separate
 
 _RESTARTS = 3
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lasaft.errors import ConfigError
-from pipeline.summary import Scenario
+from pipeline.evaluation.summary import Scenario
 
 ACCOMPANIMENT = "accompaniment"
 _VOCALS, _REST = "vocals", "the rest"

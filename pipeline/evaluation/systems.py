@@ -15,10 +15,10 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import recipe_of
 from pipeline.data.songs.tracks import Track
-from pipeline.excerpts import EXCERPTS, REFERENCE_FOLDER
-from pipeline.score_files import file_names, read_key
-from pipeline.score_track import SystemJob
-from pipeline.summary import Kind, System
+from pipeline.evaluation.excerpts import EXCERPTS, REFERENCE_FOLDER
+from pipeline.evaluation.score_files import file_names, read_key
+from pipeline.evaluation.score_track import SystemJob
+from pipeline.evaluation.summary import Kind, System
 
 _RESERVED = ("mixture", "irm", "ibm", EXCERPTS, REFERENCE_FOLDER)
 

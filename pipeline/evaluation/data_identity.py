@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.config import RunConfig
 from pipeline.data.songs.make import wants_songs
 from pipeline.data.songs.tracks import Track, list_tracks
-from pipeline.summary import DataIdentity
+from pipeline.evaluation.summary import DataIdentity
 
 _TEST_TRACKS, _TRAINING_TRACKS = 50, 100  # of MUSDB18
 # The 50 songs of MUSDB18's test set last 3.5 hours; the 7 s samples of the same songs 6 minutes.

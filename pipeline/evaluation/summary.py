@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lasaft.errors import DataError
-from pipeline.score_files import WHOLE_METRICS
+from pipeline.evaluation.score_files import WHOLE_METRICS
 
 METRIC = "BSS Eval v4 (museval 0.4.1 numbers)"
 AGGREGATION = "median of frames, median of tracks"

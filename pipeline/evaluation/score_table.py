@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.aggregate import difference
-from pipeline.score_files import METRICS, WHOLE_METRICS
-from pipeline.summary import (
+from pipeline.evaluation.aggregate import difference
+from pipeline.evaluation.score_files import METRICS, WHOLE_METRICS
+from pipeline.evaluation.summary import (
     AGAINST_OTHERS,
     AGGREGATION,
     LARGEST_DB,

@@ -13,7 +13,7 @@ import numpy as np
 from lasaft.errors import AudioError, DataError, LasaftError
 from lasaft.metrics import METRICS, bss_eval, si_sdr, usdr
 from pipeline.data.songs.tracks import Track, TrackAudio, read_track, source_hash
-from pipeline.estimates import (
+from pipeline.evaluation.estimates import (
     Network,
     Waves,
     keep_estimates,
@@ -22,16 +22,16 @@ from pipeline.estimates import (
     oracle_estimates,
     read_estimates,
 )
-from pipeline.excerpts import (
+from pipeline.evaluation.excerpts import (
     EXCERPT_FILE,
     EXCERPTS,
     excerpt_stretch,
     write_estimates,
     write_references,
 )
-from pipeline.scenarios import ACCOMPANIMENT, Contest, contests, scored_names
-from pipeline.score_files import FrameScores, facts_if_current, write_key, write_scores
-from pipeline.summary import Kind, Scenario
+from pipeline.evaluation.scenarios import ACCOMPANIMENT, Contest, contests, scored_names
+from pipeline.evaluation.score_files import FrameScores, facts_if_current, write_key, write_scores
+from pipeline.evaluation.summary import Kind, Scenario
 
 # Part of every key: raise it when the same estimates would get other scores.
 SCORING_VERSION = 2

@@ -13,7 +13,6 @@ from typing import Any
 from lasaft.checkpoint import Checkpoint, load_checkpoint
 from lasaft.errors import DataError, StageError
 from lasaft.files import atomic_write_json
-from pipeline.aggregate import summarise, summarise_track
 from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
@@ -21,23 +20,24 @@ from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.tracks import Track, list_tracks
-from pipeline.dataset import data_identity
-from pipeline.excerpts import EXCERPTS, spread
-from pipeline.other_scores import adopt_scores
-from pipeline.scenarios import scenario_of
-from pipeline.score_files import ALL_METRICS, file_names, read_scores, require_writable
-from pipeline.score_table import score_table
-from pipeline.score_track import (
+from pipeline.evaluation.adopted_scores import adopt_scores
+from pipeline.evaluation.aggregate import summarise, summarise_track
+from pipeline.evaluation.data_identity import data_identity
+from pipeline.evaluation.excerpts import EXCERPTS, spread
+from pipeline.evaluation.museval_check import TOLERANCE_DB, verify_track
+from pipeline.evaluation.scenarios import scenario_of
+from pipeline.evaluation.score_files import ALL_METRICS, file_names, read_scores, require_writable
+from pipeline.evaluation.score_table import score_table
+from pipeline.evaluation.score_track import (
     SystemJob,
     TrackJob,
     TrackOutcome,
     network_of,
     score_track,
 )
-from pipeline.separators import devices, separators
-from pipeline.summary import DataIdentity, Summary, System, usual_aggregation
-from pipeline.systems import for_track, identity_of, require_known_folders, systems_of
-from pipeline.verify import TOLERANCE_DB, verify_track
+from pipeline.evaluation.separators import devices, separators
+from pipeline.evaluation.summary import DataIdentity, Summary, System, usual_aggregation
+from pipeline.evaluation.systems import for_track, identity_of, require_known_folders, systems_of
 
 # Measured with four stereo sources: a task holds 1.6 GB at 240 s, museval 1.2 GB at 30 s and 5.3 GB
 # at 240 s.

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_bytes, atomic_write_json
-from pipeline.aggregate import summarise, summarise_track
 from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
-from pipeline.scenarios import ACCOMPANIMENT
-from pipeline.score_files import FrameScores, file_names, read_scores, write_key
-from pipeline.score_track import SystemJob
-from pipeline.summary import DataIdentity, Scenario, Summary, System, read_summary
-from pipeline.systems import require_free_name
+from pipeline.evaluation.aggregate import summarise, summarise_track
+from pipeline.evaluation.scenarios import ACCOMPANIMENT
+from pipeline.evaluation.score_files import FrameScores, file_names, read_scores, write_key
+from pipeline.evaluation.score_track import SystemJob
+from pipeline.evaluation.summary import DataIdentity, Scenario, Summary, System, read_summary
+from pipeline.evaluation.systems import require_free_name
 
 _SHOWN = 10
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from lasaft.metrics import METRICS
 from pipeline.data.songs.tracks import read_track
-from pipeline.score_files import FrameScores, read_key, read_scores, write_key
-from pipeline.score_track import SystemJob, TrackJob, contests_of, make_estimates
+from pipeline.evaluation.score_files import FrameScores, read_key, read_scores, write_key
+from pipeline.evaluation.score_track import SystemJob, TrackJob, contests_of, make_estimates
 
 # Largest difference from museval in dB that counts as agreement: our files round to 5 decimals
 # (5e-6); museval's own ISR, SIR and SAR move by up to 4e-5 when sources or channels are permuted.

@@ -1,0 +1,1 @@
+"""Whole songs are separated and scored."""
