@@ -21,7 +21,7 @@ from benchmarks.kills import WORKER, config_of, prepare, step_of, wait_for
 from benchmarks.reliability import busy_host, train_on
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.training.history import read_history
+from pipeline.training.loop.journal import read_history
 from tests.helpers.hosts import Hosts, hosts, why_not
 
 _EPOCHS, _STEPS = 40, 200

@@ -38,8 +38,8 @@ from pipeline.config import (
 )
 from pipeline.config.folders import RunFolder
 from pipeline.data.synthetic import write_songs
-from pipeline.training.history import CLOCK_KINDS, read_history
-from pipeline.training.state import load_state
+from pipeline.training.loop.journal import CLOCK_KINDS, read_history
+from pipeline.training.loop.state_file import load_state
 
 KINDS = ("worker", "workers", "driver", "raylet", "interrupt")
 # After these the command has ended, and is given again.

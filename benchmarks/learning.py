@@ -33,8 +33,8 @@ from pipeline.cli import parse
 from pipeline.config import DataConfig, RunConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.data.synthetic import write_songs
-from pipeline.training.history import read_history
-from pipeline.training.session import run_session
+from pipeline.training.loop.journal import read_history
+from pipeline.training.loop.worker import run_session
 
 NETWORKS = ("CUNET_TFC_GPoCM_LaSAFT", "CUNET_TFC_FiLM")
 COLOURS = {"vocals": "#0072b2", "drums": "#d55e00", "bass": "#009e73", "other": "#cc79a7"}

@@ -19,7 +19,7 @@ from benchmarks.scaling import Machines, Work, predict
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.training.history import read_history
+from pipeline.training.loop.journal import read_history
 from tests.helpers.hosts import Hosts, hosts, why_not
 
 

@@ -37,15 +37,15 @@ from pipeline.config.folders import RunFolder
 from pipeline.data.synthetic import write_songs
 from pipeline.data.windows.loader import Batch
 from pipeline.data.windows.remote import open_shards
-from pipeline.train import train
-from pipeline.training.data import ShardData
-from pipeline.training.history import read_history
-from pipeline.training.network import loss_of
-from pipeline.training.optimisation import build_optimizer
-from pipeline.training.ranks import Ranks
-from pipeline.training.reporter import STEPS_PER_RECORD
-from pipeline.training.session import run_session
-from pipeline.training.start import new_model
+from pipeline.training.loop.first_weights import new_model
+from pipeline.training.loop.journal import read_history
+from pipeline.training.loop.loss_network import loss_of
+from pipeline.training.loop.optimiser import build_optimizer
+from pipeline.training.loop.process_data import ShardData
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.reporter import STEPS_PER_RECORD
+from pipeline.training.loop.worker import run_session
+from pipeline.training.train import train
 
 CPU = torch.device("cpu")
 WAYS = ("bare loop", "in process", "Ray, 1 worker", "Ray, 2 workers")

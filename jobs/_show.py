@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.summary import Summary
     from pipeline.search.conclusion import SearchResult
     from pipeline.steps import StepResult
-    from pipeline.training.result import TrainResult
+    from pipeline.training.loop.result import TrainResult
 
 
 def shards_result(config: RunConfig, manifest: Manifest) -> Result:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import EvaluationResult
     from pipeline.report import ReportResult
     from pipeline.search.conclusion import SearchResult
-    from pipeline.training.result import TrainResult
+    from pipeline.training.loop.result import TrainResult
 
 
 def make_shards(config: RunConfig) -> Manifest:
@@ -31,7 +31,7 @@ def make_shards(config: RunConfig) -> Manifest:
 def train_network(config: RunConfig) -> TrainResult:
     """Train; MLflow gets the settings, the journal's metrics, the data's hash and the model."""
     from lasaft.config import variant_name
-    from pipeline.train import train
+    from pipeline.training.train import train
 
     folder = RunFolder.of(config)
     tracker = Tracker(config, folder)

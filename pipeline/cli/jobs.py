@@ -11,7 +11,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.config.options import Option
 from pipeline.config.run import synthetic_songs
 from pipeline.tracking.address import store_problems
-from pipeline.training.identity import has_begun
+from pipeline.training.loop.identity import has_begun
 
 _SYNTHETIC = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
 _SONGS = ("musdb_root", "musdb_is_wav", "dev_mode", *_SYNTHETIC)

@@ -15,7 +15,7 @@ from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder
 from pipeline.search.check import trial_base
 from pipeline.search.space import Space
-from pipeline.training.identity import claim_folder, identity
+from pipeline.training.loop.identity import claim_folder, identity
 
 
 def claim(config: RunConfig, space: Space, data_hash: str) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.search.trials import read_curve
-from pipeline.train import fit
-from pipeline.training.asking import answer
+from pipeline.training.epoch_gate import answer
+from pipeline.training.train import fit
 
 _POLL_SECONDS = 0.1
 _END_SECONDS = 50.0

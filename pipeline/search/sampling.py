@@ -84,7 +84,7 @@ def propose_random(checker: Checker, seed: int, earlier: Sequence[Trial]) -> Sam
     Raises:
         ConfigError: no valid sample was found at all.
     """
-    from pipeline.training.randomness import derive_seed
+    from pipeline.training.loop.randomness import derive_seed
 
     seen = [trial.settings for trial in earlier]
     source = random.Random(derive_seed(seed, "trial", len(earlier)))
@@ -132,7 +132,7 @@ def propose_optuna(
     """
     import optuna
 
-    from pipeline.training.randomness import derive_seed
+    from pipeline.training.loop.randomness import derive_seed
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = ["maximize" if more else "minimize" for _, more in objectives]

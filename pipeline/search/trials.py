@@ -15,7 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.search.samples import Checker, Sample
 from pipeline.search.space import Settings
-from pipeline.training.history import read_history
+from pipeline.training.loop.journal import read_history
 
 Status = Literal["waiting", "running", "done", "stopped", "failed"]
 _LONGEST_NAME = 90

@@ -74,7 +74,7 @@ def _train(config: RunConfig, payload: dict[str, Any]) -> None:
     import torch
 
     from pipeline.cluster.preemption import noticed
-    from pipeline.training.session import run_session
+    from pipeline.training.loop.worker import run_session
 
     device = torch.device("cuda" if payload["gpu"] and torch.cuda.is_available() else "cpu")
 

@@ -19,7 +19,7 @@ import torch
 from benchmarks.kills import config_of, differences, prepare, step_of
 from benchmarks.reliability import busy_host, train_on
 from pipeline.config import RunConfig
-from pipeline.training.session import run_session
+from pipeline.training.loop.worker import run_session
 from tests.helpers.hosts import Hosts, hosts, why_not
 from tests.helpers.processes import in_processes
 

@@ -15,19 +15,19 @@ import pytest
 import torch
 
 import lasaft
-import pipeline.train
+import pipeline.training.train
 from benchmarks.kills import WORKER, config_of, differences, disturb, prepare, processes, step_of
 from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.cluster.connection import prepare_environment
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
 from pipeline.stages import train_network
-from pipeline.train import train
-from pipeline.training.history import read_history
-from pipeline.training.identity import claim
-from pipeline.training.ranks import Ranks
-from pipeline.training.result import TrainResult
-from pipeline.training.session import run_session
+from pipeline.training.loop.identity import claim
+from pipeline.training.loop.journal import read_history
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.result import TrainResult
+from pipeline.training.loop.worker import run_session
+from pipeline.training.train import train
 from tests.helpers.processes import in_processes
 from tests.helpers.training import (
     run_tiny,
@@ -123,7 +123,7 @@ def _workers() -> int:
 def test_a_range_of_processes_starts_with_what_is_there_and_grows(
     root: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.train, "_RESIZE_SECONDS", 1.0)
+    monkeypatch.setattr(pipeline.training.train, "_RESIZE_SECONDS", 1.0)
     config = config_of(
         root, "elastic", world_size="1:2", steps_per_epoch=120, max_epochs=4, mid_epoch_seconds=0.5,
     )  # fmt: skip
@@ -196,7 +196,7 @@ def test_more_than_there_is_room_for_is_refused(root: Path, cluster: object) -> 
 def test_a_range_takes_the_numbers_among_which_a_batch_divides() -> None:
     from ray.train import ScalingConfig
 
-    from pipeline.worker_group import _ElasticPolicy
+    from pipeline.training.worker_group import _ElasticPolicy
 
     policy = _ElasticPolicy(
         ScalingConfig(num_workers=(2, 6), resources_per_worker={"CPU": 2}), (2, 3, 6)

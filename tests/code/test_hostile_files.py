@@ -21,7 +21,7 @@ from lasaft.errors import LasaftError
 from lasaft.model import LaSAFT
 from pipeline.config import from_json
 from pipeline.data.shards.manifest import manifest_text, read_manifest
-from pipeline.training.state import load_state
+from pipeline.training.loop.state_file import load_state
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.training import TINY_MODEL
 from tests.helpers.wavs import write_track

@@ -13,8 +13,8 @@ from ray.exceptions import RpcError
 from pipeline.cluster import preemption
 from pipeline.cluster.preemption import noticed
 from pipeline.config.folders import RunFolder
-from pipeline.training import keeping
-from pipeline.training.trainer import Trainer
+from pipeline.training.loop import checkpoints as keeping
+from pipeline.training.loop.trainer import Trainer
 from tests.helpers.training import ALONE, NoiseData, tiny_config, tiny_model
 
 

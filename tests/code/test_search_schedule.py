@@ -17,7 +17,7 @@ from pipeline.search.schedule import Budget, build_scheduler, replay
 from pipeline.search.space import Dimension, Space
 from pipeline.search.trials import Epoch, Trial, TrialBook, best_epoch, epoch_of, mark_failed
 from pipeline.search.work import with_settings
-from pipeline.training.history import History, make_record
+from pipeline.training.loop.journal import History, make_record
 
 SPACE = Space("x", (Dimension("lr", "log", (), 1e-4, 1e-2),))
 BASE = RunConfig(model=ModelConfig(n_fft=512, hop_length=256, num_frame=32, n_blocks=3))

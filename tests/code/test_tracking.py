@@ -32,7 +32,7 @@ from pipeline.tracking import Tracker, feeder, ui_command
 from pipeline.tracking.address import store_problems, tracking_address
 from pipeline.tracking.outbox import Follower, Outbox
 from pipeline.tracking.registry import register
-from pipeline.training.history import History, make_record
+from pipeline.training.loop.journal import History, make_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -17,11 +17,11 @@ from lasaft.errors import CheckpointError, StageError
 from lasaft.metrics import bss_eval
 from lasaft.separation import separate_spectrogram
 from pipeline.config.folders import RunFolder
-from pipeline.training.network import loss_of
-from pipeline.training.randomness import seed_step
-from pipeline.training.state import load_state
-from pipeline.training.step import Stepper
-from pipeline.training.validation import validate
+from pipeline.training.loop.loss_network import loss_of
+from pipeline.training.loop.randomness import seed_step
+from pipeline.training.loop.state_file import load_state
+from pipeline.training.loop.step import Stepper
+from pipeline.training.loop.validation import validate
 from tests.helpers.training import (
     ALONE,
     NoiseData,

@@ -12,11 +12,11 @@ import torch
 
 from pipeline.config.folders import RunFolder
 from pipeline.data.windows.loader import Batch
-from pipeline.training.health import BAD_STEP_LIMIT, Constancy, Health
-from pipeline.training.history import read_history
-from pipeline.training.ranks import Ranks
-from pipeline.training.standing import Standing
-from pipeline.training.step import StepResult
+from pipeline.training.loop.decisions import Standing
+from pipeline.training.loop.health import BAD_STEP_LIMIT, Constancy, Health
+from pipeline.training.loop.journal import read_history
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.step import StepResult
 from tests.helpers.training import ALONE, NoiseData, run_tiny, tiny_config
 
 
@@ -156,7 +156,9 @@ def test_the_last_word_judges_the_whole_training(tmp_path: Path) -> None:
 def test_what_was_seen_and_said_outlives_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.training.health._CONSTANT", 1e9)  # every loss is like the last
+    monkeypatch.setattr(
+        "pipeline.training.loop.health._CONSTANT", 1e9
+    )  # every loss is like the last
     calm = tiny_config(tmp_path / "calm", max_epochs=4)
     disturbed = tiny_config(tmp_path / "disturbed", max_epochs=4, mid_epoch_seconds=1e-9)
     result = run_tiny(calm)

@@ -21,16 +21,16 @@ from lasaft.errors import CheckpointError, ConfigError
 from lasaft.importing import import_checkpoint
 from pipeline.config import RunConfig, TrainConfig
 from pipeline.config.folders import RunFolder
-from pipeline.training.averaging import WeightAverage
-from pipeline.training.history import read_history
-from pipeline.training.identity import finish, finished
-from pipeline.training.machine import Machine
-from pipeline.training.network import loss_of
-from pipeline.training.optimisation import Plateau
-from pipeline.training.randomness import repeatable
-from pipeline.training.start import new_model
-from pipeline.training.step import Stepper
-from pipeline.training.validation import validate
+from pipeline.training.loop.averaging import WeightAverage
+from pipeline.training.loop.first_weights import new_model
+from pipeline.training.loop.identity import finish, finished
+from pipeline.training.loop.journal import read_history
+from pipeline.training.loop.loss_network import loss_of
+from pipeline.training.loop.optimiser import Plateau
+from pipeline.training.loop.randomness import repeatable
+from pipeline.training.loop.step import Stepper
+from pipeline.training.loop.system_metrics import Machine
+from pipeline.training.loop.validation import validate
 from tests.helpers.lightning import lightning_content
 from tests.helpers.parity import Fixture
 from tests.helpers.processes import in_processes
@@ -210,7 +210,7 @@ def test_deterministic_mode_refuses_what_cannot_be_repeated_and_ends_with_the_tr
     def spy(*_: Any) -> None:
         seen.append(torch.are_deterministic_algorithms_enabled())
 
-    monkeypatch.setattr("pipeline.training.trainer.seed_step", spy)
+    monkeypatch.setattr("pipeline.training.loop.trainer.seed_step", spy)
     for wanted in (True, False):
         seen.clear()
         options = {"deterministic": wanted, "max_epochs": 1, "steps_per_epoch": 1}
@@ -245,7 +245,7 @@ def test_time_that_is_up_later_leaves_the_best_model_as_it_is(
 ) -> None:
     config = tiny_config(tmp_path, time_limit_hours=1, steps_per_epoch=3, max_epochs=9)
     up = iter([False] * 4 + [True])
-    monkeypatch.setattr("pipeline.training.trainer.Trainer._time_is_up", lambda _: next(up))
+    monkeypatch.setattr("pipeline.training.loop.trainer.Trainer._time_is_up", lambda _: next(up))
     result = run_tiny(config)
     assert (result.steps, result.epochs, result.best_epoch) == (5, 1, 0)
     assert load_checkpoint(result.checkpoint).provenance["step"] == 3
@@ -284,8 +284,8 @@ def test_the_plateau_lowers_the_rate_of_the_next_steps(
 ) -> None:
     # No epoch is better that is not a thousand times better; a record for every epoch.
     monkeypatch.setattr(Plateau.__init__, "__defaults__", (0,))
-    monkeypatch.setattr("pipeline.training.optimisation.PLATEAU_THRESHOLD", 0.999)
-    monkeypatch.setattr("pipeline.training.trainer.STEPS_PER_RECORD", 1)
+    monkeypatch.setattr("pipeline.training.loop.optimiser.PLATEAU_THRESHOLD", 0.999)
+    monkeypatch.setattr("pipeline.training.loop.trainer.STEPS_PER_RECORD", 1)
     config = tiny_config(tmp_path, auto_lr_schedule=True, lr=0.3, steps_per_epoch=1, max_epochs=4)
     run_tiny(config)
     records = training_history(config)
@@ -378,8 +378,10 @@ def test_every_epoch_and_the_samples_can_be_seen(tmp_path: Path) -> None:
 def test_the_machine_is_measured_beside_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.training.reporter.Machine", partial(Machine, every_seconds=0))
-    monkeypatch.setattr("pipeline.training.trainer.STEPS_PER_RECORD", 2)
+    monkeypatch.setattr(
+        "pipeline.training.loop.reporter.Machine", partial(Machine, every_seconds=0)
+    )
+    monkeypatch.setattr("pipeline.training.loop.trainer.STEPS_PER_RECORD", 2)
     config = tiny_config(tmp_path, steps_per_epoch=2, max_epochs=2)
     run_tiny(config)
     records = read_history(RunFolder.of(config).metrics)

@@ -19,15 +19,15 @@ from lasaft.errors import CheckpointError, ConfigError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.config import TrainConfig
 from pipeline.config.folders import RunFolder
-from pipeline.train import _watch, share_cpus
-from pipeline.training.history import History, make_record, read_history
-from pipeline.training.identity import claim, finish, finished
-from pipeline.training.optimisation import Plateau, build_optimizer, learning_rate
-from pipeline.training.randomness import derive_seed
-from pipeline.training.selection import Selection
-from pipeline.training.start import new_model
-from pipeline.training.state import capture_state, load_state, restore_state, write_state
-from pipeline.training.sync_batchnorm import synchronise_batchnorm
+from pipeline.training.loop.first_weights import new_model
+from pipeline.training.loop.identity import claim, finish, finished
+from pipeline.training.loop.journal import History, make_record, read_history
+from pipeline.training.loop.optimiser import Plateau, build_optimizer, learning_rate
+from pipeline.training.loop.randomness import derive_seed
+from pipeline.training.loop.selection import Selection
+from pipeline.training.loop.state_file import capture_state, load_state, restore_state, write_state
+from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
+from pipeline.training.train import _watch, share_cpus
 from tests.helpers.training import run_tiny, tiny_config, with_model
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd", "rmsprop")
@@ -288,7 +288,7 @@ def test_a_folder_that_was_moved_tells_where_its_checkpoint_is_now(tmp_path: Pat
 def test_a_training_that_ray_starts_again_says_so(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.train._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.training.train._POLL_SECONDS", 0.01)
     file, stop = tmp_path / "progress.json", threading.Event()
     found = {
         "phase": "validate", "epoch": 0, "steps_per_epoch": 9, "step": 7, "process": "a 1",

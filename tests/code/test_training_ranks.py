@@ -11,12 +11,12 @@ from torch import distributed, nn
 
 from pipeline.config import RunConfig
 from pipeline.data.windows.loader import Batch
-from pipeline.training.network import loss_of
-from pipeline.training.randomness import seed_step
-from pipeline.training.ranks import Ranks
-from pipeline.training.step import Stepper
-from pipeline.training.sync_batchnorm import synchronise_batchnorm
-from pipeline.training.validation import validate
+from pipeline.training.loop.loss_network import loss_of
+from pipeline.training.loop.randomness import seed_step
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.step import Stepper
+from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
+from pipeline.training.loop.validation import validate
 from tests.helpers.processes import in_processes
 from tests.helpers.training import (
     ALONE,

@@ -17,9 +17,9 @@ from torch import nn
 
 from lasaft.errors import StageError
 from pipeline.config.folders import RunFolder
-from pipeline.training.optimisation import build_optimizer
-from pipeline.training.saving import BackgroundWriter, folder_faults
-from pipeline.training.state import capture_state, load_state
+from pipeline.training.loop.background import BackgroundWriter, folder_faults
+from pipeline.training.loop.optimiser import build_optimizer
+from pipeline.training.loop.state_file import capture_state, load_state
 from tests.helpers.training import assert_same_training, run_tiny, tiny_config, training_history
 
 # Three processes save ever new states as a training does, every tensor of the n-th holding n, and
@@ -27,8 +27,8 @@ from tests.helpers.training import assert_same_training, run_tiny, tiny_config, 
 KILLS = """
 import glob, os, signal, sys, time, torch
 from pathlib import Path
-from pipeline.training.saving import BackgroundWriter
-from pipeline.training.state import TrainingState, load_state, write_state
+from pipeline.training.loop.background import BackgroundWriter
+from pipeline.training.loop.state_file import TrainingState, load_state, write_state
 
 path, last = Path(sys.argv[1]), 0
 torch.set_num_threads(1)
@@ -123,8 +123,8 @@ def test_a_full_disk_is_one_clear_error_and_the_training_goes_on_later(
         real(path, state)
 
     with monkeypatch.context() as patch:
-        real = sys.modules["pipeline.training.keeping"].write_state
-        patch.setattr("pipeline.training.keeping.write_state", write)
+        real = sys.modules["pipeline.training.loop.checkpoints"].write_state
+        patch.setattr("pipeline.training.loop.checkpoints.write_state", write)
         with pytest.raises(StageError, match=r"state\.safetensors: No space left.*is kept"):
             run_tiny(config)
     assert load_state(folder.state) is not None
@@ -172,7 +172,7 @@ def test_the_end_of_an_epoch_is_saved_before_a_long_validation(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.training.trainer.validate", killed)
+        patch.setattr("pipeline.training.loop.trainer.validate", killed)
         with pytest.raises(KeyboardInterrupt):
             run_tiny(config)
     state = load_state(RunFolder.of(config).state)

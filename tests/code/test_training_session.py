@@ -16,9 +16,9 @@ from pipeline.config import RunConfig, TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.windows.reader import ShardSet
-from pipeline.training.data import ShardData
-from pipeline.training.identity import finished
-from pipeline.training.session import run_session
+from pipeline.training.loop.identity import finished
+from pipeline.training.loop.process_data import ShardData
+from pipeline.training.loop.worker import run_session
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
 from tests.helpers.training import ALONE

@@ -24,7 +24,7 @@ from pipeline.data.windows.cache import ShardCache
 from pipeline.data.windows.loader import validation_tracks
 from pipeline.data.windows.reader import ShardSet
 from pipeline.data.windows.remote import RemoteShardSet, open_shards
-from pipeline.training.session import run_session
+from pipeline.training.loop.worker import run_session
 from tests.helpers.far_shards import LARGE, batches, entries_of, opened, same
 from tests.helpers.object_store import (
     DroppingWay,

@@ -16,13 +16,13 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.windows.draw_plan import rows_of_process
 from pipeline.data.windows.loader import Batch, ValidationTrack
-from pipeline.training.history import CLOCK_KINDS, read_history
-from pipeline.training.randomness import derive_seed, seed_weights
-from pipeline.training.ranks import Ranks
-from pipeline.training.result import TrainResult
-from pipeline.training.state import load_state
-from pipeline.training.sync_batchnorm import synchronise_batchnorm
-from pipeline.training.trainer import Trainer
+from pipeline.training.loop.journal import CLOCK_KINDS, read_history
+from pipeline.training.loop.randomness import derive_seed, seed_weights
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.result import TrainResult
+from pipeline.training.loop.state_file import load_state
+from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
+from pipeline.training.loop.trainer import Trainer
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 

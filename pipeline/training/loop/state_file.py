@@ -22,7 +22,7 @@ from torch import nn
 from lasaft.checkpoint import checkpoint_hash, save_tensors
 from lasaft.errors import CheckpointError
 from lasaft.files import atomic_path
-from pipeline.training.ranks import Ranks
+from pipeline.training.loop.ranks import Ranks
 
 FORMAT = 2
 # A network file system may show another node an old file for so long.

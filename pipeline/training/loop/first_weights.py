@@ -16,8 +16,8 @@ from lasaft.importing import read_authors_network
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.training.randomness import seed_weights
-from pipeline.training.sync_batchnorm import synchronise_batchnorm
+from pipeline.training.loop.randomness import seed_weights
+from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
 
 
 def new_model(config: RunConfig, device: torch.device) -> LaSAFT:

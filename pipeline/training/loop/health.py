@@ -12,10 +12,10 @@ from lasaft.errors import StageError
 from pipeline.config import TrainConfig
 from pipeline.data.windows.draw_plan import rows_of_process
 from pipeline.data.windows.loader import Batch
-from pipeline.training.data import TrainingData
-from pipeline.training.ranks import Ranks
-from pipeline.training.standing import Standing
-from pipeline.training.step import StepResult
+from pipeline.training.loop.decisions import Standing
+from pipeline.training.loop.process_data import TrainingData
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.step import StepResult
 
 # So many steps without an update, one after the other, end the training: fp16's loss scale needs
 # about 16 to come down from 2**16 to 1, so 30 can only mean that it will not recover.

@@ -12,8 +12,8 @@ import torch
 from lasaft.model import LaSAFT
 from lasaft.separation import separate_spectrogram
 from pipeline.data.windows.loader import ValidationTrack
-from pipeline.training.network import LossFunction
-from pipeline.training.ranks import Ranks
+from pipeline.training.loop.loss_network import LossFunction
+from pipeline.training.loop.ranks import Ranks
 
 # Several targets at once share the windows; this bounds what their spectrograms take.
 _MOST_BYTES = 2**29

@@ -11,20 +11,20 @@ from lasaft.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.windows.loader import Batch
-from pipeline.training.data import TrainingData
-from pipeline.training.keeping import Keeper, Publication
-from pipeline.training.meter import Mean
-from pipeline.training.network import loss_of
-from pipeline.training.optimisation import learning_rate
-from pipeline.training.randomness import repeatable, seed_step
-from pipeline.training.ranks import Ranks
-from pipeline.training.reporter import SAMPLES, STEPS_PER_RECORD, Reporter
-from pipeline.training.result import TrainResult
-from pipeline.training.samples import Excerpts
-from pipeline.training.saving import folder_faults
-from pipeline.training.standing import Standing
-from pipeline.training.step import Stepper
-from pipeline.training.validation import validate
+from pipeline.training.loop.background import folder_faults
+from pipeline.training.loop.checkpoints import Keeper, Publication
+from pipeline.training.loop.decisions import Standing
+from pipeline.training.loop.epoch_excerpts import Excerpts
+from pipeline.training.loop.loss_network import loss_of
+from pipeline.training.loop.optimiser import learning_rate
+from pipeline.training.loop.process_data import TrainingData
+from pipeline.training.loop.randomness import repeatable, seed_step
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.reporter import SAMPLES, STEPS_PER_RECORD, Reporter
+from pipeline.training.loop.result import TrainResult
+from pipeline.training.loop.step import Stepper
+from pipeline.training.loop.timing import Mean
+from pipeline.training.loop.validation import validate
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 Hurry = Callable[[], bool]

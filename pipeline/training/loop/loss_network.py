@@ -16,8 +16,8 @@ from lasaft.errors import ConfigError
 from lasaft.losses import build_loss
 from lasaft.model import LaSAFT
 from pipeline.config import TrainConfig
-from pipeline.training.common_dropout import share_dropout
-from pipeline.training.ranks import Ranks
+from pipeline.training.loop.common_dropout import share_dropout
+from pipeline.training.loop.ranks import Ranks
 
 _AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "32": None}
 

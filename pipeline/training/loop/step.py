@@ -14,10 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from lasaft.model import LaSAFT
 from pipeline.config import TrainConfig
 from pipeline.data.windows.loader import Batch
-from pipeline.training.averaging import WeightAverage
-from pipeline.training.network import LossFunction, build_network, compiling
-from pipeline.training.optimisation import build_optimizer, set_learning_rate
-from pipeline.training.ranks import Ranks
+from pipeline.training.loop.averaging import WeightAverage
+from pipeline.training.loop.loss_network import LossFunction, build_network, compiling
+from pipeline.training.loop.optimiser import build_optimizer, set_learning_rate
+from pipeline.training.loop.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lasaft.files import atomic_write_json
 from pipeline.config.folders import RunFolder
-from pipeline.training.ranks import Ranks
+from pipeline.training.loop.ranks import Ranks
 
 _POLL_SECONDS = 0.05
 

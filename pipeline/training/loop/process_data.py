@@ -10,7 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.data.windows.draw_plan import DrawPlan, draw_plan, steps_per_epoch
 from pipeline.data.windows.loader import Batch, BatchLoader, ValidationTrack, validation_tracks
 from pipeline.data.windows.reader import ShardSet
-from pipeline.training.ranks import Ranks
+from pipeline.training.loop.ranks import Ranks
 
 # Of the windows of a batch; a message with all of them would fill a screen.
 _MOST_DESCRIBED = 4

@@ -24,8 +24,8 @@ from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
-from pipeline.training.identity import claim, finished, has_begun
-from pipeline.training.result import TrainResult
+from pipeline.training.loop.identity import claim, finished, has_begun
+from pipeline.training.loop.result import TrainResult
 
 _POLL_SECONDS = 0.5
 # A range of processes looks so often whether there is room for more: a change costs a new start.
@@ -87,7 +87,7 @@ def fit(config: RunConfig, folder: RunFolder) -> None:
         TrainingFailedError,
     )
 
-    from pipeline.worker_group import WorkerGroupTrainer
+    from pipeline.training.worker_group import WorkerGroupTrainer
 
     train = config.train
     each = _resources(train)
@@ -138,7 +138,7 @@ def _check_start(folder: RunFolder, config: RunConfig) -> None:
     """Refuse a first start from a checkpoint that does not fit, before the folder is claimed."""
     start = config.train.resume_from_checkpoint
     if start is not None and not has_begun(folder):
-        from pipeline.training.start import starting_weights
+        from pipeline.training.loop.first_weights import starting_weights
 
         starting_weights(start, config.model)
 
@@ -159,9 +159,9 @@ def _process(payload: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from pipeline.cluster.preemption import noticed
-    from pipeline.training.asking import EndedEarlyError, asker
-    from pipeline.training.ranks import Ranks
-    from pipeline.training.session import run_session
+    from pipeline.training.epoch_gate import EndedEarlyError, asker
+    from pipeline.training.loop.ranks import Ranks
+    from pipeline.training.loop.worker import run_session
 
     config = from_json(payload["config"])
     failure = RunFolder.of(config).training / "failure.json"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.training.ranks import Ranks
+from pipeline.training.loop.ranks import Ranks
 
 
 class CommonDropout(nn.Dropout):

@@ -7,13 +7,13 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.training.data import TrainingData
-from pipeline.training.health import OF_THE_MACHINE, Health
-from pipeline.training.history import History, make_record
-from pipeline.training.machine import Machine
-from pipeline.training.meter import Meter
-from pipeline.training.ranks import Ranks
-from pipeline.training.standing import Standing
+from pipeline.training.loop.decisions import Standing
+from pipeline.training.loop.health import OF_THE_MACHINE, Health
+from pipeline.training.loop.journal import History, make_record
+from pipeline.training.loop.process_data import TrainingData
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.system_metrics import Machine
+from pipeline.training.loop.timing import Meter
 
 # A record for so many steps: enough for a smooth curve, few enough for a million steps.
 STEPS_PER_RECORD = 10

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 from pipeline.config import TrainConfig
-from pipeline.training.meter import Mean
-from pipeline.training.optimisation import Plateau
-from pipeline.training.ranks import Ranks
-from pipeline.training.selection import Selection
-from pipeline.training.validation import Validation
+from pipeline.training.loop.optimiser import Plateau
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.selection import Selection
+from pipeline.training.loop.timing import Mean
+from pipeline.training.loop.validation import Validation
 
 
 class Standing:

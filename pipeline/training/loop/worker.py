@@ -14,13 +14,13 @@ from pipeline.cluster import locks
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.windows.remote import open_shards
-from pipeline.training.data import ShardData
-from pipeline.training.identity import finish
-from pipeline.training.provenance import provenance
-from pipeline.training.ranks import Ranks
-from pipeline.training.result import TrainResult
-from pipeline.training.start import new_model
-from pipeline.training.trainer import Hurry, OnEpoch, Trainer, ignore_epoch, never
+from pipeline.training.loop.first_weights import new_model
+from pipeline.training.loop.identity import finish
+from pipeline.training.loop.process_data import ShardData
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.records import provenance
+from pipeline.training.loop.result import TrainResult
+from pipeline.training.loop.trainer import Hurry, OnEpoch, Trainer, ignore_epoch, never
 
 # Ray ends the workers of a killed driver within some 5 seconds.
 _PREDECESSOR_SECONDS = 60.0

@@ -13,18 +13,18 @@ from torch import nn
 
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.training.meter import Meter
-from pipeline.training.publishing import prune, publish, recover
-from pipeline.training.ranks import Ranks
-from pipeline.training.reporter import Reporter
-from pipeline.training.saving import BackgroundWriter
-from pipeline.training.state import (
+from pipeline.training.loop.background import BackgroundWriter
+from pipeline.training.loop.publishing import prune, publish, recover
+from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.reporter import Reporter
+from pipeline.training.loop.state_file import (
     TrainingState,
     capture_state,
     load_common_state,
     restore_state,
     write_state,
 )
+from pipeline.training.loop.timing import Meter
 
 # While a node is leaving, so much training is lost at most, however long mid_epoch_seconds is.
 _HURRIED_SECONDS = 5.0

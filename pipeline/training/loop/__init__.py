@@ -1,0 +1,1 @@
+"""The training loop of one process; it knows no Ray."""
