@@ -23,7 +23,7 @@ from pipeline.config import (
     TrackingConfig,
     TrainConfig,
 )
-from pipeline.search.run import search
+from pipeline.search.search import search
 from pipeline.stages import make_shards
 
 SPACE = """

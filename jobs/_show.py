@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.data.shards.manifest import Manifest
     from pipeline.data.shards.repair import Repair
     from pipeline.evaluation.summary import Summary
-    from pipeline.search.conclusion import SearchResult
+    from pipeline.search.ranking import SearchResult
     from pipeline.steps import StepResult
     from pipeline.training.loop.result import TrainResult
 
@@ -88,7 +88,7 @@ def training_result(result: TrainResult) -> Result:
 
 def search_result(config: RunConfig, result: SearchResult) -> Result:
     """Return the table of a search, its winner, and what trains it."""
-    from pipeline.search.conclusion import training_command
+    from pipeline.search.ranking import training_command
     from pipeline.search.table import table_text
     from pipeline.tracking import ui_command
 

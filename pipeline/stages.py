@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.data.shards.manifest import Manifest
     from pipeline.evaluation.evaluate import EvaluationResult
     from pipeline.report import ReportResult
-    from pipeline.search.conclusion import SearchResult
+    from pipeline.search.ranking import SearchResult
     from pipeline.training.loop.result import TrainResult
 
 
@@ -58,8 +58,8 @@ def _record_start(tracker: Tracker, folder: RunFolder) -> None:
 
 def search_settings(config: RunConfig) -> SearchResult:
     """Search for the best settings; MLflow gets a run of each trial below this run's own."""
-    from pipeline.search.report import write_report
-    from pipeline.search.run import search
+    from pipeline.search.page import write_report
+    from pipeline.search.search import search
 
     folder = RunFolder.of(config)
     tracker = Tracker(config, folder)

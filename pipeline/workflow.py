@@ -148,7 +148,7 @@ class Workflow:
         """Return the settings of the training: the winner's, once a search has ended."""
         if self.config.search.space is None:
             return self.config
-        from pipeline.search.conclusion import winning_config
+        from pipeline.search.ranking import winning_config
 
         return winning_config(self.config)
 

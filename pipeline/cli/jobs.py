@@ -146,7 +146,7 @@ def _needs_scores(run: RunConfig) -> Iterator[str]:
 
 
 def _needs_search(run: RunConfig) -> Iterator[str]:
-    from pipeline.search.check import search_problems
+    from pipeline.search.problems import search_problems
 
     yield from search_problems(run)
     yield from _needs_shards(run)
@@ -158,13 +158,13 @@ def needs_songs_and_start(run: RunConfig) -> Iterator[str]:
     yield from _needs_start(run)
     yield from store_problems(run)
     if run.search.space is not None:
-        from pipeline.search.check import search_problems
+        from pipeline.search.problems import search_problems
 
         yield from search_problems(run)
 
 
 def _said_by_the_space(run: RunConfig) -> dict[str, str]:
-    from pipeline.search.check import idle_in_trials
+    from pipeline.search.problems import idle_in_trials
 
     return idle_in_trials(run)
 

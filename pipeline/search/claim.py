@@ -13,7 +13,7 @@ from pipeline.cluster import locks
 from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder
-from pipeline.search.check import trial_base
+from pipeline.search.problems import trial_base
 from pipeline.search.space import Space
 from pipeline.training.loop.identity import claim_folder, identity
 

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from pipeline.config.search import OBJECTIVES
 from pipeline.report.plots import colour, draw
-from pipeline.search.conclusion import Row
 from pipeline.search.importance import Importance
+from pipeline.search.ranking import Row
 from pipeline.search.trials import shown
 
 # The second series is the page's grey, which the trials without a colour of their own have.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.search.conclusion import Row, SearchResult
+from pipeline.search.ranking import Row, SearchResult
 from pipeline.search.trials import shown
 
 _LONGEST_REASON = 60

@@ -13,7 +13,7 @@ from lasaft.errors import LasaftError
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.search.samples import Checker, Sample
+from pipeline.search.candidates import Checker, Sample
 from pipeline.search.space import Settings
 from pipeline.training.loop.journal import read_history
 

@@ -31,8 +31,8 @@ from pipeline.config import (
     TrainConfig,
     to_json,
 )
-from pipeline.search.conclusion import SearchResult
-from pipeline.search.run import search
+from pipeline.search.ranking import SearchResult
+from pipeline.search.search import search
 from pipeline.stages import search_settings
 from tests.helpers.shards import make_shards
 from tests.helpers.songs import make_musdb
@@ -50,7 +50,7 @@ import sys
 from jobs._run import Result, run_job
 from pipeline.cli import Command
 from pipeline.config import from_json
-from pipeline.search.run import search
+from pipeline.search.search import search
 config = from_json(open(sys.argv[1]).read())
 def work(command):
     search(config)

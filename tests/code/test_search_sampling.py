@@ -13,11 +13,11 @@ from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
 from lasaft.model import LaSAFT
 from pipeline.config import RunConfig, SearchConfig, TrainConfig
-from pipeline.search.conclusion import front, ranked, with_settings
+from pipeline.search.candidates import BrokenSampleError, Checker, count_parameters
+from pipeline.search.capacity import share_places
 from pipeline.search.importance import importances
-from pipeline.search.places import share_places
-from pipeline.search.samples import BrokenSampleError, Checker, count_parameters
-from pipeline.search.sampling import draw, grid, propose_optuna, propose_random
+from pipeline.search.proposals import draw, grid, propose_optuna, propose_random
+from pipeline.search.ranking import front, ranked, with_settings
 from pipeline.search.space import Constraints, Dimension, Space
 from pipeline.search.space_reader import read_space
 from pipeline.search.trials import Epoch, Trial

@@ -203,7 +203,7 @@ def test_options_of_a_search_that_do_not_fit_are_told(
 def test_a_search_without_optuna_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.search.check.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.search.problems.importlib.util.find_spec", lambda name: None)
     problems = _refused(tmp_path, "options: {lr: [0.1]}", "--searcher", "optuna")
     assert any("optuna, which is not installed" in line for line in problems)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lasaft.errors import ConfigError
-from pipeline.search.samples import BrokenSampleError, Checker, Sample
+from pipeline.search.candidates import BrokenSampleError, Checker, Sample
 from pipeline.search.space import Dimension, Settings
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from lasaft.errors import ConfigError
 from pipeline.config import RunConfig, SearchConfig
 from pipeline.config.run import without_effect
-from pipeline.search.samples import BrokenSampleError, Checker
-from pipeline.search.sampling import draw
+from pipeline.search.candidates import BrokenSampleError, Checker
+from pipeline.search.proposals import draw
 from pipeline.search.space import Dimension, Space, named_networks, pbt_problems
 from pipeline.search.space_file import space_names
 from pipeline.search.space_reader import read_space

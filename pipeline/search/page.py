@@ -20,7 +20,6 @@ from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES, WATCHED
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.report.plots import SERIES
-from pipeline.search.conclusion import Row, SearchResult, training_command
 from pipeline.search.importance import FEWEST_TRIALS, importances
 from pipeline.search.plots import (
     COLOURED,
@@ -30,6 +29,7 @@ from pipeline.search.plots import (
     importance_plot,
     parallel_plot,
 )
+from pipeline.search.ranking import Row, SearchResult, training_command
 from pipeline.search.space import VARIANT
 from pipeline.search.trials import shown
 

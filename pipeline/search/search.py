@@ -18,12 +18,12 @@ from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
-from pipeline.search.check import trial_base
+from pipeline.search.candidates import Checker, Sample
+from pipeline.search.capacity import BESIDE, Places, find_places, gpus_of_a_trial
 from pipeline.search.claim import alone, claim
-from pipeline.search.conclusion import SearchResult, conclude, ranked
-from pipeline.search.places import BESIDE, Places, find_places, gpus_of_a_trial
-from pipeline.search.samples import Checker, Sample
-from pipeline.search.sampling import grid, propose_optuna, propose_random
+from pipeline.search.problems import trial_base
+from pipeline.search.proposals import grid, propose_optuna, propose_random
+from pipeline.search.ranking import SearchResult, conclude, ranked
 from pipeline.search.space import Space
 from pipeline.search.space_reader import read_space
 from pipeline.search.trials import Trial, TrialBook
@@ -130,7 +130,7 @@ class _Run:
 
     def has_work(self) -> bool:
         """Whether anything is left to do within the budget."""
-        from pipeline.search.schedule import Budget
+        from pipeline.search.tune_parts import Budget
 
         budget = Budget(self.settings, self.clock, gpus_of_a_trial(self.config), self.book.all())
         if budget.used_up:
@@ -198,7 +198,7 @@ class _Run:
         return limited and any(one.status == "running" for one in self.trials())
 
     def _tune(self, places: Places, trials: Sequence[Trial], more: Any, scheduler: str) -> None:
-        from pipeline.search.schedule import Budget, Queue, build_scheduler, replay
+        from pipeline.search.tune_parts import Budget, Queue, build_scheduler, replay
         from pipeline.search.watch import Watch
 
         waiting = [one for one in trials if one.status in ("waiting", "running")]
@@ -311,7 +311,7 @@ def _trainable() -> Any:
     from ray.tune.trainable.function_trainable import wrap_function
 
     from pipeline.search.many import wait_for_end
-    from pipeline.search.work import run_trial
+    from pipeline.search.trial_process import run_trial
 
     class SearchTrial(wrap_function(run_trial)):
         def cleanup(self) -> None:

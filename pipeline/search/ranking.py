@@ -19,7 +19,7 @@ from lasaft.files import atomic_write_bytes, atomic_write_json
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
-from pipeline.search.samples import Checker
+from pipeline.search.candidates import Checker
 from pipeline.search.space import SEARCHED, Settings, Space
 from pipeline.search.trials import Trial, shown
 
