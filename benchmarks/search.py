@@ -24,7 +24,7 @@ from pipeline.config import (
     TrainConfig,
 )
 from pipeline.search.search import search
-from pipeline.stages import make_shards
+from pipeline.workflow.stages import make_shards
 
 SPACE = """
 options:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pipeline.data.shards.repair import Repair
     from pipeline.evaluation.summary import Summary
     from pipeline.search.ranking import SearchResult
-    from pipeline.steps import StepResult
     from pipeline.training.loop.result import TrainResult
+    from pipeline.workflow.steps import StepResult
 
 
 def shards_result(config: RunConfig, manifest: Manifest) -> Result:

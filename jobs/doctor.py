@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _examine(command: Command) -> Result:
-    from pipeline.doctor import as_data, as_table, examine
+    from pipeline.workflow.doctor import as_data, as_table, examine
 
     checks = examine(command.config)
     data = as_data(checks)

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from jobs._show import scores_result
     from pipeline.cluster.shared_storage import ready_cluster
-    from pipeline.stages import score_songs
+    from pipeline.workflow.stages import score_songs
 
     if command.config.evaluate.scores_dir is not None:  # nothing to compute
         score_songs(command.config)

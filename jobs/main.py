@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: ReadmeCommand) -> Result:
     from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.config.folders import RunFolder
-    from pipeline.steps import locked
+    from pipeline.workflow.steps import locked
 
     stage = _train if command.mode == "train" else _evaluate
     with locked(RunFolder.of(command.config).root), ready_cluster(command.config):
@@ -31,7 +31,7 @@ def _train(config: RunConfig) -> Result:
     from jobs._show import training_result
     from pipeline.cluster.connection import require_gpus
     from pipeline.config.folders import RunFolder
-    from pipeline.stages import make_shards, train_network
+    from pipeline.workflow.stages import make_shards, train_network
 
     require_gpus(config.train.gpus)
 
@@ -67,7 +67,7 @@ def _shards_as_long_as_wanted(config: RunConfig) -> Iterator[None]:
 
 def _evaluate(config: RunConfig) -> Result:
     from jobs._show import scores_result
-    from pipeline.stages import make_report, score_songs
+    from pipeline.workflow.stages import make_report, score_songs
 
     score_songs(config)
     return scores_result(config, make_report(config).page)

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from jobs._show import shards_result
     from pipeline.cluster.shared_storage import ready_cluster
-    from pipeline.stages import make_shards
+    from pipeline.workflow.stages import make_shards
 
     if command.flags:
         return _look(command)

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(command: Command) -> Result:
     from jobs._show import scores_result
-    from pipeline.stages import make_report
+    from pipeline.workflow.stages import make_report
 
     return scores_result(command.config, make_report(command.config).page)
 

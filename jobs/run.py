@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(command: Command) -> Result:
     from jobs._show import run_result
-    from pipeline.workflow import run_workflow
+    from pipeline.workflow.run import run_workflow
 
     steps = run_workflow(command.config, _say)
     return run_result(command.config, steps)

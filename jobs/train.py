@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from jobs._show import training_result
     from pipeline.cluster.shared_storage import ready_cluster
-    from pipeline.stages import train_network
+    from pipeline.workflow.stages import train_network
 
     with ready_cluster(command.config, needed=["pipeline.training.worker_group"]):
         return training_result(train_network(command.config))

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(command: Command) -> Result:
     from jobs._show import search_result
-    from pipeline.stages import search_settings
+    from pipeline.workflow.stages import search_settings
 
     return search_result(command.config, search_settings(command.config))
 

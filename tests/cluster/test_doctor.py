@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.doctor import main
-from pipeline import doctor
 from pipeline.config import ClusterConfig, DataConfig, RunConfig, TrackingConfig
+from pipeline.workflow import doctor
 from tests.helpers.programs import path_without
 from tests.helpers.songs import make_musdb
 from tests.helpers.wavs import write_track

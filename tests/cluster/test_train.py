@@ -21,13 +21,13 @@ from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.cluster.connection import prepare_environment
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
-from pipeline.stages import train_network
 from pipeline.training.loop.identity import claim
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.result import TrainResult
 from pipeline.training.loop.worker import run_session
 from pipeline.training.train import train
+from pipeline.workflow.stages import train_network
 from tests.helpers.processes import in_processes
 from tests.helpers.training import (
     run_tiny,

@@ -33,7 +33,7 @@ from pipeline.config import (
 )
 from pipeline.search.ranking import SearchResult
 from pipeline.search.search import search
-from pipeline.stages import search_settings
+from pipeline.workflow.stages import search_settings
 from tests.helpers.shards import make_shards
 from tests.helpers.songs import make_musdb
 

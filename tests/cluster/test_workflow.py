@@ -131,7 +131,7 @@ def test_without_ffmpeg_stem_mp4_is_refused_in_one_line_that_says_what_to_instal
 
 
 def test_two_runs_in_one_folder_are_refused(finished: tuple[Path, dict[str, Any]]) -> None:
-    from pipeline.steps import locked
+    from pipeline.workflow.steps import locked
 
     output, _ = finished
     with locked(output):

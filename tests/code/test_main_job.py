@@ -170,10 +170,12 @@ class Stages:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
         self.failure: BaseException | None = None
-        monkeypatch.setattr("pipeline.stages.make_shards", self.preprocess)
-        monkeypatch.setattr("pipeline.stages.train_network", self.train)
-        monkeypatch.setattr("pipeline.stages.score_songs", lambda c: self.calls.append("evaluate"))
-        monkeypatch.setattr("pipeline.stages.make_report", self.report)
+        monkeypatch.setattr("pipeline.workflow.stages.make_shards", self.preprocess)
+        monkeypatch.setattr("pipeline.workflow.stages.train_network", self.train)
+        monkeypatch.setattr(
+            "pipeline.workflow.stages.score_songs", lambda c: self.calls.append("evaluate")
+        )
+        monkeypatch.setattr("pipeline.workflow.stages.make_report", self.report)
         monkeypatch.setattr("pipeline.cluster.shared_storage.ready_cluster", self.connected)
         monkeypatch.setattr("pipeline.cluster.connection.require_gpus", lambda wanted: None)
         monkeypatch.setattr("jobs._show.training_result", lambda result: Result("trained", {}))
@@ -268,7 +270,7 @@ def test_wrong_usage_ends_with_2_before_any_stage(
 def test_two_commands_never_work_on_one_run(
     stages: Stages, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.steps import locked
+    from pipeline.workflow.steps import locked
 
     with locked(RUN.absolute()):
         assert main_job.main(TRAIN) == 1

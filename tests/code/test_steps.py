@@ -11,8 +11,8 @@ import pytest
 
 from lasaft.errors import StageError
 from pipeline.config.fingerprints import digest
-from pipeline.stamps import StepPlace
-from pipeline.steps import Step, locked, run_steps
+from pipeline.workflow.stamps import StepPlace
+from pipeline.workflow.steps import Step, locked, run_steps
 
 
 class TwoSteps:

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 import jobs.preprocess
 from lasaft.errors import ConfigError, DataError, StageError
-from pipeline import doctor
 from pipeline.config import DataConfig, RunConfig, TrainConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards import store as storage
@@ -25,6 +24,7 @@ from pipeline.data.windows.loader import validation_tracks
 from pipeline.data.windows.reader import ShardSet
 from pipeline.data.windows.remote import RemoteShardSet, open_shards
 from pipeline.training.loop.worker import run_session
+from pipeline.workflow import doctor
 from tests.helpers.far_shards import LARGE, batches, entries_of, opened, same
 from tests.helpers.object_store import (
     DroppingWay,

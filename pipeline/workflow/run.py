@@ -20,7 +20,7 @@ from pipeline.data.synthetic import song_list
 from pipeline.data.synthetic.writer import GENERATOR_VERSION
 from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.evaluation.score_track import SCORING_VERSION
-from pipeline.steps import Step, StepResult, locked, run_steps
+from pipeline.workflow.steps import Step, StepResult, locked, run_steps
 
 # Raised by whoever changes what a stage makes: then the step is done again.
 _VERSIONS = {
@@ -240,14 +240,14 @@ def _preprocess(config: RunConfig) -> str:
 
 
 def _search(config: RunConfig) -> str:
-    from pipeline.stages import search_settings
+    from pipeline.workflow.stages import search_settings
 
     result = search_settings(config)
     return f"{len(result.rows)} trials, the winner is {result.winner.trial.title}"
 
 
 def _train(config: RunConfig) -> str:
-    from pipeline.stages import train_network
+    from pipeline.workflow.stages import train_network
 
     result = train_network(config)
     loss = "none" if result.best_val_loss is None else f"{result.best_val_loss:.4g}"
@@ -255,14 +255,14 @@ def _train(config: RunConfig) -> str:
 
 
 def _evaluate(config: RunConfig) -> str:
-    from pipeline.stages import score_songs
+    from pipeline.workflow.stages import score_songs
 
     result = score_songs(config)
     return f"{len(result.lead.tracks)} songs, {len(result.summaries)} systems"
 
 
 def _report(config: RunConfig) -> str:
-    from pipeline.stages import make_report
+    from pipeline.workflow.stages import make_report
 
     return str(make_report(config).page)
 

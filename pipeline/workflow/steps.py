@@ -18,7 +18,7 @@ from typing import Any
 from lasaft.errors import StageError
 from pipeline.cluster import locks
 from pipeline.config.fingerprints import digest
-from pipeline.stamps import Stamp, StepPlace
+from pipeline.workflow.stamps import Stamp, StepPlace
 
 Say = Callable[[str], None]
 

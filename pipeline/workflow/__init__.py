@@ -1,0 +1,1 @@
+"""All stages as one resumable run, and the doctor."""
