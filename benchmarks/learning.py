@@ -28,8 +28,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.loader import make_shards
+from jobs.cli import parse
 from lasaft.config import VARIANTS, ModelConfig
-from pipeline.cli import parse
 from pipeline.config import DataConfig, RunConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.data.synthetic import write_songs

@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from jobs.cli import parse
 from lasaft.model import LaSAFT
-from pipeline.cli import parse
 from pipeline.config import RunConfig
 from pipeline.data.shards.manifest import ShardSettings
 

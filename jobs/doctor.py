@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs._run import EXIT_FAILED, Result, run_job
-from pipeline.cli.command import Command, parse
+from jobs.cli.command import Command, parse
+from jobs.cli.run import EXIT_FAILED, Result, run_job
 
 
 def main(argv: Sequence[str] | None = None) -> int:

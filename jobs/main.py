@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from jobs._run import Result, run_job
-from pipeline.cli.readme import ReadmeCommand, parse_readme
+from jobs.cli.readme import ReadmeCommand, parse_readme
+from jobs.cli.run import Result, run_job
 from pipeline.config import RunConfig
 
 
@@ -28,7 +28,7 @@ def _work(command: ReadmeCommand) -> Result:
 
 
 def _train(config: RunConfig) -> Result:
-    from jobs._show import training_result
+    from jobs.cli.show import training_result
     from pipeline.cluster.connection import require_gpus
     from pipeline.config.folders import RunFolder
     from pipeline.workflow.stages import make_shards, train_network
@@ -66,7 +66,7 @@ def _shards_as_long_as_wanted(config: RunConfig) -> Iterator[None]:
 
 
 def _evaluate(config: RunConfig) -> Result:
-    from jobs._show import scores_result
+    from jobs.cli.show import scores_result
     from pipeline.workflow.stages import make_report, score_songs
 
     score_songs(config)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs._run import Result, run_job
-from pipeline.cli import Command, parse
+from jobs.cli import Command, parse
+from jobs.cli.run import Result, run_job
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(command: Command) -> Result:
-    from jobs._show import shards_result
+    from jobs.cli.show import shards_result
     from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.workflow.stages import make_shards
 
@@ -29,7 +29,7 @@ def _work(command: Command) -> Result:
 
 
 def _look(command: Command) -> Result:
-    from jobs._show import inspection_result, repair_result
+    from jobs.cli.show import inspection_result, repair_result
     from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.config.folders import RunFolder
     from pipeline.data.shards.repair import repair_shards, verify_shards

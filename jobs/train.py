@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs._run import Result, run_job
-from pipeline.cli import Command, parse
+from jobs.cli import Command, parse
+from jobs.cli.run import Result, run_job
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(command: Command) -> Result:
-    from jobs._show import training_result
+    from jobs.cli.show import training_result
     from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.workflow.stages import train_network
 

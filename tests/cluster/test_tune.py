@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
+from jobs.cli import parse
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
-from pipeline.cli import parse
 from pipeline.cluster.connection import connected
 from pipeline.config import (
     ClusterConfig,
@@ -47,8 +47,8 @@ pytestmark = pytest.mark.filterwarnings(
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import sys
-from jobs._run import Result, run_job
-from pipeline.cli import Command
+from jobs.cli.run import Result, run_job
+from jobs.cli import Command
 from pipeline.config import from_json
 from pipeline.search.search import search
 config = from_json(open(sys.argv[1]).read())

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.cli import parse
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
-from pipeline.cli import parse
 from pipeline.config import RunConfig
 
 

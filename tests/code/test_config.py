@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
+from jobs.cli.help import shown
 from lasaft.config import ModelConfig, Settings
 from lasaft.errors import ConfigError
-from pipeline.cli.help import shown
 from pipeline.config import (
     DataConfig,
     EvaluateConfig,

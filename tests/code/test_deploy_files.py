@@ -187,7 +187,7 @@ def test_a_misspelt_field_of_a_pod_is_refused(job: dict[str, Any]) -> None:
 
 
 def test_the_job_runs_what_the_command_line_accepts(job: dict[str, Any], tmp_path: Path) -> None:
-    from pipeline.cli import parse
+    from jobs.cli import parse
 
     words = job["spec"]["entrypoint"].split()
     assert words[:3] == ["python", "-m", "jobs.run"]

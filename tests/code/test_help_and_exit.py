@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from jobs._run import Result, run_job
+from jobs.cli import Command, parse
+from jobs.cli.help import help_page
+from jobs.cli.job_table import JOBS
+from jobs.cli.presets import preset_names
+from jobs.cli.run import Result, run_job
 from lasaft.errors import ConfigError, DataError, StageError
-from pipeline.cli import Command, parse
-from pipeline.cli.help import help_page
-from pipeline.cli.jobs import JOBS
-from pipeline.cli.presets import preset_names
 from pipeline.cluster import interrupts
 from pipeline.config import RunConfig
 from pipeline.config.options import options_of
@@ -37,7 +37,7 @@ def _problems(*words: str, job: str = "run") -> list[str]:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_help_fits_a_screen_and_shows_every_option_of_the_job(job: str) -> None:
-    from pipeline.cli.readme import ReadmeTree
+    from jobs.cli.readme import ReadmeTree
 
     options = options_of(ReadmeTree)
     mine = [option for option in options.values() if JOBS[job].reads(option)]

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from jobs import main as main_job
-from jobs._run import Result
+from jobs.cli.readme import ReadmeCommand, parse_readme
+from jobs.cli.run import Result
 from lasaft.errors import ConfigError, StageError
-from pipeline.cli.readme import ReadmeCommand, parse_readme
 from pipeline.config import RunConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from tests.helpers.readme import README_COMMAND
@@ -178,8 +178,8 @@ class Stages:
         monkeypatch.setattr("pipeline.workflow.stages.make_report", self.report)
         monkeypatch.setattr("pipeline.cluster.shared_storage.ready_cluster", self.connected)
         monkeypatch.setattr("pipeline.cluster.connection.require_gpus", lambda wanted: None)
-        monkeypatch.setattr("jobs._show.training_result", lambda result: Result("trained", {}))
-        monkeypatch.setattr("jobs._show.read_summaries", lambda config: [])
+        monkeypatch.setattr("jobs.cli.show.training_result", lambda result: Result("trained", {}))
+        monkeypatch.setattr("jobs.cli.show.read_summaries", lambda config: [])
 
     @contextlib.contextmanager
     def connected(self, config: RunConfig) -> Iterator[None]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jobs.cli import parse
+from jobs.cli.presets import preset_names, preset_source, read_preset
 from lasaft.config import variant_name
 from lasaft.errors import ConfigError
-from pipeline.cli import parse
-from pipeline.cli.presets import preset_names, preset_source, read_preset
 from pipeline.config import RunConfig, to_json
 from pipeline.config.options import options_of
 from pipeline.config.run import without_effect

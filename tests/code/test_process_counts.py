@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from jobs.cli import parse
 from lasaft.errors import ConfigError
-from pipeline.cli import parse
 from pipeline.cluster.resources import room
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from jobs.cli.readme import ReadmeCommand, parse_readme
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
-from pipeline.cli.readme import ReadmeCommand, parse_readme
 from pipeline.config import RunConfig
 from tests.helpers.readme import README_COMMAND
 

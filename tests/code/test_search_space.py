@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.cli import parse
 from lasaft.errors import ConfigError
-from pipeline.cli import parse
 from pipeline.search.space_file import space_names
 from pipeline.search.space_reader import read_space
 

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 
 import lasaft
+from jobs.cli import parse
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError, StageError
 from lasaft.model import LaSAFT
-from pipeline.cli import parse
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
 from pipeline.tracking import Tracker, feeder, ui_command

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.cli import parse
 from jobs.preprocess import main
 from lasaft.errors import ConfigError
-from pipeline.cli import parse
 from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig
 from tests.helpers.shards import make_shards, small_config

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from jobs.cli.arguments import Given, known_name
 from lasaft.errors import ConfigError
-from pipeline.cli.arguments import Given, known_name
 from pipeline.config.options import Option, did_you_mean, no_such_option
 from pipeline.config.plain_yaml import PLAIN_TAGS, compose_plain
 

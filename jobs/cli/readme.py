@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from jobs.cli.arguments import VARIANT, Arguments, Given, read_arguments
+from jobs.cli.build import Builder
+from jobs.cli.command import Command, add_presets, check_effects, explicit_names
+from jobs.cli.help import help_page
+from jobs.cli.job_table import needs_estimates, needs_songs_and_start
+from jobs.cli.trained import find_run, kept_epoch
 from lasaft.config import Settings, variant_name
 from lasaft.errors import ConfigError
-from pipeline.cli.arguments import VARIANT, Arguments, Given, read_arguments
-from pipeline.cli.build import Builder
-from pipeline.cli.command import Command, add_presets, check_effects, explicit_names
-from pipeline.cli.help import help_page
-from pipeline.cli.jobs import needs_estimates, needs_songs_and_start
-from pipeline.cli.trained import find_run, kept_epoch
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
 from pipeline.config.options import options_of, value_of

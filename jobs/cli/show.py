@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._run import EXIT_FAILED, Result
+from jobs.cli.run import EXIT_FAILED, Result
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jobs.cli.arguments import VARIANT, Arguments, Given, read_arguments
+from jobs.cli.build import Builder
+from jobs.cli.help import help_page
+from jobs.cli.job_table import JOBS, Job
+from jobs.cli.presets import read_preset
 from lasaft.errors import ConfigError
-from pipeline.cli.arguments import VARIANT, Arguments, Given, read_arguments
-from pipeline.cli.build import Builder
-from pipeline.cli.help import help_page
-from pipeline.cli.jobs import JOBS, Job
-from pipeline.cli.presets import read_preset
 from pipeline.config import RunConfig
 from pipeline.config.options import Option, options_of
 from pipeline.config.run import without_effect

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from jobs.cli.command import Command
 from lasaft.errors import ConfigError, LasaftError
-from pipeline.cli.command import Command
 from pipeline.cluster import interrupts
 
 AnyCommand = TypeVar("AnyCommand", bound=Command)

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from jobs.cli.arguments import VARIANT, Given
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
-from pipeline.cli.arguments import VARIANT, Given
 from pipeline.config import RunConfig
 from pipeline.config.options import Option, did_you_mean, problems_of, value_of
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.cli.command import Command, parse
+from jobs.cli.command import Command, parse
 
 __all__ = ["Command", "parse"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 
+from jobs.cli.job_table import JOBS
+from jobs.cli.presets import preset_names, preset_source
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
-from pipeline.cli.jobs import JOBS
-from pipeline.cli.presets import preset_names, preset_source
 from pipeline.config.options import Option, did_you_mean
 from pipeline.search.space_file import find_space, first_line, space_names
 
