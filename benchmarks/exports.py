@@ -17,7 +17,7 @@ import torch
 
 from lasaft.config import ModelConfig
 from lasaft.export import FORMATS, export_model
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 
 _SMALL: dict[str, Any] = {
     "n_fft": 64, "hop_length": 32, "num_frame": 16, "n_blocks": 3, "internal_channels": 4,

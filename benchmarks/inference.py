@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain import plain_form
-from lasaft.blocks import ConvNorm
 from lasaft.config import VARIANTS, ModelConfig
-from lasaft.frequency import LaSAFT as LaSAFTLayer
-from lasaft.frequency import LightSAFT, ResidualTDF
-from lasaft.model import LaSAFT
-from lasaft.separation import BuildEstimator, Separator
-from lasaft.specialise import specialise
+from lasaft.fast.specialise import specialise
+from lasaft.network.blocks import ConvNorm
+from lasaft.network.frequency import LaSAFT as LaSAFTLayer
+from lasaft.network.frequency import LightSAFT, ResidualTDF
+from lasaft.network.model import LaSAFT
+from lasaft.separation.separator import BuildEstimator, Separator
 
 # Windows that go through the network at once.
 _BATCH = {"cpu": 1, "cuda": 8}

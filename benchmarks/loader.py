@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lasaft.config import ModelConfig
-from lasaft.spectrogram import Spectrogram
+from lasaft.network.spectrogram import Spectrogram
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.data.shards.build import Work, build_shards
 from pipeline.data.shards.manifest import ShardSettings, track_entry, write_manifest

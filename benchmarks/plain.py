@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lasaft.blocks import DenseConvolutions
-from lasaft.conditioning import Condition, PoCM
-from lasaft.model import LaSAFT
-from lasaft.unet import UNet
+from lasaft.network.blocks import DenseConvolutions
+from lasaft.network.conditioning import Condition, PoCM
+from lasaft.network.model import LaSAFT
+from lasaft.network.unet import UNet
 
 
 class _PlainDense(DenseConvolutions):

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.cli import parse
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.data.shards.manifest import ShardSettings
 

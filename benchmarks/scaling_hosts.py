@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.kills import config_of, prepare
 from benchmarks.reliability import train_on
 from benchmarks.scaling import Machines, Work, predict
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.journal import read_history

@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.plain import plain_form
 from lasaft.config import VARIANTS, ModelConfig
-from lasaft.losses import build_loss
-from lasaft.model import LaSAFT
+from lasaft.network.losses import build_loss
+from lasaft.network.model import LaSAFT
 
 FORMS = ("plain", "ours", "ours, bfloat16")
 

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from lasaft.checkpoint import load_model as load_model
     from lasaft.config import ModelConfig as ModelConfig
     from lasaft.export import export_model as export_model
-    from lasaft.model import LaSAFT as LaSAFT
-    from lasaft.separation import Separator as Separator
+    from lasaft.network.model import LaSAFT as LaSAFT
+    from lasaft.separation.separator import Separator as Separator
 
 # Loaded on first use: `import lasaft` alone must not wait for torch.
 _LAZY = {
-    "LaSAFT": "lasaft.model",
+    "LaSAFT": "lasaft.network.model",
     "ModelConfig": "lasaft.config",
-    "Separator": "lasaft.separation",
+    "Separator": "lasaft.separation.separator",
     "export_model": "lasaft.export",
     "load_model": "lasaft.checkpoint",
 }

@@ -23,7 +23,7 @@ from torch import Tensor
 from lasaft.config import ModelConfig
 from lasaft.errors import CheckpointError
 from lasaft.files import atomic_write_json, publish_folder, recover_folder
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 
 FORMAT = 1
 _DROPPINGS = r"\.DS_Store|\._.*|\.nfs.*|Thumbs\.db|desktop\.ini"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lasaft.errors import ConfigError, StageError
 from lasaft.files import atomic_write_bytes
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 
 FORMATS = (".onnx", ".pt2")
 # The name of our JSON: a metadata property of an ONNX file, an extra file in a .pt2 file.

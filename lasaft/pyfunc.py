@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lasaft.checkpoint import load_model
-from lasaft.separation import Separator
+from lasaft.separation.separator import Separator
 
 
 class SongSeparator:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import yaml
 
+import pipeline
 from jobs.cli.arguments import Given, known_name
 from lasaft.errors import ConfigError
 from pipeline.config.options import Option, did_you_mean, no_such_option
 from pipeline.config.plain_yaml import PLAIN_TAGS, compose_plain
 
-FOLDER = Path(__file__).resolve().parents[1] / "presets"
+FOLDER = Path(pipeline.__file__).resolve().parent / "presets"
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 

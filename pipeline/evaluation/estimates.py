@@ -15,7 +15,7 @@ import torch
 from lasaft.checkpoint import build_model, load_checkpoint
 from lasaft.errors import AudioError, StageError
 from lasaft.files import publish_folder
-from lasaft.separation import Separator
+from lasaft.separation.separator import Separator
 from pipeline.data.songs.tracks import TrackAudio
 
 Waves = dict[str, np.ndarray]  # source -> float32 [channel, sample]

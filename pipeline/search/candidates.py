@@ -149,7 +149,7 @@ def count_parameters(model: ModelConfig) -> int:
 def _count(text: str) -> int:
     import torch
 
-    from lasaft.model import LaSAFT
+    from lasaft.network.model import LaSAFT
 
     with torch.device("meta"):
         network = LaSAFT(ModelConfig.model_validate_json(text))

@@ -320,7 +320,10 @@ class Feeder(threading.Thread):
         folder_id = self._folder_id()
         found = client.search_runs([experiment], f"tags.`lasaft.folder` = '{folder_id}'")
         name = self._config.tracking.run_id or time.strftime("%Y-%m-%d %H:%M:%S")
-        tags = {"lasaft.folder": folder_id, "lasaft.model": variant_name(self._config.model)}
+        tags = {
+            "lasaft.folder": folder_id,
+            "lasaft.model": variant_name(self._config.model),
+        }
         if self._parent is not None:
             parent = json.loads(_run_file(self._parent).read_bytes())
             tags["mlflow.parentRunId"] = parent["run_id"]

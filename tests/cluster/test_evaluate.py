@@ -17,7 +17,7 @@ import torch
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import MUSDB18_SOURCES, ModelConfig
 from lasaft.errors import CheckpointError, ConfigError, DataError, StageError
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.evaluation.evaluate import EvaluationResult, evaluate

@@ -14,7 +14,7 @@ import torch
 from lasaft.checkpoint import load_checkpoint, save_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.errors import StageError
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from pipeline.cluster.connection import prepare_environment
 from pipeline.config import ClusterConfig, DataConfig, EvaluateConfig, RunConfig, TrackingConfig
 from pipeline.evaluation.estimates import Network, separate

@@ -18,7 +18,7 @@ import torch
 from lasaft.checkpoint import load_checkpoint, save_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.errors import LasaftError
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from pipeline.config import from_json
 from pipeline.data.shards.manifest import manifest_text, read_manifest
 from pipeline.training.loop.state_file import load_state

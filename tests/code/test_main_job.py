@@ -201,6 +201,9 @@ class Stages:
             raise self.failure
         return SimpleNamespace()
 
+    def score(self, config: RunConfig) -> None:
+        self.calls.append("evaluate")
+
     def report(self, config: RunConfig) -> SimpleNamespace:
         self.calls.append("report")
         return SimpleNamespace(page=config.output_dir / "report" / "index.html")

@@ -11,7 +11,7 @@ import pytest
 
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig, SearchConfig, TrainConfig
 from pipeline.search.candidates import BrokenSampleError, Checker, count_parameters
 from pipeline.search.capacity import share_places

@@ -25,7 +25,7 @@ from jobs.cli import parse
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError, StageError
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
 from pipeline.tracking import Tracker, feeder, ui_command

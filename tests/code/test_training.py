@@ -15,7 +15,7 @@ import lasaft
 from lasaft.checkpoint import load_checkpoint
 from lasaft.errors import CheckpointError, StageError
 from lasaft.metrics import bss_eval
-from lasaft.separation import separate_spectrogram
+from lasaft.separation.separator import separate_spectrogram
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.loss_network import loss_of
 from pipeline.training.loop.randomness import seed_step

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 import lasaft
+from lasaft.authors.importing import import_checkpoint
 from lasaft.checkpoint import load_checkpoint
 from lasaft.errors import CheckpointError, ConfigError
-from lasaft.importing import import_checkpoint
 from pipeline.config import RunConfig, TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.averaging import WeightAverage

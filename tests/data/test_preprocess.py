@@ -19,7 +19,6 @@ import soundfile
 from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig, RunConfig
-from pipeline.data.shards import build
 from pipeline.data.shards import preprocess as stage
 from pipeline.data.shards.build import Work, build_shards, file_stem
 from pipeline.data.shards.inspect import inspect_shards
@@ -312,7 +311,7 @@ make_shards(small_config(Path(sys.argv[1]), Path(sys.argv[2])))
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path, songs: Path) -> None:
     whole = tmp_path / "whole"
     make_shards(small_config(songs, whole))
-    root, killed = Path(build.__file__).parents[1], tmp_path / "killed"
+    root, killed = Path(__file__).parents[2], tmp_path / "killed"
     command = [sys.executable, "-c", _SCRIPT, str(songs), str(killed)]
     process = subprocess.Popen(command, cwd=root)
     deadline = time.monotonic() + 60

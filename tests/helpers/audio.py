@@ -11,7 +11,7 @@ import torch
 
 from lasaft.audio import Samples
 from lasaft.config import ModelConfig
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 
 RATE = 44100
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lasaft.config import ModelConfig
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 
 # 16 frames and 32 bins inside the network; three blocks.
 SMALL: dict[str, Any] = {

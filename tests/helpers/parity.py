@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lasaft.authors import config_from_authors, from_authors_state_dict
-from lasaft.model import LaSAFT
+from lasaft.authors.layout import config_from_authors, from_authors_state_dict
+from lasaft.network.model import LaSAFT
 
 FOLDER = Path(__file__).parents[1] / "model" / "parity"
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lasaft.config import ModelConfig
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.windows.draw_plan import rows_of_process

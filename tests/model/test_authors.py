@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from lasaft.authors import authors_name, config_from_authors, from_authors_state_dict
+from lasaft.authors.layout import authors_name, config_from_authors, from_authors_state_dict
 from lasaft.config import variant_name
 from lasaft.errors import CheckpointError
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from tests.helpers.models import small_model
 from tests.helpers.parity import Fixture
 

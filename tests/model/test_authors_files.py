@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from lasaft.authors_checkpoint import read_authors_checkpoint
+from lasaft.authors.file import read_authors_checkpoint
+from lasaft.authors.importing import import_checkpoint
 from lasaft.checkpoint import load_checkpoint, load_model
 from lasaft.cli import main
 from lasaft.errors import CheckpointError, ConfigError
-from lasaft.importing import import_checkpoint
 from tests.helpers.lightning import (
     lightning_content,
     save_old_lightning,

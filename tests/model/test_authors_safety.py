@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from lasaft.authors_checkpoint import read_authors_checkpoint
+from lasaft.authors.file import read_authors_checkpoint
+from lasaft.authors.importing import import_checkpoint
 from lasaft.errors import CheckpointError
-from lasaft.importing import import_checkpoint
 from tests.helpers.lightning import (
     Running,
     lightning_content,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lasaft.blocks import Block, ConvNorm, DenseConvolutions
-from lasaft.conditioning import Condition
 from lasaft.config import ModelConfig
+from lasaft.network.blocks import Block, ConvNorm, DenseConvolutions
+from lasaft.network.conditioning import Condition
 from tests.helpers.parity import Fixture, relative_error
 
 NOBODY = Condition(None, None, None)

@@ -11,7 +11,7 @@ import museval
 import numpy as np
 import pytest
 
-from lasaft import cli
+from lasaft.cli import commands as cli
 from tests.helpers.audio import RATE, files_of, noise, read, write
 
 pytestmark = pytest.mark.usefixtures("empty_working_folder")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lasaft.config import VARIANTS, ModelConfig, variant_name
 from lasaft.effects import without_effect
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from tests.helpers.models import random_spec, small_config, small_model
 
 # From the reference implementation, at its command's settings.

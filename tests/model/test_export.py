@@ -14,11 +14,12 @@ import onnxruntime
 import pytest
 import torch
 
-from lasaft import cli, export
+from lasaft import export
 from lasaft.checkpoint import load_checkpoint, save_checkpoint
+from lasaft.cli import commands as cli
 from lasaft.errors import ConfigError, StageError
 from lasaft.export import METADATA, export_model
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from tests.helpers.models import small_model
 
 # Together every block, modulation and framework; `python -m benchmarks.exports` has all pairs.

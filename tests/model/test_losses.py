@@ -9,8 +9,8 @@ import torch
 
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
-from lasaft.losses import build_loss, waveform_loss
-from lasaft.model import LaSAFT
+from lasaft.network.losses import build_loss, waveform_loss
+from lasaft.network.model import LaSAFT
 from pipeline.config import LossName
 from tests.helpers.parity import Fixture
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from lasaft.blocks import DenseConvolutions
 from lasaft.config import Activation
 from lasaft.errors import AudioError, ConfigError
-from lasaft.model import LaSAFT
-from lasaft.spectrogram import Spectrogram
+from lasaft.network.blocks import DenseConvolutions
+from lasaft.network.model import LaSAFT
+from lasaft.network.spectrogram import Spectrogram
 from tests.helpers.models import random_spec, small_config, small_model
 
 BLOCKS = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lasaft.authors import config_from_authors
+from lasaft.authors.layout import config_from_authors
 from tests.helpers.parity import Fixture, fixture_names, relative_error
 
 # The reference's own float32 and float64 runs differ by up to 2e-6 of the largest value.

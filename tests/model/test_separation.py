@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasaft.audio import Samples
-from lasaft.chunks import ChunkGrid, chunk_frames, cut, overlap_add, wave_grid
 from lasaft.config import ModelConfig
 from lasaft.errors import AudioError, ConfigError
-from lasaft.model import LaSAFT
-from lasaft.separation import (
+from lasaft.network.model import LaSAFT
+from lasaft.separation.chunks import ChunkGrid, chunk_frames, cut, overlap_add, wave_grid
+from lasaft.separation.separator import (
     BuildEstimator,
     Estimator,
     Separator,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from lasaft import fused_dense, onednn
-from lasaft.model import LaSAFT
-from lasaft.specialise import specialise
+from lasaft.fast import fused_dense, onednn
+from lasaft.fast.specialise import specialise
+from lasaft.network.model import LaSAFT
 from tests.helpers.models import random_spec, small_model
 
 

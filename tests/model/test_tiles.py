@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lasaft.tiles import COMPONENTS, TILE, from_tiles, into_tiles, tiled_kernels, tiled_offsets
+from lasaft.fast.winograd import (
+    COMPONENTS,
+    TILE,
+    from_tiles,
+    into_tiles,
+    tiled_kernels,
+    tiled_offsets,
+)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

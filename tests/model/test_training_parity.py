@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lasaft.authors import authors_name
-from lasaft.losses import build_loss
-from lasaft.model import LaSAFT
+from lasaft.authors.layout import authors_name
+from lasaft.network.losses import build_loss
+from lasaft.network.model import LaSAFT
 from tests.helpers.parity import Fixture, relative_error
 
 FIXTURE = Fixture("train_gpocm_lasaft")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 
 
 class WeightAverage:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lasaft.authors.importing import read_authors_network
 from lasaft.checkpoint import check_fits, load_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.effects import without_effect
 from lasaft.errors import CheckpointError
-from lasaft.importing import read_authors_network
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.randomness import seed_weights

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from lasaft.errors import ConfigError
-from lasaft.losses import build_loss
-from lasaft.model import LaSAFT
+from lasaft.network.losses import build_loss
+from lasaft.network.model import LaSAFT
 from pipeline.config import TrainConfig
 from pipeline.training.loop.common_dropout import share_dropout
 from pipeline.training.loop.ranks import Ranks

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 from pipeline.config import TrainConfig
 from pipeline.data.windows.loader import Batch
 from pipeline.training.loop.averaging import WeightAverage

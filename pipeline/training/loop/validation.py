@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lasaft.model import LaSAFT
-from lasaft.separation import separate_spectrogram
+from lasaft.network.model import LaSAFT
+from lasaft.separation.separator import separate_spectrogram
 from pipeline.data.windows.loader import ValidationTrack
 from pipeline.training.loop.loss_network import LossFunction
 from pipeline.training.loop.ranks import Ranks

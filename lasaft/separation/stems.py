@@ -14,7 +14,7 @@ from typing import Any
 from lasaft.audio import SUBTYPES, AudioReader, AudioWriter, Encoding
 from lasaft.errors import AudioError, ConfigError
 from lasaft.files import atomic_paths, safe_name
-from lasaft.separation import Separator
+from lasaft.separation.separator import Separator
 
 DEFAULT_NAME = "{track}/{source}"
 _FIELDS = ("track", "source")

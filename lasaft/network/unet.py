@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lasaft.activations import activation
-from lasaft.blocks import Block, ConvNorm
-from lasaft.conditioning import Conditioner
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
+from lasaft.network.activations import activation
+from lasaft.network.blocks import Block, ConvNorm
+from lasaft.network.conditioning import Conditioner
 
 
 class UNet(nn.Module):

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from lasaft.authors.pickle_reader import StandIn, as_dict, read_pickle
 from lasaft.errors import CheckpointError
-from lasaft.pickle_reader import StandIn, as_dict, read_pickle
 
 _DTYPES = {
     "BFloat16Storage": torch.bfloat16,

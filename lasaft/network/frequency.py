@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lasaft.activations import activation
-from lasaft.conditioning import Condition
 from lasaft.config import ModelConfig
+from lasaft.network.activations import activation
+from lasaft.network.conditioning import Condition
 
 
 class FrequencyLayer(nn.Module):

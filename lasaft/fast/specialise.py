@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lasaft.blocks import Block
-from lasaft.buffers import Buffers
-from lasaft.fused import FusedBlock
-from lasaft.fused_conv import FusedConv, channels_last
-from lasaft.fused_dense import SkipState
-from lasaft.model import LaSAFT
+from lasaft.fast.buffers import Buffers
+from lasaft.fast.fused_block import FusedBlock
+from lasaft.fast.fused_conv import FusedConv, channels_last
+from lasaft.fast.fused_dense import SkipState
+from lasaft.network.blocks import Block
+from lasaft.network.model import LaSAFT
 
 
 def specialise(

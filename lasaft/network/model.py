@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lasaft.config import ModelConfig
-from lasaft.spectrogram import Spectrogram
-from lasaft.unet import UNet
+from lasaft.network.spectrogram import Spectrogram
+from lasaft.network.unet import UNet
 
 
 class LaSAFT(nn.Module):

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lasaft.activations import activation
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
+from lasaft.network.activations import activation
 
 
 class Condition(NamedTuple):

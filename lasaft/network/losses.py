@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from lasaft.config import whole_name
 from lasaft.errors import ConfigError
-from lasaft.model import LaSAFT
+from lasaft.network.model import LaSAFT
 
 # Added to energies, as the reference does it, so that silence has no infinite ratio.
 _EPSILON = 1e-8

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lasaft.console import (
+from lasaft.cli.console import (
     complain,
     print_json,
     print_table,
@@ -22,9 +22,9 @@ from lasaft.errors import ConfigError, LasaftError, StageError
 
 if TYPE_CHECKING:
     from lasaft.audio import Encoding
-    from lasaft.score_files import TrackScores
-    from lasaft.separation import Separator
-    from lasaft.stems import Stems
+    from lasaft.metrics.folders import TrackScores
+    from lasaft.separation.separator import Separator
+    from lasaft.separation.stems import Stems
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,7 +120,7 @@ def _add_score(commands: Any) -> None:
 
 def _separate(options: argparse.Namespace) -> int:
     from lasaft.audio import Encoding
-    from lasaft.stems import DEFAULT_NAME, check_writable, file_format, plan_files
+    from lasaft.separation.stems import DEFAULT_NAME, check_writable, file_format, plan_files
 
     template = DEFAULT_NAME if options.name is None else options.name
     suffix = file_format(template, options.format)
@@ -160,7 +160,7 @@ def _peak(value: float) -> str:
 
 def _make_separator(options: argparse.Namespace) -> tuple[Separator, str]:
     from lasaft.checkpoint import build_model, load_checkpoint
-    from lasaft.separation import Separator
+    from lasaft.separation.separator import Separator
 
     device = _device(options.device)
     checkpoint = load_checkpoint(options.checkpoint)
@@ -179,7 +179,7 @@ def _separate_song(
     import torch
     from tqdm import tqdm
 
-    from lasaft.stems import separate_file
+    from lasaft.separation.stems import separate_file
 
     layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     with ExitStack() as stack:
@@ -214,8 +214,8 @@ def _device(name: str) -> Any:
 
 
 def _import_checkpoint(options: argparse.Namespace) -> int:
+    from lasaft.authors.importing import import_checkpoint
     from lasaft.config import variant_name
-    from lasaft.importing import import_checkpoint
 
     made = import_checkpoint(options.file, options.folder, _names(options.sources))
     variant = variant_name(made.config)
@@ -238,7 +238,7 @@ def _import_checkpoint(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from lasaft.checkpoint import build_model, load_checkpoint
     from lasaft.export import export_model
-    from lasaft.stems import check_writable
+    from lasaft.separation.stems import check_writable
 
     check_writable(options.file.parent, str(options.file))
     checkpoint = load_checkpoint(options.checkpoint)
@@ -256,8 +256,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from lasaft.score_files import medians, score_folders
-    from lasaft.stems import check_writable
+    from lasaft.metrics.folders import medians, score_folders
+    from lasaft.separation.stems import check_writable
 
     check_writable(options.output_dir)
     done: list[TrackScores] = []
@@ -298,7 +298,3 @@ def _outcome(total: int, failed: int, what: str) -> int:
     if failed:
         complain(f"{total - failed} of {total} {what}, {failed} failed (named above)")
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from lasaft.authors import config_from_authors, from_authors_state_dict
-from lasaft.authors_checkpoint import AuthorsCheckpoint, read_authors_checkpoint
+from lasaft.authors.file import AuthorsCheckpoint, read_authors_checkpoint
+from lasaft.authors.layout import config_from_authors, from_authors_state_dict
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import ModelConfig
 from lasaft.effects import without_effect

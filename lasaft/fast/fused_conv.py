@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lasaft.blocks import ConvNorm
-from lasaft.buffers import Buffers
+from lasaft.fast.buffers import Buffers
+from lasaft.network.blocks import ConvNorm
 
 
 class FusedConv(nn.Module):

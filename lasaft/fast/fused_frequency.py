@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lasaft.conditioning import Condition
-from lasaft.frequency import Attention, FrequencyLayer, LaSAFT, LightSAFT, ResidualTDF
-from lasaft.fused_conv import norm_as_affine
-from lasaft.onednn import relu_of_product
+from lasaft.fast.fused_conv import norm_as_affine
+from lasaft.fast.onednn import relu_of_product
+from lasaft.network.conditioning import Condition
+from lasaft.network.frequency import Attention, FrequencyLayer, LaSAFT, LightSAFT, ResidualTDF
 
 # Bytes of as many frames as go through the layers at once on a CPU: enough for the matrix products
 # to be fast, few enough for their results to stay in a core's cache.

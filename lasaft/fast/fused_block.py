@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from lasaft.blocks import Block, DenseConvolutions
-from lasaft.buffers import Buffers
-from lasaft.conditioning import Condition, FiLM, PoCM
-from lasaft.fused_conv import channels_last
-from lasaft.fused_dense import DenseMixing, SkipState
-from lasaft.fused_frequency import FusedFrequency, build_fused_frequency
+from lasaft.fast.buffers import Buffers
+from lasaft.fast.fused_conv import channels_last
+from lasaft.fast.fused_dense import DenseMixing, SkipState
+from lasaft.fast.fused_frequency import FusedFrequency, build_fused_frequency
+from lasaft.network.blocks import Block, DenseConvolutions
+from lasaft.network.conditioning import Condition, FiLM, PoCM
 
 # Points (bins x frames) whose channels are mixed at once: few enough to stay in a core's cache.
 _POINTS = 4096

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from lasaft.audio import BLOCK_SAMPLES, Samples, check_finite, resample
-from lasaft.chunks import Chunk, cut, frame_grid, overlap_add, wave_grid
 from lasaft.config import ModelConfig
 from lasaft.errors import AudioError, ConfigError
-from lasaft.model import LaSAFT
-from lasaft.specialise import specialise
+from lasaft.fast.specialise import specialise
+from lasaft.network.model import LaSAFT
+from lasaft.separation.chunks import Chunk, cut, frame_grid, overlap_add, wave_grid
 
 Precision = Literal["32", "bf16"]
 # Complex-as-channels mixture [batch, 2 * channel, frame, bin] -> an estimate for each condition
@@ -53,9 +53,9 @@ class Separator:
         batch_size: chunks that go through the network at once.
         precision: ``32``, or ``bf16`` for bfloat16 inside the network (about 28 dB less exact).
         build_estimator: makes the function that is run on each chunk, from the network and the
-            conditions wanted (see :data:`Estimator`); default: the network's fast form for them,
-            of :func:`lasaft.specialise.specialise`; :func:`plain_estimator`: as it was trained.
-            It is made when targets are first asked for: weights must not change afterwards.
+            conditions wanted (see :data:`Estimator`); default: the network's fast form for them
+            (:func:`lasaft.fast.specialise.specialise`); :func:`plain_estimator`: as it was
+            trained. Made when targets are first asked for: weights must not change afterwards.
 
     Raises:
         ConfigError: an argument is out of its range.

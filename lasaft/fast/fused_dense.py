@@ -7,11 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lasaft.blocks import ConvNorm, DenseConvolutions
-from lasaft.buffers import Buffers
-from lasaft.fused_conv import activate_, channels_last, fold_norm
-from lasaft.onednn import add_convolution_
-from lasaft.tiles import (
+from lasaft.fast.buffers import Buffers
+from lasaft.fast.fused_conv import activate_, channels_last, fold_norm
+from lasaft.fast.onednn import add_convolution_
+from lasaft.fast.winograd import (
     COMPONENTS,
     TILE,
     from_tiles,
@@ -19,6 +18,7 @@ from lasaft.tiles import (
     tiled_kernels,
     tiled_offsets,
 )
+from lasaft.network.blocks import ConvNorm, DenseConvolutions
 
 # What a shared input adds to each layer.
 Sums = list[Tensor]

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lasaft.activations import activation
-from lasaft.conditioning import Condition, build_modulation
 from lasaft.config import ModelConfig
-from lasaft.frequency import TDF, bottleneck, build_frequency
+from lasaft.network.activations import activation
+from lasaft.network.conditioning import Condition, build_modulation
+from lasaft.network.frequency import TDF, bottleneck, build_frequency
 
 
 class ConvNorm(nn.Module):

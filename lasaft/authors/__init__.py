@@ -1,0 +1,1 @@
+"""Checkpoints of the authors' own code, read without running any of it."""

@@ -1,0 +1,1 @@
+"""The network: blocks, conditioning, U-Net, spectrogram, losses."""
