@@ -10,7 +10,7 @@ from jobs.cli.presets import preset_names, preset_source
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
 from pipeline.config.options import Option, did_you_mean
-from pipeline.search.space_file import find_space, first_line, space_names
+from pipeline.search.space_reader import find_space, first_line, space_names
 
 WIDTH = 100
 _NAME_WIDTH = 28

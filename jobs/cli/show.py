@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from jobs.cli.run import EXIT_FAILED, Result
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
+from pipeline.search.ranking import Row, SearchResult
+from pipeline.search.trials import shown
 
 if TYPE_CHECKING:
     from pipeline.data.shards.inspect import Inspection
     from pipeline.data.shards.manifest import Manifest
     from pipeline.data.shards.repair import Repair
     from pipeline.evaluation.summary import Summary
-    from pipeline.search.ranking import SearchResult
-    from pipeline.training.loop.result import TrainResult
+    from pipeline.training.loop.records import TrainResult
     from pipeline.workflow.steps import StepResult
 
 
@@ -88,8 +89,8 @@ def training_result(result: TrainResult) -> Result:
 
 def search_result(config: RunConfig, result: SearchResult) -> Result:
     """Return the table of a search, its winner, and what trains it."""
+    from jobs.cli.show import table_text
     from pipeline.search.ranking import training_command
-    from pipeline.search.table import table_text
     from pipeline.tracking import ui_command
 
     winner = result.winner.trial
@@ -167,3 +168,49 @@ def _medians(summary: Summary) -> dict[str, dict[str, float | None]]:
         source: {metric: figure.median for metric, figure in scores.items()}
         for source, scores in {**summary.scores, "average": summary.average}.items()
     }
+
+
+_LONGEST_REASON = 60
+
+
+def table_text(result: SearchResult) -> str:
+    """Return the trials, best first: a line each, with the figures and the settings."""
+    options = list(dict.fromkeys(name for row in result.rows for name in row.trial.settings))
+    repeated = any(row.repeats for row in result.rows)
+    heads = ["rank", "trial", "SDR dB", "val_loss", "parameters", "epochs"]
+    if "seconds" in result.objectives:
+        heads.insert(5, "s/song")
+    heads += ["seeds"] if repeated else []
+    lines = [[*heads, *options, "ended"], *(_cells(row, heads, options) for row in result.rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    left = {1, *range(len(heads), len(lines[0]))}
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cells(row: Row, heads: list[str], options: list[str]) -> list[str]:
+    trial = row.trial
+    figures = {
+        "rank": "-" if row.rank is None else str(row.rank),
+        "trial": trial.name,
+        "SDR dB": _number(trial.figure("sdr"), ".2f"),
+        "val_loss": _number(trial.figure("val_loss"), ".4g"),
+        "parameters": f"{trial.parameters:,}",
+        "s/song": _number(trial.figure("seconds"), ".1f"),
+        "epochs": str(trial.epochs),
+        "seeds": "" if row.mean is None else f"{row.mean:.3g} ± {_number(row.spread, '.2g')}",
+    }
+    settings = [shown(trial.settings[name]) if name in trial.settings else "" for name in options]
+    ended = trial.status if trial.status == "done" else f"{trial.status}: {trial.reason}"
+    if len(ended) > _LONGEST_REASON:
+        ended = ended[: _LONGEST_REASON - 3] + "..."
+    return [*(figures[head] for head in heads), *settings, ended.rstrip(": ")]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

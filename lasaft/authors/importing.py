@@ -14,8 +14,7 @@ from torch import Tensor
 from lasaft.authors.file import AuthorsCheckpoint, read_authors_checkpoint
 from lasaft.authors.layout import config_from_authors, from_authors_state_dict
 from lasaft.checkpoint import save_checkpoint
-from lasaft.config import ModelConfig
-from lasaft.effects import without_effect
+from lasaft.config import ModelConfig, without_effect
 from lasaft.errors import CheckpointError, ConfigError
 
 # What no version of theirs writes, or what their weights tell.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lasaft.fast.buffers import Buffers
 from lasaft.network.blocks import ConvNorm
@@ -26,7 +27,7 @@ class FusedConv(nn.Module):
         conv: nn.Conv2d,
         act: nn.Module,
         dtype: torch.dtype,
-        norm: nn.BatchNorm2d | None = None,
+        norm: _BatchNorm | None = None,
     ) -> None:
         super().__init__()
         weight, bias = fold_norm(conv, norm)
@@ -64,7 +65,7 @@ class FusedUpsampling(nn.Module):
         conv: nn.ConvTranspose2d,
         act: nn.Module,
         dtype: torch.dtype,
-        norm: nn.BatchNorm2d | None,
+        norm: _BatchNorm | None,
     ) -> None:
         super().__init__()
         assert conv.stride == conv.kernel_size
@@ -90,7 +91,7 @@ class FusedUpsampling(nn.Module):
 
 
 def fold_norm(
-    conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d | None
+    conv: nn.Conv2d | nn.ConvTranspose2d, norm: _BatchNorm | None
 ) -> tuple[Tensor, Tensor]:
     """Return the convolution with its BatchNorm in it, in float64.
 
@@ -108,7 +109,7 @@ def fold_norm(
     return weight * scale.view(outputs), bias * scale + shift
 
 
-def norm_as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def norm_as_affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """Return float64 scale and shift [channel] of a BatchNorm in eval mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

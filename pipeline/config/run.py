@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings
-from lasaft.effects import without_effect as model_without_effect
+from lasaft.config import without_effect as model_without_effect
 from lasaft.errors import ConfigError
 from pipeline.config.data import SYNTHETIC_COUNTS, DataConfig
 from pipeline.config.evaluate import EvaluateConfig

@@ -12,8 +12,7 @@ from pipeline.config.run import without_effect
 from pipeline.search.candidates import BrokenSampleError, Checker
 from pipeline.search.proposals import draw
 from pipeline.search.space import Dimension, Space, named_networks, pbt_problems
-from pipeline.search.space_file import space_names
-from pipeline.search.space_reader import read_space
+from pipeline.search.space_reader import read_space, space_names
 
 # A value that is in no valid sample of so many is in none.
 _TRIES = 200

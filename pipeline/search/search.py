@@ -20,13 +20,12 @@ from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
 from pipeline.search.candidates import Checker, Sample
 from pipeline.search.capacity import BESIDE, Places, find_places, gpus_of_a_trial
-from pipeline.search.claim import alone, claim
 from pipeline.search.problems import trial_base
 from pipeline.search.proposals import grid, propose_optuna, propose_random
 from pipeline.search.ranking import SearchResult, conclude, ranked
 from pipeline.search.space import Space
 from pipeline.search.space_reader import read_space
-from pipeline.search.trials import Trial, TrialBook
+from pipeline.search.trials import Trial, TrialBook, alone, claim
 
 _DEFAULT_TRIALS = 12
 # A trial whose process dies (no memory, a lost node) is started again so often.
@@ -310,8 +309,7 @@ def _trainable() -> Any:
     """Return Tune's form of a trial, which ends its training in order before its process ends."""
     from ray.tune.trainable.function_trainable import wrap_function
 
-    from pipeline.search.many import wait_for_end
-    from pipeline.search.trial_process import run_trial
+    from pipeline.search.trial_process import run_trial, wait_for_end
 
     class SearchTrial(wrap_function(run_trial)):
         def cleanup(self) -> None:

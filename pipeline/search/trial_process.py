@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from lasaft.files import atomic_write_bytes, atomic_write_json
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
 from pipeline.search.trials import best_epoch, mark_failed, read_curve, reason_of
+from pipeline.training.epoch_gate import answer
+from pipeline.training.train import fit
 
 _SONG_SECONDS = 240.0
 _TIMED_SECONDS = 12.0
@@ -67,7 +71,7 @@ def with_settings(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
 
 def _train(config: RunConfig, payload: dict[str, Any]) -> None:
     if config.train.processes > 1:
-        from pipeline.search.many import train_many
+        from pipeline.search.trial_process import train_many
 
         train_many(config, lambda epoch: _report(config, payload["watched"], epoch))
         return
@@ -160,3 +164,59 @@ def _seconds(config: RunConfig) -> float:
         separator.separate(0.1 * song, rate, targets)
         times.append(time.perf_counter() - start)
     return min(times) * _SONG_SECONDS / _TIMED_SECONDS
+
+
+_POLL_SECONDS = 0.1
+_END_SECONDS = 50.0
+# The training that this process runs: where the process itself is ended, it is waited for.
+_running: list[threading.Thread] = []
+
+
+def train_many(config: RunConfig, report: Callable[[int], None]) -> None:
+    """Train with Ray Train in a thread, and report each epoch from this one.
+
+    The processes wait after each epoch until it has been reported. If the report ends this trial,
+    they are told and end by themselves: Ray Train then gives its places back, which it does not
+    when it is killed from outside.
+
+    Args:
+        config: of the trial.
+        report: called with the number of epochs that are done; may raise SystemExit.
+    """
+    folder = RunFolder.of(config)
+    if (folder.training / "result.json").exists():
+        return
+    told = len(read_curve(folder.metrics))
+    (folder.training / "failure.json").unlink(missing_ok=True)
+    answer(folder, told, go=True)
+    failures: list[Exception] = []
+    thread = threading.Thread(target=_fit, args=(config, folder, failures), daemon=True)
+    _running[:] = [thread]
+    thread.start()
+    try:
+        while thread.is_alive():
+            if told < min(len(read_curve(folder.metrics)), config.train.max_epochs - 1):
+                told += 1
+                report(told)
+                answer(folder, told, go=True)
+            else:
+                time.sleep(_POLL_SECONDS)
+    except BaseException:
+        answer(folder, told, go=False)
+        wait_for_end()
+        raise
+    if failures:
+        raise failures[0]
+
+
+def wait_for_end() -> None:
+    """Return when the training that this process began has ended, after some time in any case."""
+    for thread in _running:
+        thread.join(_END_SECONDS)
+
+
+def _fit(config: RunConfig, folder: RunFolder, failures: list[Exception]) -> None:
+    try:
+        fit(config, folder)
+    except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
+        failures.append(error)

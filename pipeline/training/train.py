@@ -25,7 +25,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
 from pipeline.training.loop.identity import claim, finished, has_begun
-from pipeline.training.loop.result import TrainResult
+from pipeline.training.loop.records import TrainResult
 
 _POLL_SECONDS = 0.5
 # A range of processes looks so often whether there is room for more: a change costs a new start.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import EvaluationResult
     from pipeline.report import ReportResult
     from pipeline.search.ranking import SearchResult
-    from pipeline.training.loop.result import TrainResult
+    from pipeline.training.loop.records import TrainResult
 
 
 def make_shards(config: RunConfig) -> Manifest:

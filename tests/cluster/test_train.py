@@ -24,7 +24,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.training.loop.identity import claim
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.ranks import Ranks
-from pipeline.training.loop.result import TrainResult
+from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.worker import run_session
 from pipeline.training.train import train
 from pipeline.workflow.stages import train_network

@@ -8,8 +8,7 @@ import pytest
 
 from jobs.cli import parse
 from lasaft.errors import ConfigError
-from pipeline.search.space_file import space_names
-from pipeline.search.space_reader import read_space
+from pipeline.search.space_reader import read_space, space_names
 
 
 def _file(folder: Path, text: str) -> str:

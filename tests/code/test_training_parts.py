@@ -19,12 +19,12 @@ from lasaft.errors import CheckpointError, ConfigError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.config import TrainConfig
 from pipeline.config.folders import RunFolder
+from pipeline.training.loop.decisions import Selection
 from pipeline.training.loop.first_weights import new_model
 from pipeline.training.loop.identity import claim, finish, finished
 from pipeline.training.loop.journal import History, make_record, read_history
 from pipeline.training.loop.optimiser import Plateau, build_optimizer, learning_rate
 from pipeline.training.loop.randomness import derive_seed
-from pipeline.training.loop.selection import Selection
 from pipeline.training.loop.state_file import capture_state, load_state, restore_state, write_state
 from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
 from pipeline.training.train import _watch, share_cpus

@@ -19,7 +19,7 @@ from pipeline.data.windows.loader import Batch, ValidationTrack
 from pipeline.training.loop.journal import CLOCK_KINDS, read_history
 from pipeline.training.loop.randomness import derive_seed, seed_weights
 from pipeline.training.loop.ranks import Ranks
-from pipeline.training.loop.result import TrainResult
+from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.state_file import load_state
 from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
 from pipeline.training.loop.trainer import Trainer

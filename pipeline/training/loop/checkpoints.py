@@ -1,20 +1,25 @@
-"""Keeps a training: its state and its best models on the disk, written while it goes on."""
+"""The checkpoints of a training: its state to go on from, its best models to use."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lasaft.checkpoint import save_checkpoint
+from lasaft.config import ModelConfig
+from lasaft.files import recover_folder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.background import BackgroundWriter
-from pipeline.training.loop.publishing import prune, publish, recover
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.reporter import Reporter
 from pipeline.training.loop.state_file import (
@@ -140,3 +145,43 @@ class Keeper:
         """Mend what a crash left behind; ``kept`` are the epochs whose models count."""
         if self._ranks.is_first:
             recover(self._folder, kept)
+
+
+def epoch_folder(folder: RunFolder, epoch: int) -> Path:
+    """Return where the model of ``epoch`` (from 0) lies if it is one of the best."""
+    return folder.checkpoints / f"epoch={epoch:04d}"
+
+
+def publish(
+    folder: RunFolder,
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    provenance: dict[str, Any],
+    *,
+    best: bool,
+) -> None:
+    """Write a network among the best epochs', and as the run's checkpoint if it is the ``best``."""
+    targets = [epoch_folder(folder, provenance["epoch"])]
+    for target in targets + ([folder.checkpoint] if best else []):
+        # A training does not end because somebody exports, or edits, what it has published.
+        save_checkpoint(target, weights, config, provenance, keep_others=True)
+
+
+def prune(folder: RunFolder, kept: Iterable[int]) -> None:
+    """Remove the models of epochs that are not among the ``kept`` ones any more."""
+    names = {epoch_folder(folder, epoch).name for epoch in kept}
+    for path in folder.checkpoints.glob("epoch=*"):
+        if re.fullmatch(r"epoch=\d{4,}", path.name) and path.name not in names:
+            shutil.rmtree(path)
+
+
+def recover(folder: RunFolder, kept: Iterable[int]) -> None:
+    """Mend what a crash in the middle of saving or publishing left behind."""
+    state = folder.state
+    for leftover in state.parent.glob(f".{state.name}.*.tmp-*"):
+        leftover.unlink()
+    recover_folder(folder.checkpoint)
+    if folder.checkpoints.exists():
+        for epoch in kept:
+            recover_folder(epoch_folder(folder, epoch))
+        prune(folder, kept)

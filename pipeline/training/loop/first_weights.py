@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from lasaft.authors.importing import read_authors_network
 from lasaft.checkpoint import check_fits, load_checkpoint
-from lasaft.config import ModelConfig
-from lasaft.effects import without_effect
+from lasaft.config import ModelConfig, without_effect
 from lasaft.errors import CheckpointError
 from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig

@@ -12,7 +12,7 @@ from lasaft.errors import ConfigError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.training.loop.result import TrainResult
+from pipeline.training.loop.records import TrainResult
 
 _IDENTITY = "identity.json"
 _RESULT = "result.json"

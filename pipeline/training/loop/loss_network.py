@@ -16,8 +16,8 @@ from lasaft.errors import ConfigError
 from lasaft.network.losses import build_loss
 from lasaft.network.model import LaSAFT
 from pipeline.config import TrainConfig
-from pipeline.training.loop.common_dropout import share_dropout
 from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.synchronised_layers import share_dropout
 
 _AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "32": None}
 

@@ -20,8 +20,8 @@ from pipeline.training.loop.optimiser import learning_rate
 from pipeline.training.loop.process_data import TrainingData
 from pipeline.training.loop.randomness import repeatable, seed_step
 from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.reporter import SAMPLES, STEPS_PER_RECORD, Reporter
-from pipeline.training.loop.result import TrainResult
 from pipeline.training.loop.step import Stepper
 from pipeline.training.loop.timing import Mean
 from pipeline.training.loop.validation import validate

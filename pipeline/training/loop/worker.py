@@ -18,8 +18,7 @@ from pipeline.training.loop.first_weights import new_model
 from pipeline.training.loop.identity import finish
 from pipeline.training.loop.process_data import ShardData
 from pipeline.training.loop.ranks import Ranks
-from pipeline.training.loop.records import provenance
-from pipeline.training.loop.result import TrainResult
+from pipeline.training.loop.records import TrainResult, provenance
 from pipeline.training.loop.trainer import Hurry, OnEpoch, Trainer, ignore_epoch, never
 
 # Ray ends the workers of a killed driver within some 5 seconds.
