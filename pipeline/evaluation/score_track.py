@@ -12,6 +12,7 @@ import numpy as np
 
 from lasaft.errors import AudioError, DataError, LasaftError
 from lasaft.metrics import METRICS, bss_eval, si_sdr, usdr
+from pipeline.data.songs.stretch import excerpt_stretch
 from pipeline.data.songs.tracks import Track, TrackAudio, read_track, source_hash
 from pipeline.evaluation.estimates import (
     Network,
@@ -22,13 +23,7 @@ from pipeline.evaluation.estimates import (
     oracle_estimates,
     read_estimates,
 )
-from pipeline.evaluation.excerpts import (
-    EXCERPT_FILE,
-    EXCERPTS,
-    excerpt_stretch,
-    write_estimates,
-    write_references,
-)
+from pipeline.evaluation.excerpts import EXCERPT_FILE, EXCERPTS, write_estimates, write_references
 from pipeline.evaluation.scenarios import ACCOMPANIMENT, Contest, contests, scored_names
 from pipeline.evaluation.score_files import FrameScores, facts_if_current, write_key, write_scores
 from pipeline.evaluation.summary import Kind, Scenario

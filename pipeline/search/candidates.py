@@ -164,3 +164,12 @@ def refuse(reasons: list[str]) -> None:
     """
     if reasons:
         raise ConfigError(list(dict.fromkeys(reasons)))
+
+
+def trial_base(run: RunConfig) -> RunConfig:
+    """Return the settings that all trials share."""
+    epochs = run.search.trial_epochs or run.train.max_epochs
+    train = run.train.model_copy(
+        update={"max_epochs": epochs, "min_epochs": min(run.train.min_epochs, epochs)}
+    )
+    return run.model_copy(update={"train": train})

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from lasaft.errors import ConfigError
 from pipeline.config import RunConfig, SearchConfig
 from pipeline.config.run import without_effect
-from pipeline.search.candidates import BrokenSampleError, Checker
+from pipeline.search.candidates import BrokenSampleError, Checker, trial_base
 from pipeline.search.proposals import draw
 from pipeline.search.space import Dimension, Space, named_networks, pbt_problems
 from pipeline.search.space_reader import read_space, space_names
@@ -103,15 +103,6 @@ def idle_in_trials(run: RunConfig) -> dict[str, str]:
     if space.constraints.match_parameters is not None:
         searched.add(space.constraints.width)
     return reasons | dict.fromkeys(searched, f"the space {space.name} says it for every trial")
-
-
-def trial_base(run: RunConfig) -> RunConfig:
-    """Return the settings that all trials share."""
-    epochs = run.search.trial_epochs or run.train.max_epochs
-    train = run.train.model_copy(
-        update={"max_epochs": epochs, "min_epochs": min(run.train.min_epochs, epochs)}
-    )
-    return run.model_copy(update={"train": train})
 
 
 def _value_problems(checker: Checker, space: Space) -> Iterator[str]:

@@ -18,9 +18,8 @@ from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
-from pipeline.search.candidates import Checker, Sample
+from pipeline.search.candidates import Checker, Sample, trial_base
 from pipeline.search.capacity import BESIDE, Places, find_places, gpus_of_a_trial
-from pipeline.search.problems import trial_base
 from pipeline.search.proposals import grid, propose_optuna, propose_random
 from pipeline.search.ranking import SearchResult, conclude, ranked
 from pipeline.search.space import Space
@@ -129,7 +128,7 @@ class _Run:
 
     def has_work(self) -> bool:
         """Whether anything is left to do within the budget."""
-        from pipeline.search.tune_parts import Budget
+        from pipeline.search.budget import Budget
 
         budget = Budget(self.settings, self.clock, gpus_of_a_trial(self.config), self.book.all())
         if budget.used_up:
@@ -197,7 +196,8 @@ class _Run:
         return limited and any(one.status == "running" for one in self.trials())
 
     def _tune(self, places: Places, trials: Sequence[Trial], more: Any, scheduler: str) -> None:
-        from pipeline.search.tune_parts import Budget, Queue, build_scheduler, replay
+        from pipeline.search.budget import Budget
+        from pipeline.search.tune_parts import Queue, build_scheduler, replay
         from pipeline.search.watch import Watch
 
         waiting = [one for one in trials if one.status in ("waiting", "running")]

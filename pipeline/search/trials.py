@@ -16,8 +16,7 @@ from pipeline.cluster import locks
 from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder
-from pipeline.search.candidates import Checker, Sample
-from pipeline.search.problems import trial_base
+from pipeline.search.candidates import Checker, Sample, trial_base
 from pipeline.search.space import Settings, Space
 from pipeline.training.loop.identity import claim_folder, identity
 from pipeline.training.loop.journal import read_history

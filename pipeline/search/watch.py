@@ -13,8 +13,8 @@ from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
+from pipeline.search.budget import Budget
 from pipeline.search.trials import Trial, TrialBook, mark_failed, mark_stopped, reason_of
-from pipeline.search.tune_parts import Budget
 from pipeline.tracking import Tracker, tracking_address
 
 

@@ -12,11 +12,12 @@ from ray.tune.schedulers import TrialScheduler
 
 from lasaft.config import ModelConfig
 from pipeline.config import RunConfig, SearchConfig
+from pipeline.search.budget import Budget
 from pipeline.search.candidates import Checker
 from pipeline.search.space import Dimension, Space
 from pipeline.search.trial_process import with_settings
 from pipeline.search.trials import Epoch, Trial, TrialBook, best_epoch, epoch_of, mark_failed
-from pipeline.search.tune_parts import Budget, build_scheduler, replay
+from pipeline.search.tune_parts import build_scheduler, replay
 from pipeline.training.loop.journal import History, make_record
 
 SPACE = Space("x", (Dimension("lr", "log", (), 1e-4, 1e-2),))

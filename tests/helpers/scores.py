@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.songs.stretch import excerpt_stretch
 from pipeline.evaluation.aggregate import summarise, summarise_track
-from pipeline.evaluation.excerpts import excerpt_stretch, write_estimates, write_references
+from pipeline.evaluation.excerpts import write_estimates, write_references
 from pipeline.evaluation.score_files import METRICS, WHOLE_METRICS, FrameScores, write_scores
 from pipeline.evaluation.summary import DataIdentity, Kind, Summary, System, TrackSummary
 

@@ -9,7 +9,6 @@ from typing import Any
 from pipeline.config import TrainConfig
 from pipeline.training.loop.optimiser import Plateau
 from pipeline.training.loop.ranks import Ranks
-from pipeline.training.loop.timing import Mean
 from pipeline.training.loop.validation import Validation
 
 
@@ -143,3 +142,24 @@ class Selection:
         """Return the selection that gave ``state``, with the question of stopping left open."""
         kept = [(float(loss), int(epoch)) for loss, epoch in state["kept"]]
         return cls(state["best_epoch"], state["best_loss"], kept, state["bad_epochs"])
+
+
+class Mean:
+    """A running mean whose two numbers can be saved."""
+
+    def __init__(self, total: float = 0.0, count: int = 0) -> None:
+        self.total, self.count = total, count
+
+    def add(self, value: float) -> None:
+        """Take one more value in."""
+        self.total += value
+        self.count += 1
+
+    @property
+    def value(self) -> float:
+        """The mean, NaN of nothing."""
+        return self.total / self.count if self.count else math.nan
+
+    def state(self) -> tuple[float, int]:
+        """Return what the constructor needs."""
+        return self.total, self.count

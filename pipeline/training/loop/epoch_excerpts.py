@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lasaft.files import publish_folder
-from pipeline.evaluation.excerpts import excerpt_stretch
+from pipeline.data.songs.stretch import excerpt_stretch
 
 _N_FFT = 2048
 _RANGE_DB = 80.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -67,24 +66,3 @@ class Meter:
         self._before, self._start = state["seconds"], time.monotonic()
         self.step_seconds, self.wait_seconds = state["step_seconds"], state["wait_seconds"]
         self.save_seconds = state["save_seconds"]
-
-
-class Mean:
-    """A running mean whose two numbers can be saved."""
-
-    def __init__(self, total: float = 0.0, count: int = 0) -> None:
-        self.total, self.count = total, count
-
-    def add(self, value: float) -> None:
-        """Take one more value in."""
-        self.total += value
-        self.count += 1
-
-    @property
-    def value(self) -> float:
-        """The mean, NaN of nothing."""
-        return self.total / self.count if self.count else math.nan
-
-    def state(self) -> tuple[float, int]:
-        """Return what the constructor needs."""
-        return self.total, self.count

@@ -13,7 +13,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.data.windows.loader import Batch
 from pipeline.training.loop.background import folder_faults
 from pipeline.training.loop.checkpoints import Keeper, Publication
-from pipeline.training.loop.decisions import Standing
+from pipeline.training.loop.decisions import Mean, Standing
 from pipeline.training.loop.epoch_excerpts import Excerpts
 from pipeline.training.loop.loss_network import loss_of
 from pipeline.training.loop.optimiser import learning_rate
@@ -23,7 +23,6 @@ from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.reporter import SAMPLES, STEPS_PER_RECORD, Reporter
 from pipeline.training.loop.step import Stepper
-from pipeline.training.loop.timing import Mean
 from pipeline.training.loop.validation import validate
 
 OnEpoch = Callable[[int, dict[str, float]], None]

@@ -1,0 +1,124 @@
+"""What a search may cost: epochs, hours, GPU hours."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from lasaft.errors import StageError
+from lasaft.files import atomic_write_json
+from pipeline.cluster.connection import living_nodes
+from pipeline.config.search import SearchConfig
+from pipeline.search.trials import Trial
+
+_NODE_SECONDS = 5.0
+
+
+class Budget(tune.Stopper):
+    """Ends everything when epochs, hours or GPU-hours are used up.
+
+    An epoch begins only if ``total_epochs`` has room for it beside those that are being trained, so
+    the limit is met exactly. A population goes in steps of its own and may pass it by one of them.
+
+    Args:
+        search: the limits.
+        file: keeps the time over interruptions.
+        gpus: GPUs of a trial.
+        trials: all trials so far.
+    """
+
+    def __init__(
+        self, search: SearchConfig, file: Path, gpus: float, trials: Sequence[Trial]
+    ) -> None:
+        self._search, self._file, self._gpus = search, file, gpus
+        self._epochs = {trial.name: trial.epochs for trial in trials}
+        self._trained = {trial.name: trial.seconds for trial in trials}
+        self._running: dict[str, str] = {}
+        self._held: set[str] = set()
+        self._before = json.loads(file.read_bytes())["seconds"] if file.exists() else 0.0
+        self._start, self._written, self._looked = time.monotonic(), 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time of the search, over all interruptions."""
+        return self._before + time.monotonic() - self._start
+
+    @property
+    def used_up(self) -> str:
+        """Which limit is reached, in words; empty while there is some left."""
+        search, epochs = self._search, sum(self._epochs.values())
+        if search.total_epochs is not None and epochs >= search.total_epochs:
+            return f"total_epochs {search.total_epochs}"
+        if search.max_hours is not None and self.seconds >= 3600 * search.max_hours:
+            return f"max_hours {search.max_hours:g}"
+        hours = self._gpus * sum(self._trained.values()) / 3600
+        if search.max_gpu_hours is not None and hours >= search.max_gpu_hours:
+            return f"max_gpu_hours {search.max_gpu_hours:g}"
+        return ""
+
+    def begin(self, trial_id: str, name: str) -> None:
+        """Take into account that Tune's trial ``trial_id`` trains the trial ``name``."""
+        self._running[trial_id] = name
+        self._held.discard(name)
+
+    def has_room(self) -> bool:
+        """Return whether another trial may begin an epoch."""
+        total = self._search.total_epochs
+        return total is None or sum(self._epochs.values()) + len(self._running) < total
+
+    def count(self, name: str, epochs: int, seconds: float) -> None:
+        """Take an epoch of a trial into account."""
+        self._epochs[name], self._trained[name] = epochs, seconds
+
+    def end(self, name: str) -> None:
+        """Take into account that a trial trains no more."""
+        self._running = {key: value for key, value in self._running.items() if value != name}
+
+    def holds(self, name: str) -> bool:
+        """Return whether a trial was ended here, and only for want of epochs."""
+        return name in self._held
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return whether the trial that gave ``result`` has to end: its next epoch has no room."""
+        name, total = self._running.get(trial_id), self._search.total_epochs
+        if name is None or total is None or "epoch" not in result:
+            return False
+        done = sum((self._epochs | {name: result["epoch"]}).values())
+        if done + len(self._running) <= total:
+            return False
+        self._held.add(name)
+        return True
+
+    def stop_all(self) -> bool:
+        """Return whether a limit is reached; Tune asks all the time.
+
+        Raises:
+            StageError: this process's Ray node has ended: Tune itself would wait for ever.
+        """
+        if time.monotonic() - self._written > 1.0:
+            self.save()
+        if time.monotonic() - self._looked > _NODE_SECONDS:
+            self._looked = time.monotonic()
+            _require_own_node()
+        return bool(self.used_up)
+
+    def save(self) -> None:
+        """Write the time down."""
+        self._written = time.monotonic()
+        atomic_write_json(self._file, {"seconds": round(self.seconds, 1)})
+
+
+def _require_own_node() -> None:
+    import ray
+
+    mine = ray.get_runtime_context().get_node_id()
+    if all(node["NodeID"] != mine for node in living_nodes()):
+        raise StageError(
+            "search: the Ray node of this command has ended (its raylet was killed or ran out of "
+            "memory); what the trials have saved is kept, and the same command goes on from there"
+        )
