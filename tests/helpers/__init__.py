@@ -1,1 +1,5 @@
-"""What several tests share, a file for each topic."""
+"""What several tests need: written once, here."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]

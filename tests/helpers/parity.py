@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from lasaft.authors.layout import config_from_authors, from_authors_state_dict
 from lasaft.network.model import LaSAFT
+from tests.helpers import ROOT
 
-FOLDER = Path(__file__).parents[1] / "model" / "parity"
+FOLDER = ROOT / "tests" / "lasaft" / "parity"
 
 
 class Fixture:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import re
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-
+from tests.helpers import ROOT
 
 VARIANTS = {"aws": None, "gcp": "Google Cloud", "local": "hosts of your own"}
 _PLACE = {"type", "region", "availability_zone", "cache_stopped_nodes"}

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
+
 README = (ROOT / "README.md").read_text()
 MOST_SECONDS = 900  # said to be 6 minutes on two idle cores; a busy machine may be slower
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
+
 DATA = os.environ.get("LASAFT_REAL_DATA")
 
 pytestmark = [

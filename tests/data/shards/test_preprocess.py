@@ -25,6 +25,7 @@ from pipeline.data.shards.inspect import inspect_shards
 from pipeline.data.shards.manifest import Manifest, ShardSettings, read_manifest
 from pipeline.data.shards.preprocess import preprocess
 from pipeline.data.songs.tracks import Track, list_tracks
+from tests.helpers import ROOT
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
 from tests.helpers.wavs import write_track
@@ -311,7 +312,7 @@ make_shards(small_config(Path(sys.argv[1]), Path(sys.argv[2])))
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path, songs: Path) -> None:
     whole = tmp_path / "whole"
     make_shards(small_config(songs, whole))
-    root, killed = Path(__file__).parents[2], tmp_path / "killed"
+    root, killed = ROOT, tmp_path / "killed"
     command = [sys.executable, "-c", _SCRIPT, str(songs), str(killed)]
     process = subprocess.Popen(command, cwd=root)
     deadline = time.monotonic() + 60

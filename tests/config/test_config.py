@@ -26,8 +26,8 @@ from pipeline.config import (
 )
 from pipeline.config.options import Option, options_of, value_of
 from pipeline.config.run import without_effect
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = options_of(RunConfig)
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True).filter(
     lambda name: name not in ("none", "null")

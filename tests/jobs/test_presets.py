@@ -14,8 +14,8 @@ from lasaft.errors import ConfigError
 from pipeline.config import RunConfig, to_json
 from pipeline.config.options import options_of
 from pipeline.config.run import without_effect
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = options_of(RunConfig)
 
 

@@ -24,6 +24,7 @@ from lasaft.files import safe_name
 from lasaft.separation import stems
 from lasaft.separation.separator import Separator
 from lasaft.separation.stems import plan_files
+from tests.helpers import ROOT
 from tests.helpers.audio import RATE, files_of, noise, read, tiny_model, tone, write
 from tests.helpers.lightning import Running, lightning_content
 from tests.helpers.parity import Fixture
@@ -307,7 +308,7 @@ def test_a_signal_ends_the_real_command_and_leaves_nothing(
     song = write(tmp_path / "song.flac", np.tile(noise(2, RATE), 60))
     command = [sys.executable, "-m", "lasaft.cli", "separate", str(song), "--checkpoint",
                str(checkpoint), "--output_dir", str(tmp_path / "out")]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -325,7 +326,7 @@ def test_a_signal_ends_the_real_command_and_leaves_nothing(
 
 def test_help_is_quick_and_does_not_import_torch() -> None:
     code = "import sys; import lasaft.cli.commands as c; c._parser(); print('torch' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import ROOT
 from tests.helpers.programs import path_without
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "--preset", "demo", "--synthetic_train", "2", "--synthetic_valid", "1", "--synthetic_test", "1",
     "--synthetic_seconds", "4", "--steps_per_epoch", "4", "--max_epochs", "2",
