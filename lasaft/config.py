@@ -33,105 +33,105 @@ class Settings(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def option(default: Any, description: str, *, role: str = "result", **limits: Any) -> Any:
+    """Declare an option: its default, its line of help, its role and its range.
+
+    Args:
+        default: taken where nobody gives the option.
+        description: one line, with the unit.
+        role: what the option decides; the pipeline's ``config.roles`` says what follows from it.
+        limits: ``ge``, ``gt``, ``le`` and the like, as in pydantic's ``Field``.
+    """
+    return Field(
+        default=default, description=description, json_schema_extra={"role": role}, **limits
+    )
+
+
 class ModelConfig(Settings):
     """The network, its spectrogram, and what it separates."""
 
-    sources: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = Field(
-        default=MUSDB18_SOURCES, description="source names, in the order of their condition numbers"
+    sources: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = option(
+        MUSDB18_SOURCES, "source names, in the order of their condition numbers", role="shards"
     )
-    sample_rate: int = Field(default=44100, ge=1000, le=384000, description="of the audio, in Hz")
+    sample_rate: int = option(44100, "of the audio, in Hz", ge=1000, le=384000, role="shards")
 
-    n_fft: int = Field(default=2048, ge=16, le=65536, description="STFT size in samples, even")
-    hop_length: int = Field(
-        default=1024, ge=1, le=32768, description="STFT hop in samples, at most n_fft / 2"
+    n_fft: int = option(2048, "STFT size in samples, even", ge=16, le=65536, role="shards")
+    hop_length: int = option(
+        1024, "STFT hop in samples, at most n_fft / 2", ge=1, le=32768, role="shards"
     )
-    num_frame: int = Field(
-        default=128, ge=1, le=16384, description="STFT frames of a training window"
+    num_frame: int = option(128, "STFT frames of a training window", ge=1, le=16384)
+    spec_type: Literal["complex", "magnitude"] = option(
+        "complex", "what the network sees of the spectrogram"
     )
-    spec_type: Literal["complex", "magnitude"] = Field(
-        default="complex", description="what the network sees of the spectrogram"
+    spec_est_mode: Literal["mapping", "masking"] = option(
+        "mapping", "the network's output is the estimate, or a mask for the mixture"
     )
-    spec_est_mode: Literal["mapping", "masking"] = Field(
-        default="mapping",
-        description="the network's output is the estimate, or a mask for the mixture",
-    )
-    input_channels: int | None = Field(
-        default=None, ge=1, le=4, description="audio channels, times 2 if complex (None: stereo)"
+    input_channels: int | None = option(
+        None, "audio channels, times 2 if complex (None: stereo)", ge=1, le=4, role="shards"
     )
 
-    block: Literal["tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc"] = Field(
-        default="tfc_lasaft", description="the intermediate block"
+    block: Literal["tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc"] = option(
+        "tfc_lasaft", "the intermediate block"
     )
-    n_blocks: int = Field(default=7, ge=1, le=31, description="number of intermediate blocks, odd")
-    internal_channels: Positive = Field(default=24, description="channels inside the U-Net")
-    n_internal_layers: int = Field(default=5, ge=1, le=100, description="convolutions in a block")
-    kernel_size_t: Positive = Field(default=3, description="kernel on the time axis in frames, odd")
-    kernel_size_f: Positive = Field(
-        default=3, description="kernel on the frequency axis in bins, odd"
+    n_blocks: int = option(7, "number of intermediate blocks, odd", ge=1, le=31)
+    internal_channels: Positive = option(24, "channels inside the U-Net")
+    n_internal_layers: int = option(5, "convolutions in a block", ge=1, le=100)
+    kernel_size_t: Positive = option(3, "kernel on the time axis in frames, odd")
+    kernel_size_f: Positive = option(3, "kernel on the frequency axis in bins, odd")
+    t_down_layers: tuple[int, ...] | None = option(
+        None,
+        ("levels (from 0) that halve the time resolution (None: all; in TDF and TDC nets none)"),
     )
-    t_down_layers: tuple[int, ...] | None = Field(
-        default=None,
-        description="levels (from 0) that halve the time resolution (None: all; in TDF and TDC "
-        "nets none)",
+    f_down_layers: tuple[int, ...] | None = option(
+        None, "levels (from 0) that halve the frequency resolution (None: all)"
     )
-    f_down_layers: tuple[int, ...] | None = Field(
-        default=None, description="levels (from 0) that halve the frequency resolution (None: all)"
+    first_conv_activation: Activation = option("relu", "after the first convolution")
+    last_activation: Activation | None = option(
+        None,
+        (
+            "after the last convolution (None: identity for mapping; for masking sigmoid "
+            "on magnitude, tanh on complex)"
+        ),
     )
-    first_conv_activation: Activation = Field(
-        default="relu", description="after the first convolution"
-    )
-    last_activation: Activation | None = Field(
-        default=None,
-        description="after the last convolution (None: identity for mapping; for masking sigmoid "
-        "on magnitude, tanh on complex)",
-    )
-    tfc_activation: Activation = Field(default="relu", description="in TFC blocks")
-    tfc_tdf_activation: Activation = Field(
-        default="relu", description="in TFC_TDF, LaSAFT, LightSAFT"
-    )
-    tdf_activation: Activation = Field(default="relu", description="in TDF nets")
-    tdc_activation: Activation = Field(default="relu", description="in TDC nets")
+    tfc_activation: Activation = option("relu", "in TFC blocks")
+    tfc_tdf_activation: Activation = option("relu", "in TFC_TDF, LaSAFT, LightSAFT")
+    tdf_activation: Activation = option("relu", "in TDF nets")
+    tdc_activation: Activation = option("relu", "in TDC nets")
 
-    bn_factor: int | None = Field(
-        default=16,
-        ge=1,
-        description="frequency bottleneck: bins divided by it (None: a single layer)",
+    bn_factor: int | None = option(
+        16, "frequency bottleneck: bins divided by it (None: a single layer)", ge=1
     )
-    min_bn_units: Positive = Field(default=16, description="smallest bottleneck")
-    tfc_tdf_bias: bool = Field(
-        default=False, description="biases in TFC_TDF, LaSAFT, LightSAFT linears"
-    )
-    bias: bool = Field(default=False, description="biases in TDF nets' linears")
-    num_tdfs: Positive = Field(default=6, description="latent sources of LaSAFT and LightSAFT")
-    dk: Positive = Field(default=32, description="attention key size of LaSAFT and LightSAFT")
+    min_bn_units: Positive = option(16, "smallest bottleneck")
+    tfc_tdf_bias: bool = option(False, "biases in TFC_TDF, LaSAFT, LightSAFT linears")
+    bias: bool = option(False, "biases in TDF nets' linears")
+    num_tdfs: Positive = option(6, "latent sources of LaSAFT and LightSAFT")
+    dk: Positive = option(32, "attention key size of LaSAFT and LightSAFT")
 
-    modulation: Literal["none", "film", "pocm", "gpocm"] = Field(
-        default="gpocm", description="how a condition modulates the blocks named by condition_to"
+    modulation: Literal["none", "film", "pocm", "gpocm"] = option(
+        "gpocm", "how a condition modulates the blocks named by condition_to"
     )
-    condition_to: Literal["encoder", "decoder", "full"] = Field(
-        default="decoder", description="which blocks are modulated (full: the middle block too)"
+    condition_to: Literal["encoder", "decoder", "full"] = option(
+        "decoder", "which blocks are modulated (full: the middle block too)"
     )
-    control_vector_type: Literal["embedding", "one_hot_mode"] = Field(
-        default="embedding", description="how a source number becomes a control vector"
+    control_vector_type: Literal["embedding", "one_hot_mode"] = option(
+        "embedding", "how a source number becomes a control vector"
     )
-    control_input_dim: int | None = Field(
-        default=None, ge=1, description="number of sources (None: as many as in sources)"
+    control_input_dim: int | None = option(
+        None, "number of sources (None: as many as in sources)", ge=1, role="shards"
     )
-    embedding_dim: Positive = Field(default=32, description="size of the embedded condition")
-    control_type: Literal["dense"] = Field(default="dense", description="the control network")
-    control_n_layer: int = Field(
-        default=4, ge=1, le=8, description="control network layers (1: none)"
+    embedding_dim: Positive = option(32, "size of the embedded condition")
+    control_type: Literal["dense"] = option("dense", "the control network")
+    control_n_layer: int = option(4, "control network layers (1: none)", ge=1, le=8)
+    film_type: Literal["simple", "complex"] = option(
+        "complex", "FiLM: one gamma and beta a block, or one a channel"
     )
-    film_type: Literal["simple", "complex"] = Field(
-        default="complex", description="FiLM: one gamma and beta a block, or one a channel"
+    gamma_activation: Activation = option("identity", "on FiLM's gamma")
+    beta_activation: Activation = option("identity", "on FiLM's beta")
+    pocm_type: Literal["naive", "matmul"] = option(
+        "matmul", "PoCM weights read as [out, in] (naive) or [in, out] (matmul)"
     )
-    gamma_activation: Activation = Field(default="identity", description="on FiLM's gamma")
-    beta_activation: Activation = Field(default="identity", description="on FiLM's beta")
-    pocm_type: Literal["naive", "matmul"] = Field(
-        default="matmul", description="PoCM weights read as [out, in] (naive) or [in, out] (matmul)"
-    )
-    pocm_norm: Literal["batch_norm"] | None = Field(
-        default="batch_norm", description="normalisation of the generated PoCM weights"
+    pocm_norm: Literal["batch_norm"] | None = option(
+        "batch_norm", "normalisation of the generated PoCM weights"
     )
 
     @property

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from lasaft.config import Settings
+from lasaft.config import Settings, option
 from pipeline.config.addresses import check_place
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -17,64 +17,51 @@ SYNTHETIC_COUNTS = ("synthetic_train", "synthetic_valid", "synthetic_test")
 class DataConfig(Settings):
     """Where songs come from, how they are kept as shards, and how windows are drawn."""
 
-    musdb_root: Path | None = Field(
-        default=None, description="MUSDB18, or own tracks (wav, flac, .stem.mp4)"
+    musdb_root: Path | None = option(
+        None, "MUSDB18, or own tracks (wav, flac, .stem.mp4)", role="place"
     )
-    musdb_is_wav: bool | None = Field(
-        default=None, description="folders of wav or flac, no .stem.mp4 (None: look)"
+    musdb_is_wav: bool | None = option(
+        None, "folders of wav or flac, no .stem.mp4 (None: look)", role="songs"
     )
-    shards_dir: Path | str | None = Field(
-        default=None, description="shard folder or address (None: <output_dir>/shards)"
+    shards_dir: Path | str | None = option(
+        None, "shard folder or address (None: <output_dir>/shards)", role="place"
     )
-    cache_dir: Path | None = Field(
-        default=None, description="a node's copies of remote shards (None: ~/.cache/lasaft/shards)"
+    cache_dir: Path | None = option(
+        None, "a node's copies of remote shards (None: ~/.cache/lasaft/shards)", role="place"
     )
-    cache_gb: float = Field(default=100.0, gt=0, description="most GB of such copies on a node")
-    filed_mode: bool = Field(default=True, description="keep the shards for later runs")
-    max_frames_per_shard: int = Field(
-        default=16384, ge=256, description="STFT frames in one shard file, made by one task"
+    cache_gb: float = option(100.0, "most GB of such copies on a node", gt=0, role="way")
+    filed_mode: bool = option(True, "keep the shards for later runs", role="way")
+    max_frames_per_shard: int = option(
+        16384, "STFT frames in one shard file, made by one task", ge=256, role="songs"
     )
-    dev_mode: bool = Field(default=False, description="a small subset: one track a split")
+    dev_mode: bool = option(False, "a small subset: one track a split", role="songs")
 
-    synthetic_train: int = Field(
-        default=0, ge=0, le=9999, description="synthetic songs for training"
-    )
-    synthetic_valid: int = Field(
-        default=0, ge=0, le=9999, description="synthetic songs for validation"
-    )
-    synthetic_test: int = Field(
-        default=0, ge=0, le=9999, description="synthetic songs for the test"
-    )
-    synthetic_seconds: float = Field(default=30.0, ge=2, le=3600, description="length of a song")
-    synthetic_seed: int = Field(default=0, ge=0, description="seed of the songs")
+    synthetic_train: int = option(0, "synthetic songs for training", ge=0, le=9999, role="place")
+    synthetic_valid: int = option(0, "synthetic songs for validation", ge=0, le=9999, role="place")
+    synthetic_test: int = option(0, "synthetic songs for the test", ge=0, le=9999, role="place")
+    synthetic_seconds: float = option(30.0, "length of a song", ge=2, le=3600, role="place")
+    synthetic_seed: int = option(0, "seed of the songs", ge=0, role="place")
 
-    draw: Literal["iid", "coverage"] = Field(
-        default="iid",
-        description="windows drawn independently, or so that an epoch covers every frame",
+    draw: Literal["iid", "coverage"] = option(
+        "iid", "windows drawn independently, or so that an epoch covers every frame", role="draw"
     )
-    remix_probability: Probability = Field(
-        default=1.0, description="chance that each source of a mixture has a place of its own"
+    remix_probability: Probability = option(
+        1.0, "chance that each source of a mixture has a place of its own", role="draw"
     )
-    gain_probability: Probability = Field(
-        default=0.0, description="chance of a random gain a source"
+    gain_probability: Probability = option(0.0, "chance of a random gain a source", role="draw")
+    gain_db: float = option(6.0, "largest random gain, up or down, in dB", ge=0, le=40, role="draw")
+    polarity_probability: Probability = option(0.0, "chance of a sign flip a source", role="draw")
+    channel_swap_probability: Probability = option(
+        0.0, "chance that left and right of a source change places", role="draw"
     )
-    gain_db: float = Field(
-        default=6.0, ge=0, le=40, description="largest random gain, up or down, in dB"
+    mixup_probability: Probability = option(
+        0.0, "chance that a source is a blend of two windows of it", role="draw"
     )
-    polarity_probability: Probability = Field(
-        default=0.0, description="chance of a sign flip a source"
+    mixup_share: float = option(
+        0.5, "largest share of the second window in a blend", ge=0, le=1, role="draw"
     )
-    channel_swap_probability: Probability = Field(
-        default=0.0, description="chance that left and right of a source change places"
-    )
-    mixup_probability: Probability = Field(
-        default=0.0, description="chance that a source is a blend of two windows of it"
-    )
-    mixup_share: float = Field(
-        default=0.5, ge=0, le=1, description="largest share of the second window in a blend"
-    )
-    val_mixture: Literal["stored", "sum"] = Field(
-        default="stored", description="validate on the songs' own mixtures, or the sources' sums"
+    val_mixture: Literal["stored", "sum"] = option(
+        "stored", "validate on the songs' own mixtures, or the sources' sums", role="task"
     )
 
     @field_validator("shards_dir", mode="plain")

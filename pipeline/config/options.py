@@ -45,6 +45,7 @@ class Option:
     kind: Kind
     default: Any
     description: str
+    role: str = "result"
     optional: bool = False
     choices: tuple[str, ...] = ()
     low: float | None = None
@@ -114,7 +115,10 @@ def sections_of(tree: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 
 def _option(section: str, name: str, field: FieldInfo) -> Option:
-    option = Option(section, name, "text", field.default, field.description or "")
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict), f"{name}: is not declared with option(), which gives a role"
+    role = str(extra["role"])
+    option = Option(section, name, "text", field.default, field.description or "", role)
     option = _limited(option, field.metadata)
     return _typed(option, field.annotation)
 

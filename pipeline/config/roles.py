@@ -1,19 +1,87 @@
-"""The recipe of a trained network: everything that made it but its seed."""
+"""What each option decides, and what follows from it: identities, recipes, what a search varies.
+
+An option says its role where it is declared (``option(..., role="way")``); nothing else lists
+options by what they decide.
+
+======== =================================================== ======== ====== ======= ===========
+role     what the option decides                             identity recipe search  step
+======== =================================================== ======== ====== ======= ===========
+result   what is computed                                    yes      yes    varies  begins anew
+draw     which windows training draws                        yes      yes    varies  begins anew
+task     what is learnt and how it is judged                 yes      yes    shares  begins anew
+shards   what a network needs of its shards                  yes      yes    fixed   begins anew
+seed     the seed of weights and draws                       yes      no     repeats begins anew
+ending   when training ends                                  no       yes    shares  goes on
+limit    what the work may cost                              no       no     shares  goes on
+songs    which songs there are, and how shards are cut       by hash  by hash        (preprocess)
+way      how the work is done, on what, what is shown        no       no             no
+place    where things lie                                    no       no             no
+======== =================================================== ======== ====== ======= ===========
+
+*identity*: a training goes on only where these are the same. *recipe*: networks that share it and
+differ in the seed are one row of the leaderboard. *search*: what the trials of a search may vary.
+*step*: what another value does to a finished step of ``jobs.run``.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-# The seed, and where and how the work was done: not what was computed.
-_LEFT_OUT = {
-    "seed", "musdb_root", "musdb_is_wav", "shards_dir", "filed_mode", "max_frames_per_shard",
-    "synthetic_train", "synthetic_valid", "synthetic_test", "synthetic_seconds", "synthetic_seed",
-    "dev_mode", "world_size", "gpus", "resources_per_worker", "distributed_backend", "num_workers",
-    "pin_memory", "max_failures", "save_top_k", "save_weights_only", "mid_epoch_seconds",
-}  # fmt: skip
+from pipeline.config.options import Option, options_of
+from pipeline.config.run import RunConfig
+
+ROLES = ("result", "draw", "task", "shards", "seed", "ending", "limit", "songs", "way", "place")
+_IDENTITY = ("result", "draw", "task", "shards", "seed")
+_RECIPE = ("result", "draw", "task", "shards", "ending")
+_SEARCHED = ("result", "draw")
+# Another value of these never makes finished work another work.
+_FREE = ("ending", "limit", "way", "place")
+_TRAINING = ("model", "data", "train")
+
+Flat = Mapping[str, Any]
+
+
+@functools.cache
+def all_options() -> dict[str, Option]:
+    """Return every option of a run by its name."""
+    return options_of(RunConfig)
+
+
+def names(*roles: str, section: str | None = None) -> list[str]:
+    """Return the options with these roles, of one group or of all, in the order of the help."""
+    return [
+        option.name
+        for option in all_options().values()
+        if option.role in roles and section in (None, option.section)
+    ]
+
+
+def values(config: RunConfig, section: str, *roles: str) -> dict[str, Any]:
+    """Return the options of one group with these roles and their values, as JSON has them."""
+    chosen = set(names(*roles, section=section))
+    return getattr(config, section).model_dump(mode="json", include=chosen)
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Return all options that decide what a training computes, by dotted name, as JSON has them."""
+    flat = {
+        f"{section}.{name}": value
+        for section in _TRAINING
+        for name, value in values(config, section, *_IDENTITY).items()
+    }
+    if config.train.lr_schedule == "cosine":
+        flat["train.max_epochs"] = config.train.max_epochs  # the rate of every step depends on it
+    return flat
+
+
+def is_searched(option: Option) -> bool:
+    """Return whether the trials of a search may differ in ``option``."""
+    return option.section in _TRAINING and option.role in _SEARCHED
 
 
 def recipe_of(provenance: Mapping[str, Any]) -> str | None:
@@ -28,9 +96,58 @@ def recipe_of(provenance: Mapping[str, Any]) -> str | None:
     config, data = provenance.get("config"), provenance.get("data_hash")
     if not isinstance(config, Mapping) or data is None:
         return None
+    # An option that the program has learnt since had its default.
     parts = {
-        group: {n: v for n, v in config.get(group, {}).items() if n not in _LEFT_OUT}
-        for group in ("model", "data", "train")
+        section: values(RunConfig(), section, *_RECIPE)
+        | {n: v for n, v in config.get(section, {}).items() if n in names(*_RECIPE)}
+        for section in _TRAINING
     }
     text = json.dumps([parts, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Change:
+    """An option or an input of finished work that has another value now."""
+
+    name: str
+    before: Any
+    now: Any
+
+
+def changes(before: Flat, now: Flat, config: RunConfig) -> list[Change]:
+    """Return what makes recorded work another work than the one that is wanted now.
+
+    An option that only the record has is compared with its value in ``config``, unless it decides
+    no result any more; one that the program has learnt since had its default. What is no option (a
+    hash, a version) counts where both sides have it.
+
+    Args:
+        before: the recorded options and inputs by name, dotted or bare.
+        now: those of today.
+        config: every option of today.
+    """
+    before, now = _by_leaf(before), _by_leaf(now)
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        option = all_options().get(name)
+        if option is None and not (name in before and name in now):
+            continue
+        if option is not None and name not in now:
+            if option.role in _FREE:
+                continue
+            now[name] = _value(config, option)
+        if option is not None and name not in before:
+            before[name] = _value(RunConfig(), option)
+        if before[name] != now[name]:
+            found.append(Change(name, before[name], now[name]))
+    return found
+
+
+def _by_leaf(flat: Flat) -> dict[str, Any]:
+    return {name.rpartition(".")[2]: value for name, value in flat.items()}
+
+
+def _value(config: RunConfig, option: Option) -> Any:
+    group = getattr(config, option.section) if option.section else config
+    return group.model_dump(mode="json", include={option.name})[option.name]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
-from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings
+from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings, option
 from lasaft.config import without_effect as model_without_effect
 from lasaft.errors import ConfigError
 from pipeline.config.data import SYNTHETIC_COUNTS, DataConfig
@@ -25,15 +25,12 @@ _CONTROL_LAYERS_WITH_NORM = 3
 class TrackingConfig(Settings):
     """Names of the run, and where MLflow records it."""
 
-    log: bool = Field(default=True, description="record in MLflow")
-    tracking_uri: str | None = Field(
-        default=None,
-        description="MLflow address (None: $MLFLOW_TRACKING_URI or <output_dir>/mlflow.db)",
+    log: bool = option(True, "record in MLflow", role="way")
+    tracking_uri: str | None = option(
+        None, "MLflow address (None: $MLFLOW_TRACKING_URI or <output_dir>/mlflow.db)", role="place"
     )
-    experiment_name: str = Field(default="lasaft", min_length=1, description="MLflow experiment")
-    run_id: str | None = Field(
-        default=None, description="name of the run (None: the date and time)"
-    )
+    experiment_name: str = option("lasaft", "MLflow experiment", min_length=1, role="place")
+    run_id: str | None = option(None, "name of the run (None: the date and time)")
 
     @field_validator("run_id")
     @classmethod
@@ -44,21 +41,17 @@ class TrackingConfig(Settings):
 class ClusterConfig(Settings):
     """The Ray cluster that does the work."""
 
-    address: str | None = Field(
-        default=None, description="Ray address (None: $RAY_ADDRESS, or a cluster on this machine)"
+    address: str | None = option(
+        None, "Ray address (None: $RAY_ADDRESS, or a cluster on this machine)", role="place"
     )
-    num_cpus: int | None = Field(
-        default=None, ge=1, description="CPUs of a local cluster (None: all)"
-    )
-    task_memory: float = Field(
-        default=1.5, gt=0, description="GB of memory set aside for each task"
-    )
+    num_cpus: int | None = option(None, "CPUs of a local cluster (None: all)", ge=1, role="way")
+    task_memory: float = option(1.5, "GB of memory set aside for each task", gt=0, role="way")
 
 
 class RunConfig(Settings):
     """Everything about one run."""
 
-    output_dir: Path = Field(default=Path("runs/lasaft"), description="everything the run makes")
+    output_dir: Path = option(Path("runs/lasaft"), "everything the run makes", role="place")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()

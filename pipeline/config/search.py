@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from lasaft.config import Settings
+from lasaft.config import Settings, option
 
 # What a search can be about, and whether more of it is better.
 OBJECTIVES = {"sdr": True, "val_loss": False, "parameters": False, "seconds": False}
@@ -18,63 +18,53 @@ WATCHED = ("sdr", "val_loss")
 class SearchConfig(Settings):
     """A search over options: space, searcher, scheduler, budget, resources of a trial."""
 
-    space: str | None = Field(
-        default=None,
-        min_length=1,
-        description="what is searched: paper_table1, conditioning, small, or a YAML file",
+    space: str | None = option(
+        None, "what is searched: paper_table1, conditioning, small, or a YAML file", min_length=1
     )
-    searcher: Literal["grid", "random", "optuna"] | None = Field(
-        default=None,
-        description="how trials are chosen (None: grid if there are choices only and no "
-        "num_trials, else random)",
+    searcher: Literal["grid", "random", "optuna"] | None = option(
+        None,
+        (
+            "how trials are chosen (None: grid if there are choices only and no "
+            "num_trials, else random)"
+        ),
     )
-    scheduler: Literal["none", "asha", "pbt", "median"] = Field(
-        default="none", description="how weak trials are ended early, or changed in flight"
+    scheduler: Literal["none", "asha", "pbt", "median"] = option(
+        "none", "how weak trials are ended early, or changed in flight"
     )
-    objectives: tuple[str, ...] = Field(
-        default=("sdr",),
-        description="sdr or val_loss first; more of them (parameters, seconds) give a Pareto front",
+    objectives: tuple[str, ...] = option(
+        ("sdr",), "sdr or val_loss first; more of them (parameters, seconds) give a Pareto front"
     )
-    num_trials: int | None = Field(
-        default=None,
+    num_trials: int | None = option(
+        None,
+        "budget in trials (None: the whole grid, else 12 if no other budget is given)",
         ge=1,
         le=9999,
-        description="budget in trials (None: the whole grid, else 12 if no other budget is given)",
+        role="limit",
     )
-    trial_epochs: int | None = Field(
-        default=None, ge=1, description="epochs of one trial (None: max_epochs)"
+    trial_epochs: int | None = option(None, "epochs of one trial (None: max_epochs)", ge=1)
+    total_epochs: int | None = option(None, "budget in epochs, over all trials", ge=1, role="limit")
+    max_hours: float | None = option(
+        None, "budget in hours, over all interruptions", gt=0, role="limit"
     )
-    total_epochs: int | None = Field(
-        default=None, ge=1, description="budget in epochs, over all trials"
+    max_gpu_hours: float | None = option(
+        None, "budget in hours of training x GPUs of a trial", gt=0, role="limit"
     )
-    max_hours: float | None = Field(
-        default=None, gt=0, description="budget in hours, over all interruptions"
+    grace_epochs: int = option(1, "asha, median: no trial ends before so many epochs", ge=1)
+    reduction_factor: int = option(3, "asha: one in so many goes on at each rung", ge=2, le=16)
+    perturb_epochs: int = option(2, "pbt: epochs between two changes of the weak trials", ge=1)
+    seeds: int = option(
+        0, "train the top settings again with so many new seeds", ge=0, le=99, role="limit"
     )
-    max_gpu_hours: float | None = Field(
-        default=None, gt=0, description="budget in hours of training x GPUs of a trial"
+    top_settings: int = option(
+        3, "how many settings are trained again with new seeds", ge=1, le=99, role="limit"
     )
-    grace_epochs: int = Field(
-        default=1, ge=1, description="asha, median: no trial ends before so many epochs"
-    )
-    reduction_factor: int = Field(
-        default=3, ge=2, le=16, description="asha: one in so many goes on at each rung"
-    )
-    perturb_epochs: int = Field(
-        default=2, ge=1, description="pbt: epochs between two changes of the weak trials"
-    )
-    seeds: int = Field(
-        default=0, ge=0, le=99, description="train the top settings again with so many new seeds"
-    )
-    top_settings: int = Field(
-        default=3, ge=1, le=99, description="how many settings are trained again with new seeds"
-    )
-    search_seed: int = Field(default=0, ge=0, description="seed of what the searcher draws")
-    max_concurrent_trials: int | None = Field(
-        default=None, ge=1, description="trials at the same time (None: as many as fit)"
+    search_seed: int = option(0, "seed of what the searcher draws", ge=0)
+    max_concurrent_trials: int | None = option(
+        None, "trials at the same time (None: as many as fit)", ge=1, role="way"
     )
 
-    trial_gpus: float | None = Field(
-        default=None, gt=0, le=1, description="share of a GPU for a one-process trial (None: gpus)"
+    trial_gpus: float | None = option(
+        None, "share of a GPU for a one-process trial (None: gpus)", gt=0, le=1, role="way"
     )
 
     @model_validator(mode="after")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
-from lasaft.config import Settings, whole_name
+from lasaft.config import Settings, option, whole_name
 from pipeline.config.options import refuse
 
 LossName = Literal[
@@ -25,103 +25,85 @@ _RESOURCE = re.compile(r"([A-Za-z][\w.-]*)=([0-9]{1,18}(?:\.[0-9]{1,4})?)")
 class TrainConfig(Settings):
     """One training: batches, optimiser, schedule, stopping, what is kept."""
 
-    target_names: tuple[str, ...] | None = Field(
-        default=None, description="train on these sources only (None: all)"
+    target_names: tuple[str, ...] | None = option(
+        None, "train on these sources only (None: all)", role="task"
     )
-    batch_size: int = Field(
-        default=8, ge=1, description="windows a step, over all processes together"
-    )
-    steps_per_epoch: int | None = Field(
-        default=None,
+    batch_size: int = option(8, "windows a step, over all processes together", ge=1)
+    steps_per_epoch: int | None = option(
+        None,
+        "steps an epoch (None: one pass over the training frames)",
         ge=1,
         le=1_000_000,
-        description="steps an epoch (None: one pass over the training frames)",
+        role="task",
     )
-    min_epochs: int = Field(default=1, ge=1, description="no early stop before this many epochs")
-    max_epochs: int = Field(default=1000, ge=1, description="the last epoch")
-    time_limit_hours: float | None = Field(
-        default=None, gt=0, description="training ends after so many hours (all calls together)"
+    min_epochs: int = option(1, "no early stop before this many epochs", ge=1, role="ending")
+    max_epochs: int = option(1000, "the last epoch", ge=1, role="ending")
+    time_limit_hours: float | None = option(
+        None, "training ends after so many hours (all calls together)", gt=0, role="limit"
     )
-    patience: int = Field(
-        default=40, ge=1, description="epochs without a better val_loss before a stop"
+    patience: int = option(
+        40, "epochs without a better val_loss before a stop", ge=1, role="ending"
     )
-    train_loss: LossName = Field(default="spec_mse", description="loss that is minimised")
-    val_loss: LossName = Field(default="raw_l1", description="loss that selects the model")
-    loss_raw_scale: float | None = Field(default=None, gt=0, description="raw_and_spec: raw weight")
-    loss_raw_mode: Literal["raw_l1", "raw_l2", "raw_mse"] | None = Field(
-        default=None, description="raw_and_spec: raw part (l1 is raw_l1)"
+    train_loss: LossName = option("spec_mse", "loss that is minimised")
+    val_loss: LossName = option("raw_l1", "loss that selects the model", role="task")
+    loss_raw_scale: float | None = option(None, "raw_and_spec: raw weight", gt=0)
+    loss_raw_mode: Literal["raw_l1", "raw_l2", "raw_mse"] | None = option(
+        None, "raw_and_spec: raw part (l1 is raw_l1)"
     )
-    loss_spec_scale: float | None = Field(
-        default=None, gt=0, description="raw_and_spec: spec weight"
+    loss_spec_scale: float | None = option(None, "raw_and_spec: spec weight", gt=0)
+    loss_spec_mode: Literal["spec_l1", "spec_l2", "spec_mse"] | None = option(
+        None, "raw_and_spec: spec part (l1 is spec_l1)"
     )
-    loss_spec_mode: Literal["spec_l1", "spec_l2", "spec_mse"] | None = Field(
-        default=None, description="raw_and_spec: spec part (l1 is spec_l1)"
+    optimizer: Literal["adam", "adamw", "adagrad", "sgd", "rmsprop"] = option("adam", "optimiser")
+    lr: float = option(1e-3, "learning rate", gt=0, le=10)
+    auto_lr_schedule: bool = option(False, "halve lr after 50 epochs on a plateau")
+    lr_schedule: Literal["constant", "cosine"] = option(
+        "constant", "lr over the steps up to max_epochs"
     )
-    optimizer: Literal["adam", "adamw", "adagrad", "sgd", "rmsprop"] = Field(
-        default="adam", description="optimiser"
+    warmup_steps: int = option(0, "steps of linear warm-up", ge=0)
+    gradient_clip_val: float | None = option(None, "largest gradient norm", gt=0)
+    accumulate_grad_batches: int = option(1, "micro-batches a step, a process", ge=1)
+    ema_decay: float | None = option(
+        None, "validate and save a moving average of weights", gt=0, le=0.99999
     )
-    lr: float = Field(default=1e-3, gt=0, le=10, description="learning rate")
-    auto_lr_schedule: bool = Field(
-        default=False, description="halve lr after 50 epochs on a plateau"
+    precision: Literal["16", "bf16", "32"] = option("32", "bits of the arithmetic")
+    compile: bool = option(False, "let torch compile the network", role="way")
+    activation_checkpointing: bool = option(
+        False, "less memory, more time: run each block again in backward", role="way"
     )
-    lr_schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="lr over the steps up to max_epochs"
+    deterministic: bool = option(
+        False, "on GPUs too, equal runs give equal bits; some are slower", role="way"
     )
-    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
-    gradient_clip_val: float | None = Field(default=None, gt=0, description="largest gradient norm")
-    accumulate_grad_batches: int = Field(
-        default=1, ge=1, description="micro-batches a step, a process"
-    )
-    ema_decay: float | None = Field(
-        default=None, gt=0, le=0.99999, description="validate and save a moving average of weights"
-    )
-    precision: Literal["16", "bf16", "32"] = Field(
-        default="32", description="bits of the arithmetic"
-    )
-    compile: bool = Field(default=False, description="let torch compile the network")
-    activation_checkpointing: bool = Field(
-        default=False, description="less memory, more time: run each block again in backward"
-    )
-    deterministic: bool = Field(
-        default=False, description="on GPUs too, equal runs give equal bits; some are slower"
-    )
-    seed: int = Field(default=2020, ge=0, le=2**32 - 1, description="seed of weights and draws")
+    seed: int = option(2020, "seed of weights and draws", ge=0, le=2**32 - 1, role="seed")
 
-    save_top_k: int = Field(default=5, ge=1, description="how many best epochs to keep")
-    save_weights_only: bool = Field(
-        default=False, description="drop the training state once training has ended"
+    save_top_k: int = option(5, "how many best epochs to keep", ge=1, role="way")
+    save_weights_only: bool = option(
+        False, "drop the training state once training has ended", role="way"
     )
-    mid_epoch_seconds: float = Field(
-        default=300.0, gt=0, description="save the training state at least this often"
+    mid_epoch_seconds: float = option(
+        300.0, "save the training state at least this often", gt=0, role="way"
     )
-    resume_from_checkpoint: Path | None = Field(
-        default=None, description="start from these weights (a checkpoint, or a .ckpt file)"
+    resume_from_checkpoint: Path | None = option(
+        None, "start from these weights (a checkpoint, or a .ckpt file)", role="task"
     )
-    sample_every_epochs: int = Field(
-        default=10, ge=0, description="epochs from one audio excerpt to the next (0: none)"
+    sample_every_epochs: int = option(
+        10, "epochs from one audio excerpt to the next (0: none)", ge=0, role="way"
     )
 
-    world_size: int | str = Field(
-        default=1, description="DDP processes (MIN:MAX: as many as there is room for)"
+    world_size: int | str = option(
+        1, "DDP processes (MIN:MAX: as many as there is room for)", role="way"
     )
-    gpus: int | None = Field(
-        default=None, ge=0, description="that many DDP processes, one on each GPU"
+    gpus: int | None = option(None, "that many DDP processes, one on each GPU", ge=0, role="way")
+    resources_per_worker: str | None = option(
+        None, "what each process holds, such as CPU=2,GPU=1 (None: a share of the CPUs)", role="way"
     )
-    resources_per_worker: str | None = Field(
-        default=None,
-        description="what each process holds, such as CPU=2,GPU=1 (None: a share of the CPUs)",
+    distributed_backend: Literal["ddp"] = option("ddp", "the way of many processes", role="way")
+    sync_batchnorm: bool = option(False, "BatchNorm statistics over all processes")
+    max_failures: int = option(
+        3, "how often training starts again after a crash", ge=0, le=1000, role="way"
     )
-    distributed_backend: Literal["ddp"] = Field(
-        default="ddp", description="the way of many processes"
-    )
-    sync_batchnorm: bool = Field(
-        default=False, description="BatchNorm statistics over all processes"
-    )
-    max_failures: int = Field(
-        default=3, ge=0, le=1000, description="how often training starts again after a crash"
-    )
-    num_workers: int = Field(default=1, ge=1, le=64, description="reader threads a process")
-    pin_memory: bool = Field(default=False, description="page-locked batches (GPU only)")
+    num_workers: int = option(1, "reader threads a process", ge=1, le=64, role="way")
+    pin_memory: bool = option(False, "page-locked batches (GPU only)", role="way")
 
     @property
     def world_sizes(self) -> tuple[int, ...]:

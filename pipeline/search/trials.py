@@ -16,9 +16,10 @@ from pipeline.cluster import locks
 from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder
+from pipeline.config.roles import identity, values
 from pipeline.search.candidates import Checker, Sample, trial_base
 from pipeline.search.space import Settings, Space
-from pipeline.training.loop.identity import claim_folder, identity
+from pipeline.training.loop.identity import DATA_HASH, claim_folder
 from pipeline.training.loop.journal import read_history
 
 Status = Literal["waiting", "running", "done", "stopped", "failed"]
@@ -264,19 +265,11 @@ def claim(config: RunConfig, space: Space, data_hash: str) -> None:
     Raises:
         ConfigError: it is another's; one line for each option that differs.
     """
-    root = RunFolder.of(config).search
-    settings = config.search
-    mine: dict[str, Any] = {
-        f"search.{name}": json.loads(settings.model_dump_json())[name]
-        for name in (
-            "searcher", "scheduler", "objectives", "trial_epochs", "grace_epochs",
-            "reduction_factor", "perturb_epochs", "search_seed",
-        )
-    }  # fmt: skip
     base = trial_base(config)
-    mine |= identity(base, data_hash) | {"train.max_epochs": base.train.max_epochs}
+    mine = {f"search.{name}": value for name, value in values(config, "search", "result").items()}
+    mine |= identity(base) | {"train.max_epochs": base.train.max_epochs, DATA_HASH: data_hash}
     mine["search.space"] = f"{space.name} ({digest(repr(space))[:12]})"
-    claim_folder(root, mine, "search")
+    claim_folder(RunFolder.of(config).search, config, mine, "search")
 
 
 @contextmanager

@@ -1,1 +1,4 @@
-"""The training loop: one step, one epoch, validation, state; it knows nothing of Ray."""
+"""Training: Ray Train around a loop that knows no Ray."""
+
+# Raised by whoever changes what a training makes of the same shards and options.
+VERSION = 1

@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lasaft.files import atomic_write_bytes
+from pipeline import evaluation, report, search, training
 from pipeline.cluster.connection import require_gpus
 from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.fingerprints import content_hash, digest, listing_hash
 from pipeline.config.folders import RunFolder
+from pipeline.config.roles import identity, values
+from pipeline.data import shards, synthetic
+from pipeline.data.shards.manifest import ShardSettings
 from pipeline.data.shards.store import RemoteFolder, shard_place
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
 from pipeline.data.synthetic import song_list
-from pipeline.data.synthetic.writer import GENERATOR_VERSION
 from pipeline.evaluation.excerpts import EXCERPTS
-from pipeline.evaluation.score_track import SCORING_VERSION
-from pipeline.workflow.steps import Step, StepResult, locked, run_steps
-
-# Raised by whoever changes what a stage makes: then the step is done again.
-_VERSIONS = {
-    "songs": GENERATOR_VERSION,
-    "preprocess": 1,
-    "search": 1,
-    "train": 1,
-    "evaluate": SCORING_VERSION,
-    "report": 1,
-}
-# Another value of these gives the same result.
-_SPEED_ONLY = {
-    "num_workers",
-    "pin_memory",
-    "mid_epoch_seconds",
-    "save_weights_only",
-    "max_failures",
-}
-# With more of these a search goes on; with others of its options it is another search.
-_SEARCH_BUDGET = {
-    "num_trials", "total_epochs", "max_hours", "max_gpu_hours", "seeds", "top_settings",
-    "max_concurrent_trials", "trial_gpus",
-}  # fmt: skip
-_SHARD_OPTIONS = {
-    "sources", "sample_rate", "n_fft", "hop_length", "input_channels", "spec_type",
-}  # fmt: skip
-_DRAW_OPTIONS = {
-    "draw", "remix_probability", "gain_probability", "gain_db", "polarity_probability",
-    "channel_swap_probability", "mixup_probability", "mixup_share", "val_mixture",
-}  # fmt: skip
+from pipeline.training.loop.identity import RESUME
+from pipeline.workflow.steps import Step, StepResult, StepRunner, locked
 
 
 @dataclass
@@ -60,10 +32,12 @@ class Workflow:
     Args:
         config: the whole configuration.
         say: takes each line for the user.
+        rerun: the steps to do again although nothing has changed.
     """
 
     config: RunConfig
     say: Callable[[str], None]
+    rerun: Collection[str] = ()
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def run(self) -> list[StepResult]:
@@ -75,7 +49,8 @@ class Workflow:
         folder = RunFolder.of(self.config)
         with locked(folder.root), self._stack:
             atomic_write_bytes(folder.config, to_json(self.config).encode())
-            return run_steps(folder.root, self._steps(folder), self.say)
+            runner = StepRunner(folder.root, self.config, self.say, self.rerun)
+            return runner.run(self._steps(folder))
 
     def _steps(self, folder: RunFolder) -> list[Step]:
         songs = [self._songs(folder)] if wants_songs(self.config) else []
@@ -92,20 +67,21 @@ class Workflow:
         return Step(
             "songs",
             inputs=lambda: {"options": asdict(song_set(self.config))},
-            version=_VERSIONS["songs"],
+            version=synthetic.VERSION,
             outputs=(folder.songs,),
             fingerprint=lambda: listing_hash(folder.songs),
             run=lambda: self._connected(_songs),
         )
 
     def _preprocess(self, folder: RunFolder) -> Step:
-        options = self._options("model", _SHARD_OPTIONS) | self._options(
-            "data", {"musdb_is_wav", "max_frames_per_shard", "dev_mode"}
-        )
+        settings = ShardSettings.of(self.config).model_dump(mode="json", exclude={"format"})
         return Step(
             "preprocess",
-            inputs=lambda: {"options": options, "songs": self._songs_hash(folder)},
-            version=_VERSIONS["preprocess"],
+            inputs=lambda: {
+                "options": settings | values(self.config, "data", "songs"),
+                "songs": self._songs_hash(folder),
+            },
+            version=shards.VERSION,
             outputs=self._own(folder, folder.shards),
             fingerprint=lambda: _shards_hash(folder),
             run=lambda: self._connected(_preprocess),
@@ -114,34 +90,33 @@ class Workflow:
     def _search(self, folder: RunFolder) -> Step:
         from pipeline.search.space_reader import read_space
 
-        assert self.config.search.space is not None
-        space = read_space(self.config.search.space)
-        budget = self._options("search", _SEARCH_BUDGET)
-        options = self._options("search", _names(self.config.search) - _SEARCH_BUDGET - {"space"})
-        options |= {"space": digest(repr(space))}
+        settings = self.config.search
+        assert settings.space is not None
+        space = read_space(settings.space)
+        base = identity(self.config)
+        if settings.trial_epochs is None:
+            base |= {"max_epochs": self.config.train.max_epochs}
+        limits = values(self.config, "search", "limit")
+        best = folder.search / "best.yaml"
+
+        def former_fingerprint() -> str | None:
+            others = settings.model_dump(include={"max_concurrent_trials", "trial_gpus"})
+            found = content_hash(best)
+            return None if found is None else digest([found, limits | others])
+
         return Step(
             "search",
             inputs=lambda: {
-                "options": options,
-                "base": self._training_options(self.config),
+                "options": values(self.config, "search", "result") | {"space": digest(repr(space))},
+                "base": base,
                 "shards": _shards_hash(folder),
             },
-            version=_VERSIONS["search"],
+            version=search.VERSION,
             outputs=(folder.search,),
-            # With another budget the search goes on in its place.
-            fingerprint=lambda: (
-                digest([found, budget])
-                if (found := content_hash(folder.search / "best.yaml"))
-                else None
-            ),
+            fingerprint=lambda: content_hash(best),
             run=lambda: self._connected(_search),
-        )
-
-    def _training_options(self, config: RunConfig) -> dict[str, Any]:
-        return (
-            config.model.model_dump(mode="json")
-            | config.train.model_dump(mode="json", include=_names(config.train) - _SPEED_ONLY)
-            | config.data.model_dump(mode="json", include=_DRAW_OPTIONS)
+            limits=lambda: limits,
+            former_fingerprint=former_fingerprint,
         )
 
     def _trained(self) -> RunConfig:
@@ -155,55 +130,55 @@ class Workflow:
     def _train(self, folder: RunFolder) -> Step:
         return Step(
             "train",
-            inputs=lambda: {
-                "options": self._training_options(self._trained()),
-                "shards": _shards_hash(folder),
-            },
-            version=_VERSIONS["train"],
+            inputs=lambda: {"options": identity(self._trained()), "shards": _shards_hash(folder)},
+            version=training.VERSION,
             outputs=(folder.checkpoint, folder.checkpoints, folder.training),
             fingerprint=lambda: content_hash(folder.checkpoint, folder.metrics),
             run=lambda: self._connected(lambda config: _train(self._trained())),
+            limits=lambda: values(self._trained(), "train", "ending", "limit"),
+            may_lack=RESUME,
         )
 
     def _evaluate(self, folder: RunFolder) -> Step:
-        options = self._options("evaluate", _names(self.config.evaluate))
-        options |= self._options("train", {"target_names"})
-        options |= self._options("tracking", {"run_id"})
-        checkpoint = self.config.evaluate.checkpoint or folder.checkpoint
-        others = self.config.evaluate.estimates_dir or self.config.evaluate.scores_dir
+        config = self.config
+        checkpoint = config.evaluate.checkpoint or folder.checkpoint
+        others = config.evaluate.estimates_dir or config.evaluate.scores_dir
         return Step(
             "evaluate",
             inputs=lambda: {
-                "options": options,
+                "options": values(config, "evaluate", "result")
+                | {"target_names": values(config, "train", "task")["target_names"]}
+                | {"run_id": config.tracking.run_id},
                 "checkpoint": content_hash(checkpoint),
                 "estimates": others and listing_hash(others, times=True),
                 "songs": self._songs_hash(folder),
             },
-            version=_VERSIONS["evaluate"],
-            outputs=(),  # stays in place: each score file has a key of its own
+            version=evaluation.VERSION,
+            outputs=(),
+            files=(folder.scores,),  # each score file has a key of its own
             fingerprint=lambda: content_hash(folder.scores),
             run=lambda: self._connected(lambda config: _evaluate(self._trained())),
         )
 
     def _report(self, folder: RunFolder) -> Step:
-        options = self._options("evaluate", {"report_audio", "split"})
-        options |= self._options("tracking", {"run_id"})
+        settings = self.config.evaluate
         return Step(
             "report",
             inputs=lambda: {
-                "options": options,
+                "options": {
+                    "report_audio": settings.report_audio,
+                    "split": settings.split,
+                    "run_id": self.config.tracking.run_id,
+                },
                 "scores": content_hash(folder.scores),
                 "training": content_hash(folder.metrics),
                 "audio": listing_hash(folder.estimates / EXCERPTS),
             },
-            version=_VERSIONS["report"],
+            version=report.VERSION,
             outputs=(folder.report,),
             fingerprint=lambda: content_hash(folder.report),
             run=lambda: _report(self._trained()),
         )
-
-    def _options(self, section: str, names: set[str]) -> dict[str, Any]:
-        return getattr(self.config, section).model_dump(mode="json", include=names)
 
     def _own(self, folder: RunFolder, path: Path) -> tuple[Path, ...]:
         """Return ``path`` if it is below the run's folder: what lies elsewhere is never moved."""
@@ -221,9 +196,11 @@ class Workflow:
         return stage(self.config)
 
 
-def run_workflow(config: RunConfig, say: Callable[[str], None]) -> list[StepResult]:
-    """Run everything from songs to report; see :meth:`Workflow.run`."""
-    return Workflow(config, say).run()
+def run_workflow(
+    config: RunConfig, say: Callable[[str], None], rerun: Collection[str] = ()
+) -> list[StepResult]:
+    """Run everything from songs to report; see :class:`Workflow`."""
+    return Workflow(config, say, rerun).run()
 
 
 def _songs(config: RunConfig) -> str:
@@ -265,10 +242,6 @@ def _report(config: RunConfig) -> str:
     from pipeline.workflow.stages import make_report
 
     return str(make_report(config).page)
-
-
-def _names(section: Any) -> set[str]:
-    return set(type(section).model_fields)
 
 
 def _shards_hash(folder: RunFolder) -> str | None:

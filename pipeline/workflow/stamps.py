@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lasaft.files import atomic_write_json
 Stamp = Mapping[str, Any]
 
 _KEY = re.compile("[0-9a-f]{64}")
+_ASIDE = re.compile("[a-z]+-[0-9a-f]{12}(-[0-9]{1,6})?")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class StepPlace:
     """Where a step keeps its stamp and outputs, and where it puts outputs that are replaced.
 
     A stamp has a ``key`` and a ``state``: started, done, leaving or arriving. The last two mark a
-    move that a crash may have cut short; :meth:`settle` finishes it.
+    move that a crash may have cut short; :meth:`settle` finishes it. Stamps that move say in
+    ``aside`` which folder below ``previous/`` they move to or from.
     """
 
     root: Path
@@ -34,47 +36,69 @@ class StepPlace:
         """The stamp of the outputs that are in place."""
         return self.root / "steps" / f"{self.name}.json"
 
-    def kept(self, key: str) -> Path:
-        """The folder for the outputs of ``key`` while others are in place."""
-        return self.root / "previous" / f"{self.name}-{key[:12]}"
-
     def settle(self) -> Stamp | None:
         """Finish a move that was cut short; return the stamp in place, or None."""
         stamp = read_stamp(self.file)
-        if stamp is not None and stamp["state"] == "arriving":
-            return self.arrive(stamp["key"])
-        if stamp is not None and stamp["state"] == "leaving":
-            self.leave(stamp)
-            return None
-        return stamp
+        if stamp is None or stamp["state"] not in ("leaving", "arriving"):
+            return stamp
+        aside = stamp.get("aside", self._stem(stamp))  # versions before 0.2 wrote none
+        if stamp["state"] == "arriving":
+            return self._arrive(aside)
+        self._leave(stamp["was"], aside)
+        return None
 
-    def leave(self, stamp: Stamp) -> None:
-        """Move the outputs of ``stamp`` aside, and the stamp with them."""
-        original = stamp.get("was", stamp)
-        if stamp is original and not any(output.exists() for output in self.outputs):
-            self.file.unlink()  # nothing was made yet, or the step keeps its files in place
-            return
-        aside = self.kept(original["key"])
-        atomic_write_json(aside / "stamp.json", original)
-        atomic_write_json(self.file, {**original, "state": "leaving", "was": original})
+    def _stem(self, stamp: Stamp) -> str:
+        return f"{self.name}-{stamp['key'][:12]}"
+
+    def leave(self, stamp: Stamp) -> Path | None:
+        """Move the outputs of ``stamp`` aside, and the stamp with them.
+
+        Returns:
+            The folder that holds them now; None where nothing was made yet, or all stays in place.
+        """
+        if not any(output.exists() for output in self.outputs):
+            self.file.unlink()
+            return None
+        stem, number = self._stem(stamp), 1
+        aside = stem
+        while (self.root / "previous" / aside).exists():
+            number += 1
+            aside = f"{stem}-{number}"
+        return self._leave(stamp, aside)
+
+    def _leave(self, stamp: Stamp, name: str) -> Path:
+        aside = self.root / "previous" / name
+        atomic_write_json(aside / "stamp.json", stamp)
+        atomic_write_json(self.file, {**stamp, "state": "leaving", "was": stamp, "aside": name})
         for output in self.outputs:
             if output.exists():
                 output.replace(aside / output.name)
         self.file.unlink()
+        return aside
 
-    def arrive(self, key: str) -> Stamp | None:
-        """Bring back what was kept for ``key``; return its stamp, or None if nothing was."""
-        kept = self.kept(key)
-        original = read_stamp(kept / "stamp.json")
-        if original is None:
+    def arrive(self, is_wanted: Callable[[Stamp], bool]) -> Stamp | None:
+        """Bring back the newest outputs kept aside whose stamp is wanted; return it, or None."""
+        kept = [
+            (stamp_file.stat().st_mtime_ns, stamp_file.parent.name)
+            for stamp_file in (self.root / "previous").glob(f"{self.name}-*/stamp.json")
+            if _ASIDE.fullmatch(stamp_file.parent.name)
+            and (stamp := read_stamp(stamp_file)) is not None
+            and is_wanted(stamp)
+        ]
+        return self._arrive(max(kept)[1]) if kept else None
+
+    def _arrive(self, name: str) -> Stamp | None:
+        kept = self.root / "previous" / name
+        stamp = read_stamp(kept / "stamp.json")
+        if stamp is None:
             return None
-        atomic_write_json(self.file, {**original, "state": "arriving"})
+        atomic_write_json(self.file, {**stamp, "state": "arriving", "was": stamp, "aside": name})
         for output in self.outputs:
             if (kept / output.name).exists():
                 (kept / output.name).replace(output)
-        self.write(original)
+        self.write(stamp)
         shutil.rmtree(kept)
-        return original
+        return stamp
 
     def write(self, stamp: Stamp) -> None:
         """Put ``stamp`` in place."""
@@ -93,5 +117,8 @@ def read_stamp(path: Path) -> Stamp | None:
 def _is_whole(stamp: Any) -> bool:
     if not isinstance(stamp, dict) or not {"key", "state", "inputs"} <= stamp.keys():
         return False
-    # The key becomes a part of a path.
-    return isinstance(stamp["key"], str) and _KEY.fullmatch(stamp["key"]) is not None
+    if not isinstance(stamp["inputs"], dict):
+        return False
+    # Both become parts of paths.
+    parts = ((_KEY, stamp["key"]), (_ASIDE, stamp.get("aside", f"x-{stamp['key'][:12]}")))
+    return all(isinstance(text, str) and form.fullmatch(text) for form, text in parts)

@@ -1,23 +1,28 @@
 """The step runner: skips the unchanged, goes on after an interruption, keeps what it replaces.
 
-A step is named by the hash of its inputs: the options that it reads, the hashes of the files that
-it reads, and the version of the stage. Its stamp is written when it starts and again
-when it ends. A step whose inputs changed first moves its old outputs to ``previous/<step>-<key>``;
-if they are wanted again (an option is changed back) they return from there.
+A step is known by its inputs: the options that decide its result, the hashes of the files that it
+reads, and the version of its stage. Its stamp is written when it starts and again when it ends. A
+step whose inputs have changed first moves its old outputs to ``previous/<step>-<key>``; when they
+are wanted again (an option is changed back) they return from there.
+
+Stamps of versions before 0.2 hold a hash of source files instead of a version. They count as made
+by the code of today, so that nothing is computed again because the program was updated.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lasaft.errors import StageError
 from pipeline.cluster import locks
+from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
+from pipeline.config.roles import Change, changes
 from pipeline.workflow.stamps import Stamp, StepPlace
 
 Say = Callable[[str], None]
@@ -34,6 +39,10 @@ class Step:
         outputs: files and folders that the step makes, all below the workflow's root.
         fingerprint: a hash of the finished outputs, or None if they are not whole.
         run: does the work (and goes on from what an interrupted run left); returns a short note.
+        limits: options that end the work; with other values of them it goes on in its place.
+        files: outputs that know themselves what is current: moved aside on request only.
+        may_lack: an option that may be None when the work goes on, whatever it began with.
+        former_fingerprint: as stamps of versions before 0.2 have it, where it is another one.
     """
 
     name: str
@@ -42,6 +51,10 @@ class Step:
     outputs: tuple[Path, ...]
     fingerprint: Callable[[], str | None]
     run: Callable[[], str]
+    limits: Callable[[], Mapping[str, Any]] = dict
+    files: tuple[Path, ...] = ()
+    may_lack: str = ""
+    former_fingerprint: Callable[[], str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,44 +82,93 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def run_steps(root: Path, steps: list[Step], say: Say) -> list[StepResult]:
-    """Run ``steps`` in order below ``root`` and return what became of each.
+@dataclass(frozen=True)
+class StepRunner:
+    """Runs the steps of one workflow.
 
-    Raises:
-        StageError: a step ended without its whole output.
+    Args:
+        root: the run's folder.
+        config: every option of today.
+        say: takes each line for the user.
+        rerun: the steps to do again although nothing has changed.
     """
-    results = []
-    for number, step in enumerate(steps, 1):
-        say(f"[{number}/{len(steps)}] {step.name} ...")
-        result = _run_step(root, step, say)
-        outcome = "unchanged, skipped" if result.skipped else f"done in {result.seconds:.1f} s"
-        note = f": {result.note}" if result.note else ""
-        say(f"[{number}/{len(steps)}] {step.name} {outcome}{note}")
-        results.append(result)
-    return results
+
+    root: Path
+    config: RunConfig
+    say: Say
+    rerun: Collection[str] = field(default_factory=frozenset)
+
+    def run(self, steps: list[Step]) -> list[StepResult]:
+        """Run ``steps`` in order and return what became of each.
+
+        Raises:
+            StageError: a step ended without its whole output.
+        """
+        results = []
+        for number, step in enumerate(steps, 1):
+            self.say(f"[{number}/{len(steps)}] {step.name} ...")
+            result = self._run_step(step)
+            outcome = "unchanged, skipped" if result.skipped else f"done in {result.seconds:.1f} s"
+            note = f": {result.note}" if result.note else ""
+            self.say(f"[{number}/{len(steps)}] {step.name} {outcome}{note}")
+            results.append(result)
+        return results
+
+    def _run_step(self, step: Step) -> StepResult:
+        place = StepPlace(self.root, step.name, step.outputs)
+        inputs = {**step.inputs(), "version": step.version}
+        record = {"key": digest(inputs), "inputs": inputs, "limits": step.limits()}
+        stamp = place.settle()
+        if stamp is not None and (found := self._changes(step, stamp, inputs)):
+            self._put_aside(step, place, stamp, f"changed: {_told(found)}")
+            stamp = None
+        stamp = stamp or place.arrive(lambda kept: not self._changes(step, kept, inputs))
+        # A step that was begun anew on request, and then interrupted, goes on.
+        again = step.name in self.rerun
+        if again and stamp is not None and not (stamp["state"] == "started" and "again" in stamp):
+            everything = StepPlace(self.root, step.name, (*step.outputs, *step.files))
+            self._put_aside(step, everything, stamp, "is done again, as --rerun says")
+            stamp = None
+        if stamp is not None and stamp["state"] == "done" and self._is_whole(step, stamp):
+            further = self._new_limits(stamp, record["limits"])
+            if not further:
+                place.write({**stamp, **record, "fingerprint": step.fingerprint()})
+                return StepResult(step.name, True, 0.0, stamp["note"])
+            self.say(f"    {step.name}: goes on with {_told(further)}")
+        elif stamp is not None and stamp["state"] == "done":
+            self.say(f"    {step.name}: its output is missing or changed since; doing it again")
+        elif stamp is not None:
+            self.say(f"    {step.name}: was interrupted; going on from there")
+        return _do(step, place, record | ({"again": True} if again else {}))
+
+    def _changes(self, step: Step, stamp: Stamp, inputs: Mapping[str, Any]) -> list[Change]:
+        found = changes(_flat(stamp["inputs"]), _flat(inputs), self.config)
+        return [one for one in found if one.name != step.may_lack or one.now is not None]
+
+    def _new_limits(self, stamp: Stamp, now: Mapping[str, Any]) -> list[Change]:
+        before = _flat(stamp["inputs"]) | stamp.get("limits", {})
+        return [
+            Change(name, before[name], value)
+            for name, value in now.items()
+            if name in before and before[name] != value
+        ]
+
+    def _is_whole(self, step: Step, stamp: Stamp) -> bool:
+        former = step.former_fingerprint if "version" not in stamp["inputs"] else None
+        return (former or step.fingerprint)() == stamp["fingerprint"]
+
+    def _put_aside(self, step: Step, place: StepPlace, stamp: Stamp, why: str) -> None:
+        aside = place.leave(stamp)
+        self.say(f"    {step.name}: {why}")
+        if aside is not None:
+            self.say(
+                f"    {step.name}: what was there is kept in {aside}, and comes back by itself "
+                "when the former options are given again"
+            )
 
 
-def _run_step(root: Path, step: Step, say: Say) -> StepResult:
-    place = StepPlace(root, step.name, step.outputs)
-    inputs = {**step.inputs(), "version": step.version}
-    key = digest(inputs)
-    stamp = place.settle()
-    if stamp is not None and stamp["key"] != key:
-        _say_changes(step, stamp, inputs, say)
-        place.leave(stamp)
-        stamp = None
-    stamp = stamp or place.arrive(key)
-    if stamp is not None and stamp["state"] == "done":
-        if step.fingerprint() == stamp["fingerprint"]:
-            return StepResult(step.name, True, 0.0, stamp["note"])
-        say(f"    {step.name}: its output is missing or changed since; doing it again")
-    elif stamp is not None:
-        say(f"    {step.name}: was interrupted; going on from there")
-    return _do(step, place, {"key": key, "state": "started", "inputs": inputs})
-
-
-def _do(step: Step, place: StepPlace, record: Stamp) -> StepResult:
-    place.write(record)
+def _do(step: Step, place: StepPlace, record: Mapping[str, Any]) -> StepResult:
+    place.write({**record, "state": "started"})
     start = time.monotonic()
     note = step.run()
     seconds = time.monotonic() - start
@@ -118,14 +180,8 @@ def _do(step: Step, place: StepPlace, record: Stamp) -> StepResult:
     return StepResult(step.name, False, seconds, note)
 
 
-def _say_changes(step: Step, stamp: Mapping[str, Any], inputs: Mapping[str, Any], say: Say) -> None:
-    old, new = _flat(stamp["inputs"]), _flat(inputs)
-    changed = [
-        f"{name} {_short(old.get(name))} -> {_short(new.get(name))}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    say(f"    {step.name}: changed: {', '.join(changed)}")
+def _told(found: list[Change]) -> str:
+    return ", ".join(f"{one.name} {_short(one.before)} -> {_short(one.now)}" for one in found)
 
 
 def _flat(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from jobs.cli.help import shown
-from lasaft.config import ModelConfig, Settings
+from lasaft.config import ModelConfig, Settings, option
 from lasaft.errors import ConfigError
 from pipeline.config import (
     DataConfig,
@@ -103,7 +103,7 @@ def test_every_option_says_what_it_means(option: Option) -> None:
 
 def test_two_options_of_one_name_are_a_bug() -> None:
     class Twice(Settings):
-        lr: float = Field(default=1.0)
+        lr: float = option(1.0, "a rate")
         train: TrainConfig = TrainConfig()
 
     with pytest.raises(AssertionError, match="two options are called lr"):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from lasaft.errors import StageError
+from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.workflow.stamps import StepPlace
-from pipeline.workflow.steps import Step, locked, run_steps
+from pipeline.workflow.steps import Step, StepRunner, locked
 
 
 class TwoSteps:
@@ -58,10 +59,10 @@ class TwoSteps:
             ),
         ]
 
-    def run(self) -> list[str]:
+    def run(self, *rerun: str) -> list[str]:
         self.runs.clear()
         self.said.clear()
-        run_steps(self.root, self.steps(), self.said.append)
+        StepRunner(self.root, RunConfig(), self.said.append, rerun).run(self.steps())
         return list(self.runs)
 
 
@@ -154,7 +155,9 @@ def test_a_crash_while_outputs_come_back_loses_nothing(
     stamp = place.settle()
     assert stamp is not None
     place.leave(stamp)
-    _crash_in_move(monkeypatch, crash_after, lambda: place.arrive(stamp["key"]))
+    _crash_in_move(
+        monkeypatch, crash_after, lambda: place.arrive(lambda kept: kept["key"] == stamp["key"])
+    )
     assert flow.run() == []
     assert (flow.root / "one.txt").read_text() == "10"
 
@@ -181,12 +184,81 @@ def test_another_version_of_a_stage_runs_its_step_again(flow: TwoSteps) -> None:
     def run(version: int) -> list[str]:
         flow.runs.clear()
         first, second = flow.steps()
-        run_steps(flow.root, [replace(first, version=version), second], flow.said.append)
+        runner = StepRunner(flow.root, RunConfig(), flow.said.append)
+        runner.run([replace(first, version=version), second])
         return list(flow.runs)
 
     assert run(1) == ["first", "second"]
     assert run(1) == []
     assert run(2) == ["first"]
+
+
+def test_what_is_put_aside_is_told_with_the_change_and_the_way_back(flow: TwoSteps) -> None:
+    flow.run()
+    flow.value = 10
+    flow.run()
+    aside = next((flow.root / "previous").glob("first-*"))
+    assert "    first: changed: value 1 -> 10" in flow.said
+    assert any(str(aside) in line and "former options" in line for line in flow.said)
+    assert (aside / "one.txt").read_text() == "1"
+
+
+def test_a_half_done_step_is_put_aside_with_a_word_and_goes_on_later(flow: TwoSteps) -> None:
+    def die() -> str:
+        (flow.root / "one.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    whole, flow._first = flow._first, die
+    with pytest.raises(KeyboardInterrupt):
+        flow.run()
+    flow._first, flow.value = whole, 10
+    assert flow.run() == ["first", "second"]
+    assert any("previous" in line for line in flow.said)
+    flow.value = 1
+    assert flow.run() == ["first", "second"]
+    assert "    first: was interrupted; going on from there" in flow.said
+
+
+def test_a_step_is_done_again_on_request_and_keeps_what_was_there(flow: TwoSteps) -> None:
+    flow.run()
+    assert flow.run("first") == ["first"]
+    assert "    first: is done again, as --rerun says" in flow.said
+    kept = next((flow.root / "previous").glob("first-*"))
+    assert (kept / "one.txt").read_text() == "1"
+    assert flow.run("first") == ["first"]
+    assert len(list((flow.root / "previous").glob("first-*"))) == 2
+    assert flow.run() == []
+
+
+def test_a_step_begun_again_on_request_goes_on_after_an_interruption(flow: TwoSteps) -> None:
+    def die() -> str:
+        (flow.root / "one.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    flow.run()
+    whole, flow._first = flow._first, die
+    with pytest.raises(KeyboardInterrupt):
+        flow.run("first")
+    flow._first = whole
+    assert flow.run("first") == ["first"]
+    assert "    first: was interrupted; going on from there" in flow.said
+    assert len(list((flow.root / "previous").glob("first-*"))) == 1
+
+
+def test_another_limit_goes_on_in_its_place(flow: TwoSteps) -> None:
+    def run(epochs: int) -> list[str]:
+        flow.runs.clear()
+        flow.said.clear()
+        first, second = flow.steps()
+        first = replace(first, limits=lambda: {"max_epochs": epochs})
+        StepRunner(flow.root, RunConfig(), flow.said.append).run([first, second])
+        return list(flow.runs)
+
+    assert run(2) == ["first", "second"]
+    assert run(4) == ["first"]
+    assert "    first: goes on with max_epochs 2 -> 4" in flow.said
+    assert not (flow.root / "previous").exists()
+    assert run(4) == []
 
 
 def test_a_damaged_stamp_counts_as_none(flow: TwoSteps) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.data.synthetic.composition import SOURCES
 from pipeline.data.synthetic.song import Song, compose_song
 from pipeline.data.synthetic.writer import (
+    VERSION,
     SongEntry,
     SongSet,
     begin_songs,
@@ -16,6 +17,7 @@ from pipeline.data.synthetic.writer import (
 
 __all__ = [
     "SOURCES",
+    "VERSION",
     "Song",
     "SongEntry",
     "SongSet",

@@ -29,7 +29,7 @@ Split = Literal["train", "valid", "test"]
 
 SAMPLE_RATE = 44100
 # Raised whenever the same parameters no longer give the same samples.
-GENERATOR_VERSION = 1
+VERSION = 1
 # Each split counts from its own base, so more training songs leave the test songs as they are.
 _FIRST_INDEX: dict[Split, int] = {"train": 0, "valid": 10_000, "test": 20_000}
 _PARAMETERS = "songs.json"
@@ -87,7 +87,7 @@ def begin_songs(root: Path, songs: SongSet) -> list[SongEntry]:
             a parameter is out of range, or ffmpeg is missing and the layout needs it.
     """
     _check_parameters(songs)
-    wanted = {"format": GENERATOR_VERSION, "sample_rate": SAMPLE_RATE, **asdict(songs)}
+    wanted = {"format": VERSION, "sample_rate": SAMPLE_RATE, **asdict(songs)}
     record = root / _PARAMETERS
     if record.exists():
         _check_same(record, wanted)

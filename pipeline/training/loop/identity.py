@@ -12,40 +12,14 @@ from lasaft.errors import ConfigError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
+from pipeline.config.roles import changes, identity, values
 from pipeline.training.loop.records import TrainResult
 
+# A checkpoint that training began with may be left out when it goes on.
+RESUME = "resume_from_checkpoint"
+DATA_HASH = "data hash"
 _IDENTITY = "identity.json"
 _RESULT = "result.json"
-
-# How the work is done and when it ends, not what is computed: free to change on a resume.
-_FREE = {
-    "train": {
-        "min_epochs", "max_epochs", "patience", "save_weights_only", "mid_epoch_seconds",
-        "world_size", "gpus", "distributed_backend", "num_workers", "pin_memory", "max_failures",
-        "resources_per_worker", "time_limit_hours", "sample_every_epochs", "compile",
-        "activation_checkpointing", "deterministic",
-    },
-    "data": {
-        "musdb_root", "musdb_is_wav", "shards_dir", "filed_mode", "max_frames_per_shard",
-        "cache_dir", "cache_gb",
-        "synthetic_train", "synthetic_valid", "synthetic_test", "synthetic_seconds",
-        "synthetic_seed", "dev_mode",
-    },
-}  # fmt: skip
-
-
-def identity(config: RunConfig, data_hash: str) -> dict[str, Any]:
-    """Return everything that decides what a training computes, flat and JSON-like."""
-    whole = config.model_dump(mode="json")
-    parts = {
-        f"{group}.{name}": value
-        for group in ("model", "data", "train")
-        for name, value in whole[group].items()
-        if name not in _FREE.get(group, set())
-    }
-    if config.train.lr_schedule == "cosine":
-        parts["train.max_epochs"] = config.train.max_epochs
-    return parts | {"data hash": data_hash}
 
 
 def claim(folder: RunFolder, config: RunConfig, data_hash: str) -> None:
@@ -60,8 +34,8 @@ def claim(folder: RunFolder, config: RunConfig, data_hash: str) -> None:
     """
     if not has_begun(folder):
         (folder.training / _IDENTITY).unlink(missing_ok=True)
-    may_lack = {"train.resume_from_checkpoint"}
-    claim_folder(folder.training, identity(config, data_hash), "training", may_lack)
+    mine = identity(config) | {DATA_HASH: data_hash}
+    claim_folder(folder.training, config, mine, "training", may_lack=RESUME)
 
 
 def has_begun(folder: RunFolder) -> bool:
@@ -70,15 +44,16 @@ def has_begun(folder: RunFolder) -> bool:
 
 
 def claim_folder(
-    root: Path, mine: dict[str, Any], what: str, may_lack: Set[str] = frozenset()
+    root: Path, config: RunConfig, mine: dict[str, Any], what: str, may_lack: str = ""
 ) -> None:
     """Make a folder that of the ``what`` with this identity, or find that it is.
 
     Args:
         root: the folder.
+        config: every option.
         mine: the identity.
         what: what is done in the folder, for messages.
-        may_lack: options that may be None here, whatever the folder has.
+        may_lack: an option that may be None here, whatever the folder has.
 
     Raises:
         ConfigError: it is another's; one line for each option that differs.
@@ -91,14 +66,17 @@ def claim_folder(
     other = _read(
         file, set(), "remove it, and give the options of before: they are not compared then"
     )
-    names = sorted(name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name))
-    names = [name for name in names if name not in may_lack or mine.get(name) is not None]
-    if names:
+    differing = [
+        change
+        for change in changes(other, mine, config)
+        if change.name != may_lack or change.now is not None
+    ]
+    if differing:
         raise ConfigError(
             [
-                f"{name.rpartition('.')[2]}: got {mine.get(name)!r}, but the {what} in {root} has "
-                f"{other.get(name)!r}; allowed: that value, or another output_dir"
-                for name in names
+                f"{change.name}: got {change.now!r}, but the {what} in {root} has "
+                f"{change.before!r}; allowed: that value, or another output_dir"
+                for change in differing
             ]
         )
 
@@ -120,7 +98,7 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
             f"{folder.checkpoint} holds its model; to train again, give another output_dir"
         )
     saved = _read(file, {"result", "stopping"}, advice)
-    stopping, result = _stopping(config), TrainResult.from_json(saved["result"])
+    stopping, result = values(config, "train", "ending"), TrainResult.from_json(saved["result"])
     # The folder may have been moved since.
     result = replace(result, checkpoint=folder.checkpoint)
     if saved["stopping"] == stopping and not (result.timed_out and _has_time(config, result)):
@@ -136,7 +114,7 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
 
 def finish(folder: RunFolder, config: RunConfig, result: TrainResult) -> None:
     """Record that training has ended with ``result``."""
-    record = {"stopping": _stopping(config), "result": result.to_json()}
+    record = {"stopping": values(config, "train", "ending"), "result": result.to_json()}
     atomic_write_json(folder.training / _RESULT, record)
 
 
@@ -153,12 +131,3 @@ def _read(file: Path, keys: Set[str], advice: str) -> dict[str, Any]:
 def _has_time(config: RunConfig, result: TrainResult) -> bool:
     limit = config.train.time_limit_hours
     return limit is None or 3600 * limit > result.seconds
-
-
-def _stopping(config: RunConfig) -> dict[str, int]:
-    train = config.train
-    return {
-        "min_epochs": train.min_epochs,
-        "max_epochs": train.max_epochs,
-        "patience": train.patience,
-    }

@@ -1,0 +1,108 @@
+"""A run folder of version 0.1 goes on: nothing is computed again after an update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
+from pipeline.config.options import Option
+from pipeline.config.roles import all_options, names
+from pipeline.data.shards.manifest import read_manifest
+from pipeline.workflow.run import Workflow, run_workflow
+from pipeline.workflow.steps import Step, StepRunner
+from tests.helpers.runs import config_of, unpack
+
+# The data's hash and the score that version 0.1 gave.
+_DATA_HASH = "d6dfe1c6a6c1e7917b27aba60b7773681032c959b63000d75cb51097815dfbd6"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    unpack(tmp_path)
+    return tmp_path
+
+
+def _no_work(step: Step) -> Step:
+    def refuse() -> str:
+        raise AssertionError(f"{step.name} was done again")
+
+    return replace(step, run=refuse)
+
+
+def _outcomes(config: RunConfig, most: int, work: Callable[[Step], Step] = _no_work) -> list[str]:
+    said: list[str] = []
+    folder = RunFolder.of(config)
+    steps = Workflow(config, said.append)._steps(folder)[:most]
+    results = StepRunner(folder.root, config, said.append).run([work(step) for step in steps])
+    assert all(result.skipped for result in results)
+    return said
+
+
+def test_a_finished_run_has_nothing_to_do(runs: Path) -> None:
+    said: list[str] = []
+    results = run_workflow(config_of(runs, "finished"), said.append)
+    assert [result.name for result in results if not result.skipped] == []
+    assert not (runs / "finished" / "previous").exists()
+    # From here on its stamps are like those of today.
+    assert all(result.skipped for result in run_workflow(config_of(runs, "finished"), said.append))
+
+
+def test_its_shards_have_the_hash_that_they_had(runs: Path) -> None:
+    assert read_manifest(runs / "finished" / "shards").hash == _DATA_HASH
+
+
+def test_a_search_and_the_training_of_its_winner_are_taken_over(runs: Path) -> None:
+    said = _outcomes(config_of(runs, "searched"), 3)
+    assert sum("unchanged, skipped" in line for line in said) == 3
+
+
+@pytest.mark.parametrize("name", names("way"))
+def test_how_the_work_is_done_changes_nothing_that_is_finished(runs: Path, name: str) -> None:
+    tree = config_of(runs, "finished").model_dump()
+    option = all_options()[name]
+    tree[option.section][name] = _another(option, tree[option.section][name])
+    # As though it had been checked: some of these need a GPU or an address to have an effect.
+    assert len(_outcomes(RunConfig.model_validate(tree), 4)) == 8
+
+
+def _another(option: Option, value: Any) -> Any:
+    """Return a value of an option that is not ``value``."""
+    match option.kind:
+        case "bool":
+            return not value
+        case "text":
+            return "CPU=1"
+        case "choice":
+            return option.choices[-1]  # the only one
+        case _:
+            return 1 if value != 1 else 2
+
+
+def test_another_option_of_the_result_is_told_and_the_training_kept(runs: Path) -> None:
+    said: list[str] = []
+    config = config_of(runs, "finished", lr=0.002)
+    folder = RunFolder.of(config)
+    steps = Workflow(config, said.append)._steps(folder)[:2]
+    with pytest.raises(AssertionError, match="train was done again"):
+        StepRunner(folder.root, config, said.append).run([_no_work(step) for step in steps])
+    assert "    train: changed: lr 0.001 -> 0.002" in said
+    kept = next((folder.root / "previous").glob("train-*"))
+    assert (kept / "checkpoint" / "weights.safetensors").exists()
+    _outcomes(config_of(runs, "finished"), 4)
+    assert folder.checkpoint.exists()
+
+
+def test_a_changed_training_is_not_taken_over_from_its_old_stamp(runs: Path) -> None:
+    with pytest.raises(AssertionError, match="train was done again"):
+        _outcomes(config_of(runs, "finished", val_loss="spec_mse"), 4)
+
+
+def test_what_decided_shards_before_decides_whether_they_are_taken_over(runs: Path) -> None:
+    with pytest.raises(AssertionError, match="preprocess was done again"):
+        _outcomes(config_of(runs, "finished", n_fft=512), 4)
