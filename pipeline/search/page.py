@@ -62,7 +62,7 @@ def write_report(config: RunConfig, result: SearchResult) -> Path:
     style = environment.get_template("page.css.j2").render(shared)
     script = environment.get_template("page.js.j2").render()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = environment.get_template("report.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
         **_content(config, result),
         style=_trusted(style),
         script=_trusted(script),
