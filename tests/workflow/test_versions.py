@@ -89,7 +89,7 @@ def _train(runs: Path) -> Any:
     shutil.copytree(runs / "finished" / "shards", RunFolder.of(config).shards)
     run_session(config, torch.device("cpu"))
     records = map(json.loads, RunFolder.of(config).metrics.read_text().splitlines())
-    kept = ("train/loss", "train/gradient_norm", "valid/loss", "valid/sdr")
+    kept = ("train/", "valid/loss")
     return [
         {name: value for name, value in record["values"].items() if name.startswith(kept)}
         for record in records
@@ -113,7 +113,8 @@ def _search(runs: Path) -> Any:
 def _evaluate(runs: Path) -> Any:
     folder = RunFolder.of(config_of(runs, "finished"))
     track = next(one for one in list_tracks(folder.songs, sources=_SOURCES) if one.split == "test")
-    network = {"checkpoint": "any", "overlap_ratio": 0.5}
+    record = json.loads((folder.checkpoint / "config.json").read_text())
+    network = {"checkpoint": record["hash"], "overlap_ratio": 0.5}
     job = TrackJob(
         track=track,
         file="song",
