@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from lasaft.errors import ConfigError
@@ -66,12 +65,7 @@ class Tracker:
             self._feeder.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, *_: object) -> None:
         if self._outbox is None or self._feeder is None:
             return
         status = "FINISHED" if error is None else "FAILED"

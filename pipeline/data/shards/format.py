@@ -97,9 +97,9 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         try:
-            if error is None:  # a footer on a half-written file would make it look whole
+            if kind is None:  # a footer on a half-written file would make it look whole
                 self._writer.close()
         finally:
             self._file.close()
