@@ -14,6 +14,7 @@ from lasaft.errors import AudioError, DataError, LasaftError
 from lasaft.metrics import METRICS, bss_eval, si_sdr, usdr
 from pipeline.data.songs.stretch import excerpt_stretch
 from pipeline.data.songs.tracks import Track, TrackAudio, read_track, source_hash
+from pipeline.evaluation import VERSION
 from pipeline.evaluation.estimates import (
     Network,
     Waves,
@@ -28,8 +29,6 @@ from pipeline.evaluation.scenarios import ACCOMPANIMENT, Contest, contests, scor
 from pipeline.evaluation.score_files import FrameScores, facts_if_current, write_key, write_scores
 from pipeline.evaluation.summary import Kind, Scenario
 
-# Part of every key: raise it when the same estimates would get other scores.
-SCORING_VERSION = 2
 _ATTEMPTS = 2
 
 
@@ -166,7 +165,7 @@ def _known(facts: Mapping[str, dict[str, Any] | None]) -> list[tuple[str, dict[s
 def system_key(job: TrackJob, system: SystemJob, track_hash: str) -> dict[str, Any]:
     """Return everything that the scores of ``system`` on this track depend on."""
     return {
-        "scoring": SCORING_VERSION,
+        "scoring": VERSION,
         "track": track_hash,
         "sources": list(job.sources),
         "all_sources": list(job.track.sources),

@@ -34,15 +34,6 @@ class ReportResult:
     files: list[Path]
 
 
-def build_report(config: RunConfig) -> Path:
-    """Write the report of the run in ``config.output_dir`` and return the path of its page.
-
-    Raises:
-        DataError: nothing is scored yet, or a file that the report needs is damaged.
-    """
-    return write_report(config).page
-
-
 def write_report(config: RunConfig) -> ReportResult:
     """Write the report and return its files; the same inputs give the same bytes.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import soundfile
+import soxr
 from PIL import Image
 
 from lasaft.errors import DataError
@@ -21,6 +22,7 @@ _LOWEST_HZ, _HIGHEST_HZ = 40.0, 16_000.0
 RANGE_DB = 72.0
 _LEVELS = 64
 _N_FFT = 2048
+_MP3_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # all that MP3 has
 _QUALITY = 55  # of the pictures, in per cent: a third of the size of PNG, and no eye sees it
 
 
@@ -96,6 +98,10 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
 
 
 def _mp3(wave: np.ndarray, rate: int) -> str:
+    """Return ``wave`` [sample, channel] as a data URI, at the nearest rate that MP3 has above."""
+    known = next((hz for hz in _MP3_HZ if hz >= rate), _MP3_HZ[-1])
+    if known != rate:
+        wave, rate = soxr.resample(wave, rate, known), known
     buffer = io.BytesIO()
     clipped = np.clip(wave, -1, 1)  # MP3 decoders clip anyway; estimates can pass full scale
     soundfile.write(buffer, clipped, rate, format="MP3", compression_level=0.75)

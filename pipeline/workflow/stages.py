@@ -13,7 +13,7 @@ from pipeline.tracking import Tracker
 if TYPE_CHECKING:
     from pipeline.data.shards.manifest import Manifest
     from pipeline.evaluation.evaluate import EvaluationResult
-    from pipeline.report import ReportResult
+    from pipeline.report.build import ReportResult
     from pipeline.search.ranking import SearchResult
     from pipeline.training.loop.records import TrainResult
 
@@ -99,7 +99,7 @@ def score_songs(config: RunConfig) -> EvaluationResult:
 
 def make_report(config: RunConfig) -> ReportResult:
     """Write the report; MLflow gets its files."""
-    from pipeline.report import write_report
+    from pipeline.report.build import write_report
 
     folder = RunFolder.of(config)
     with Tracker(config, folder) as tracker:

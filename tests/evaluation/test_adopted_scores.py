@@ -14,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.score_files import write_scores
 from pipeline.evaluation.summary import read_summary
-from pipeline.report import build_report
+from pipeline.report.build import write_report
 from tests.helpers.bss_truth import museval_package
 from tests.helpers.scores import SOURCES, frame_scores, save_summary, scored_summary
 
@@ -68,7 +68,7 @@ def test_they_stand_on_the_board_of_a_run_about_the_same_songs(
     result = evaluate(_config(tmp_path, theirs))
     own = read_summary(tmp_path / "run" / "scores" / "my_net" / "summary.json")
     assert result.lead.data == own.data
-    page = build_report(RunConfig(output_dir=tmp_path / "run")).read_text()
+    page = write_report(RunConfig(output_dir=tmp_path / "run")).page.read_text()
     assert page.count(">scores of others<") == 1
     assert "matched to these songs by name and number of frames" in page
     assert "<title>my_net on" in page

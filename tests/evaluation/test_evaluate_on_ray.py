@@ -23,7 +23,7 @@ from pipeline.config import ClusterConfig, RunConfig
 from pipeline.evaluation.evaluate import EvaluationResult, evaluate
 from pipeline.evaluation.score_files import read_scores
 from pipeline.evaluation.summary import read_summary
-from pipeline.report import build_report
+from pipeline.report.build import write_report
 from tests.helpers.songs import make_musdb
 
 NETWORK = ModelConfig(
@@ -171,7 +171,7 @@ def test_figures_for_a_tracker_and_for_a_terminal(whole: tuple[Path, EvaluationR
 
 def test_the_report_plays_an_excerpt_without_model_or_songs(run: Path, tmp_path: Path) -> None:
     shutil.rmtree(run / "checkpoint")
-    html = build_report(_config(run, tmp_path / "no songs")).read_text()
+    html = write_report(_config(run, tmp_path / "no songs")).page.read_text()
     assert html.count("<audio") == 1 + 2 * len(MUSDB18_SOURCES)
     assert f"<title>{NAME} on Synthetic songs" in html
 
@@ -291,7 +291,7 @@ def test_another_checkpoint_needs_a_name_of_its_own_and_both_stay(run: Path, son
     first = read_summary(run / "scores" / NAME / "summary.json")
     assert second.lead.system.recipe == first.system.recipe
     assert (second.lead.system.seed, first.system.seed) == (1, 0)
-    html = build_report(_config(run, songs)).read_text()
+    html = write_report(_config(run, songs)).page.read_text()
     assert "runs with seeds 0, 1 and otherwise the same settings" in html
 
 

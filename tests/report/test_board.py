@@ -13,8 +13,8 @@ import pytest
 from pipeline.config import RunConfig
 from pipeline.config.roles import recipe_of
 from pipeline.evaluation.summary import DataIdentity, Summary
-from pipeline.report import build_report, write_report
 from pipeline.report.board import AVERAGE, build_board
+from pipeline.report.build import write_report
 from pipeline.report.seeds import seed_groups
 from tests.helpers.scores import SOURCES, save_summary, scored_summary
 
@@ -127,7 +127,7 @@ def test_an_unfinished_system_is_named_and_not_shown(tmp_path: Path) -> None:
     half = tmp_path / "scores" / "half" / "test"
     half.mkdir(parents=True)
     (half / "song 0.json").write_text("{}")
-    page = build_report(RunConfig(output_dir=tmp_path)).read_text()
+    page = write_report(RunConfig(output_dir=tmp_path)).page.read_text()
     assert "Left out: half: 1 songs are scored, but there is no summary of a whole run" in page
     assert {s["name"] for s in json.loads(_leaderboard(tmp_path))["systems"]} == {"net"}
 

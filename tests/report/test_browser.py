@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.evaluation.summary import Kind
-from pipeline.report import build_report
+from pipeline.report.build import write_report
 from tests.helpers.browser import Page, find_chromium
 from tests.helpers.scores import (
     save_excerpt,
@@ -33,7 +33,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         save_summary(root / "scores", summary)
     save_excerpt(root / "estimates/excerpts/test/x", HOSTILE, ["net A", "net B"])
     save_journal(root / "training/metrics.jsonl")
-    file = build_report(RunConfig(output_dir=root))
+    file = write_report(RunConfig(output_dir=root)).page
     with Page(file, root / "profile") as opened:
         yield opened
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -9,13 +10,16 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from lasaft.errors import DataError
 from pipeline.config import RunConfig, TrackingConfig, TrainConfig, to_json
 from pipeline.evaluation.summary import DataIdentity, Kind, Summary
-from pipeline.report import build_report, write_report
 from pipeline.report.board import AVERAGE, build_board, read_published
+from pipeline.report.build import write_report
+from pipeline.report.media import read_songs
 from pipeline.report.page import _tracks
 from pipeline.report.training_curves import read_curves
 from tests.helpers.scores import (
@@ -211,7 +215,7 @@ def test_the_best_system_leads_where_none_is_named(tmp_path: Path) -> None:
     save_summary(tmp_path / "scores", scored_summary("a", 3, TRACKS))
     save_summary(tmp_path / "scores", scored_summary("b", 9, TRACKS))
     save_summary(tmp_path / "scores", scored_summary("mixture", 20, TRACKS, kind="mixture"))
-    assert "<title>b on " in build_report(RunConfig(output_dir=tmp_path)).read_text()
+    assert "<title>b on " in write_report(RunConfig(output_dir=tmp_path)).page.read_text()
 
 
 def test_songs_show_no_gain_over_a_mixture_scored_against_other_sources(tmp_path: Path) -> None:
@@ -244,19 +248,19 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_without_scores_the_report_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no summary\.json.*run jobs\.evaluate first"):
-        build_report(RunConfig(output_dir=tmp_path))
+        write_report(RunConfig(output_dir=tmp_path))
 
 
 def test_a_damaged_excerpt_is_named(tmp_path: Path) -> None:
     config = _run(tmp_path, listen=True)
     (tmp_path / "estimates/excerpts/test/x/mixture.wav").write_bytes(b"no sound")
     with pytest.raises(DataError, match=r"mixture\.wav: cannot read this excerpt"):
-        build_report(config)
+        write_report(config)
 
 
 def test_without_excerpts_and_journal_the_page_still_stands(tmp_path: Path) -> None:
     save_summary(tmp_path / "scores", scored_summary("my_net", 5, ["only song"]))
-    elements = _Elements(build_report(RunConfig(output_dir=tmp_path)).read_text())
+    elements = _Elements(write_report(RunConfig(output_dir=tmp_path)).page.read_text())
     assert not any(tag == "audio" for tag, _ in elements.tags)
     assert not any(attributes.get("id") == "training" for _, attributes in elements.tags)
     assert "1 track," in "".join(elements.text)
@@ -266,7 +270,7 @@ def test_systems_scored_on_other_songs_are_left_out_by_name(tmp_path: Path) -> N
     config = _run(tmp_path)
     other = scored_summary("other run", 9, TRACKS, data=MUSDB18)
     save_summary(tmp_path / "scores", other)
-    text = "".join(_Elements(build_report(config).read_text()).text)
+    text = "".join(_Elements(write_report(config).page.read_text()).text)
     assert "Left out: other run: scored on other songs" in text
 
 
@@ -274,14 +278,14 @@ def test_the_run_named_in_the_config_leads(tmp_path: Path) -> None:
     _run(tmp_path)
     save_summary(tmp_path / "scores", scored_summary("another", 9, TRACKS, seed=5))
     config = RunConfig(output_dir=tmp_path, tracking=TrackingConfig(run_id="my_net"))
-    assert "<title>my_net on" in build_report(config).read_text()
+    assert "<title>my_net on" in write_report(config).page.read_text()
 
 
 def test_no_secret_of_an_address_reaches_the_report(tmp_path: Path) -> None:
     base = _run(tmp_path)
     secret = TrackingConfig(tracking_uri="https://ann:hunter2@mlflow.example/x")
     _be_made_by_one_run(tmp_path, base.model_copy(update={"tracking": secret}))
-    assert "mlflow.example" in build_report(base).read_text()
+    assert "mlflow.example" in write_report(base).page.read_text()
     for file in write_report(base.model_copy(update={"tracking": secret})).files:
         assert "hunter2" not in file.read_text()
         assert "ann:" not in file.read_text()
@@ -299,10 +303,10 @@ def test_the_command_and_the_configuration_are_those_that_made_the_scores(tmp_pa
     summary = scored_summary("my_net", 5, TRACKS, seed=1)
     system = summary.system.model_copy(update={"config": trained})
     save_summary(tmp_path / "scores", summary.model_copy(update={"system": system}))
-    text = "".join(_Elements(build_report(config).read_text()).text)
+    text = "".join(_Elements(write_report(config).page.read_text()).text)
     assert "python -m jobs.train \\\n    --lr 0.25\n\npython -m jobs.evaluate" in text
     _be_made_by_one_run(tmp_path, RunConfig(output_dir=tmp_path, train=TrainConfig(seed=77)))
-    text = "".join(_Elements(build_report(config).read_text()).text)
+    text = "".join(_Elements(write_report(config).page.read_text()).text)
     assert f"python -m jobs.run \\\n    --output_dir {tmp_path} \\\n    --seed 77" in text
     assert '"seed": 77' in text
 
@@ -335,6 +339,20 @@ def test_the_journal_gives_curves_and_its_cut_off_last_line_does_no_harm(tmp_pat
 def test_a_figure_above_all_measure_is_not_drawn_as_a_number(tmp_path: Path) -> None:
     summary: Summary = scored_summary("perfect", 200.0, TRACKS)
     save_summary(tmp_path / "scores", summary)
-    text = "".join(_Elements(build_report(RunConfig(output_dir=tmp_path)).read_text()).text)
+    text = "".join(_Elements(write_report(RunConfig(output_dir=tmp_path)).page.read_text()).text)
     assert "> 100" in text
     assert "199." not in text
+
+
+@pytest.mark.parametrize(("rate", "played"), [(4000, 8000), (30_000, 32_000), (96_000, 48_000)])
+def test_excerpts_play_at_a_rate_that_mp3_knows(tmp_path: Path, rate: int, played: int) -> None:
+    save_excerpt(tmp_path / "x", "song", ["net"], rate)
+    (song,) = read_songs(tmp_path, {"net": "net"}, 1)
+    vocals = song.rows["vocals"][0]  # a tone of 110 Hz
+    assert vocals is not None
+    file = io.BytesIO(base64.b64decode(vocals.audio.removeprefix("data:audio/mpeg;base64,")))
+    wave, heard = soundfile.read(file)
+    assert heard == played
+    assert len(wave) / heard == pytest.approx(song.seconds, abs=0.1)  # MP3 pads to whole frames
+    spectrum = np.abs(np.fft.rfft(wave[:, 0]))
+    assert np.argmax(spectrum) * heard / len(wave) == pytest.approx(110, abs=1)
