@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import platform
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Set
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import yaml
+import numpy as np
 
 import lasaft
 
@@ -51,7 +50,7 @@ def register(
     if any(version.tags.get("checkpoint_hash") == record["hash"] for version in versions):
         return
     with tempfile.TemporaryDirectory() as folder:
-        model = _packed(checkpoint, record, Path(folder))
+        model = _saved(checkpoint, record, Path(folder) / MODEL_FOLDER)
         for file in sorted(path for path in model.rglob("*") if path.is_file()):
             place = PurePosixPath(MODEL_FOLDER, file.parent.relative_to(model))
             content = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -73,42 +72,37 @@ def _make_known(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _packed(checkpoint: Path, record: dict[str, Any], target: Path) -> Path:
-    """Write the model's form on disk; ``mlflow.pyfunc.load_model`` takes it on any machine.
+def _saved(checkpoint: Path, record: dict[str, Any], target: Path) -> Path:
+    """Write the model as ``mlflow.pyfunc.load_model`` takes it on any machine.
 
-    Written by hand: importing mlflow.pyfunc takes seconds and warns about its own code.
+    The same checkpoint gives the same bytes in every call: MLflow's random id and clock are
+    replaced by the hash of the checkpoint and the time at which it was written.
     """
-    source = Path(lasaft.__file__).parent
-    shutil.copytree(checkpoint, target / "checkpoint")
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(source, target / "code" / source.name, ignore=ignored)
-    requirements = [f"{package}=={_version(package)}" for package in _PACKAGES]
-    (target / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
-    environment = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
-    _write(target / "python_env.yaml", environment)
-    wave = {"dtype": "float32", "shape": [-1, -1]}
-    stems = [
-        {"type": "tensor", "name": name, "tensor-spec": wave} for name in record["model"]["sources"]
-    ]
-    loader = {
-        "loader_module": "lasaft.pyfunc", "data": "checkpoint", "code": "code",
-        "env": {"virtualenv": "python_env.yaml"}, "python_version": platform.python_version(),
-    }  # fmt: skip
-    description = {
-        "flavors": {"python_function": loader},
-        "metadata": _facts(record),
-        "mlflow_version": _version("mlflow"),
-        "signature": {
-            "inputs": json.dumps([{"type": "tensor", "tensor-spec": wave}]),
-            "outputs": json.dumps(stems),
-        },
-    }
-    _write(target / "MLmodel", description)
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def wave(name: str | None = None) -> TensorSpec:
+        return TensorSpec(np.dtype("float32"), (-1, -1), name)  # [audio channel, sample]
+
+    written = datetime.fromtimestamp((checkpoint / "config.json").stat().st_mtime, UTC)
+    stems = Schema([wave(name) for name in record["model"]["sources"]])
+    # Given to save_model itself, a signature without an example brings a warning.
+    signature = ModelSignature(Schema([wave()]), stems)
+    mlflow.pyfunc.save_model(
+        target,
+        loader_module="lasaft.pyfunc",
+        data_path=str(checkpoint),
+        code_paths=[str(Path(lasaft.__file__).parent)],
+        mlflow_model=Model(
+            signature=signature,
+            model_uuid=record["hash"][:32],
+            utc_time_created=written.replace(tzinfo=None),
+        ),
+        metadata=_facts(record),
+        pip_requirements=[f"{package}=={_version(package)}" for package in _PACKAGES],
+    )
     return target
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(content, sort_keys=True), encoding="utf-8")
 
 
 def _version(package: str) -> str:

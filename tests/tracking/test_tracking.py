@@ -33,6 +33,7 @@ from pipeline.tracking.address import store_problems, tracking_address
 from pipeline.tracking.outbox import Follower, Outbox
 from pipeline.tracking.registry import register
 from pipeline.training.loop.journal import History, make_record
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -157,7 +158,7 @@ def test_a_server_that_never_answers_slows_nothing_and_loses_nothing(
 
 
 def test_a_trained_network_is_a_registered_model_without_pickle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own code
@@ -171,6 +172,7 @@ def test_a_trained_network_is_a_registered_model_without_pickle(
     for _ in range(2):  # a checkpoint that is there is no new version
         with Tracker(config, folder) as tracker:
             tracker.log_model(folder.checkpoint, "all/songs")
+    assert capfd.readouterr() == ("", "")
     client, runs = _runs(config)
     (version,) = client.search_model_versions("name = 'all_songs'")
     assert version.run_id == runs[0].info.run_id
@@ -182,6 +184,8 @@ def test_a_trained_network_is_a_registered_model_without_pickle(
     files = {path.name for path in packed.rglob("*") if path.is_file()}
     assert {"MLmodel", "weights.safetensors", "config.json", "pyfunc.py"} <= files
     assert not {name for name in files if name.endswith((".pkl", ".pth", ".pt", ".bin"))}
+    described = [path.read_text() for path in packed.glob("*") if path.is_file()]
+    assert not [text for text in described if str(tmp_path) in text or str(ROOT) in text]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     loaded = mlflow.pyfunc.load_model(f"models:/all_songs/{version.version}")
     mixture = np.random.default_rng(0).standard_normal((2, 9000)).astype(np.float32)
@@ -208,7 +212,7 @@ def test_a_model_that_was_cut_off_goes_on_with_the_files_that_are_missing(tmp_pa
     assert len(client.search_model_versions("name = 'net'")) == 1
     packed = Path(client.download_artifacts(run.info.run_id, "model"))
     assert len([path for path in packed.rglob("*") if path.is_file()]) == 5 + len(rest)
-    assert lasaft.load_model(packed / "checkpoint").config == model.config
+    assert lasaft.load_model(packed / "data" / "checkpoint").config == model.config
 
 
 @pytest.mark.parametrize("cut", [1, 20, 75])
