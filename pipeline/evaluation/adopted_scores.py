@@ -14,7 +14,13 @@ from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
 from pipeline.evaluation.aggregate import summarise, summarise_track
 from pipeline.evaluation.scenarios import ACCOMPANIMENT
-from pipeline.evaluation.score_files import FrameScores, file_names, read_scores, write_key
+from pipeline.evaluation.score_files import (
+    FrameScores,
+    file_hash,
+    file_names,
+    read_scores,
+    write_key,
+)
 from pipeline.evaluation.score_track import SystemJob
 from pipeline.evaluation.summary import DataIdentity, Scenario, Summary, System, read_summary
 from pipeline.evaluation.systems import require_free_name
@@ -52,7 +58,7 @@ def adopt_scores(config: RunConfig) -> tuple[Summary, list[Path]]:
     (folder / "summary.json").unlink(missing_ok=True)
     written = _write(folder, split, paths, known)
     records = [
-        summarise_track(track, f"{split}/{path.name}", _sha256(path), songs[track])
+        summarise_track(track, f"{split}/{path.name}", file_hash(path), songs[track])
         for track, path in written.items()
     ]
     system = origin.system if origin else System(kind="scores", settings=_settings(known))
@@ -100,7 +106,7 @@ def _own_summary(place: Path, scores: Mapping[Path, FrameScores]) -> Summary | N
             f"{file}: not the scores that {place / 'summary.json'} is about; evaluate again, or "
             "leave that summary out"
             for file in scores
-            if _sha256(file) not in hashes
+            if file_hash(file) not in hashes
         ]
     )
     return summary
@@ -129,20 +135,25 @@ def _match(
     for file, found in scores.items():
         track = of_file.get(file.stem)
         if track is None:
-            problems.append(f"{file}: no scored song is called {file.stem!r}; allowed: the name "
-                            f"of a track of {known.name}")  # fmt: skip
+            problems.append(
+                f"{file}: no scored song is called {file.stem!r}; allowed: the name of a track of "
+                f"{known.name}"
+            )
             continue
         paths[track.name] = file
-        frames = len(found.values[found.sources[0]]["SDR"])
-        if frames != track.frames:
-            problems.append(f"{file}: {frames} frames, but {track.name!r} has {track.frames}; "
-                            "allowed: scores of the same song, in frames of 1 s")  # fmt: skip
+        if found.frames != track.frames:
+            problems.append(
+                f"{file}: {found.frames} frames, but {track.name!r} has {track.frames}; "
+                "allowed: scores of the same song, in frames of 1 s"
+            )
     missing = [track.name for track in known.tracks if track.name not in paths]
     if missing:
         folder = next(iter(scores)).parent
         shown = ", ".join(map(repr, missing[:_SHOWN]))
-        problems.append(f"{folder}: no scores of {shown} ({len(missing)} of {len(known.tracks)} "
-                        "songs); allowed: a file for every song")  # fmt: skip
+        problems.append(
+            f"{folder}: no scores of {shown} ({len(missing)} of {len(known.tracks)} songs); "
+            "allowed: a file for every song"
+        )
     _refuse(problems)
     ordered = {track.name: paths[track.name] for track in known.tracks}
     return ordered, {name: _in_order(scores[path], known) for name, path in ordered.items()}
@@ -156,10 +167,7 @@ def _in_order(scores: FrameScores, known: Summary) -> FrameScores:
 
 
 def _named_by_files(place: Path, split: str, songs: Mapping[str, FrameScores]) -> DataIdentity:
-    text = "".join(
-        f"{len(found.values[found.sources[0]]['SDR'])} {name}\n"
-        for name, found in sorted(songs.items())
-    )
+    text = "".join(f"{found.frames} {name}\n" for name, found in sorted(songs.items()))
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
     return DataIdentity(name=f"Songs named in {place.name}", kind="own", split=split, hash=digest)
 
@@ -198,7 +206,3 @@ def _write(
             old.unlink()
             (folder / "keys" / split / old.name).unlink(missing_ok=True)
     return written
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -24,12 +24,11 @@ from pipeline.evaluation.summary import (
 
 def summarise_track(name: str, file: str, sha256: str, scores: FrameScores) -> TrackSummary:
     """Return one figure for each source and metric of a track, and how many frames are NaN."""
-    first = next(iter(scores.values.values()))
     return TrackSummary(
         name=name,
         file=file,
         sha256=sha256,
-        frames=len(first["SDR"]),
+        frames=scores.frames,
         nan_frames={s: int(np.isnan(m["SDR"]).sum()) for s, m in scores.values.items()},
         scores={
             source: {metric: reduce(metrics[metric], np.median) for metric in METRICS}

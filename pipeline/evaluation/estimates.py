@@ -25,27 +25,23 @@ _KEPT = {"wav": "FLOAT", "flac": "PCM_24", "mp3": "MPEG_LAYER_III"}
 
 
 def mixture_estimates(audio: TrackAudio, sources: Sequence[str]) -> Waves:
-    """Return the mixture as the estimate of every source: what doing nothing scores."""
-    mixture = audio.mixture.numpy()
-    return dict.fromkeys(sources, mixture)
+    """Return the mixture [channel, sample] as each source's estimate: what doing nothing scores."""
+    return dict.fromkeys(sources, audio.mixture.numpy())
 
 
 def oracle_estimates(
     audio: TrackAudio, sources: Sequence[str], kind: Literal["irm", "ibm"]
 ) -> Waves:
-    """Return the mixture under ideal masks, which know the sources: a bound for mask systems.
+    """Return the mixture under ideal masks: a bound for systems that mask its spectrogram.
 
     ``irm``: a source's share of the summed powers of all sources; ``ibm``: 1 where a source has
     more power than all others together, else 0; per channel, on an STFT of 4096 samples.
 
     Source: sigsep-mus-oracle, IRM2 and IBM2 of SiSEC 2018, with a longer window.
     """
-    channels = [
-        _mask_channel(mixture, references, kind)
-        for mixture, references in zip(audio.mixture, audio.sources.unbind(1), strict=True)
-    ]
-    waves = torch.stack(channels, dim=1).numpy()
-    return dict(zip(sources, waves, strict=True))
+    pairs = zip(audio.mixture, audio.sources.unbind(1), strict=True)
+    waves = torch.stack([_mask_channel(*pair, kind) for pair in pairs], dim=1)
+    return dict(zip(sources, waves.numpy(), strict=True))
 
 
 def _mask_channel(
@@ -77,29 +73,19 @@ def _mask_channel(
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network as the run began with it.
-
-    Args:
-        checkpoint: its folder.
-        hash: of its weights and config.
-        overlap_ratio: of separation chunks.
-    """
+    """A trained network: its checkpoint's folder and hash when the run began."""
 
     checkpoint: Path
     hash: str
-    overlap_ratio: float
+    overlap_ratio: float  # of separation chunks
 
 
 def model_estimates(
     audio: TrackAudio, sources: Sequence[str], network: Network, separator: Any = None
 ) -> Waves:
-    """Return what ``network`` separates from the mixture, all sources at once.
+    """Return the estimates [channel, sample] that ``network`` makes of all sources at once.
 
-    Args:
-        audio: of the track.
-        sources: to separate.
-        network: which network.
-        separator: an actor that holds it on a GPU; None: it runs in this process.
+    With a ``separator``, an actor that holds it on a GPU, it does not run in this process.
 
     Raises:
         StageError: the checkpoint is no longer the one that the run began with.
@@ -139,13 +125,13 @@ def _separator(network: Network) -> Separator:
 def read_estimates(
     folder: Path, sources: Sequence[str], audio: TrackAudio, welcome: Sequence[str] = ()
 ) -> Waves:
-    """Read another system's estimates of one track: ``folder/<source>.wav`` (or flac, mp3).
+    """Read another system's estimates [channel, sample] of one track.
 
     All may be shorter or longer than the track, alike: scoring pads with silence or cuts them, as
     museval does.
 
     Args:
-        folder: of the track.
+        folder: of the track, with ``<source>.wav`` (or flac, mp3).
         sources: which must be there.
         audio: of the track.
         welcome: read too where there is a file.
@@ -156,15 +142,19 @@ def read_estimates(
     """
     waves: Waves = {}
     for source in dict.fromkeys((*sources, *welcome)):
-        path = _estimate_of(folder, source)
-        if path is None and source not in sources:
+        found = [file for kind in _KEPT if (file := folder / f"{source}.{kind}").is_file()]
+        if not found and source not in sources:
             continue
-        if path is None:
+        if not found:
             there = ", ".join(sorted(file.name for file in folder.glob("*.*"))[:_SHOWN])
             raise AudioError(
                 f"{folder}: no estimate of {source}, found: {there or 'nothing'}; allowed: "
                 f"{source}.wav"
             )
+        if len(found) > 1:
+            names = ", ".join(file.name for file in found)
+            raise AudioError(f"{folder}: several estimates of {source}: {names}; allowed: one")
+        path = found[0]
         waves[source] = _read_estimate(path, audio)
         first = next(iter(waves))
         if waves[source].shape != waves[first].shape:
@@ -173,14 +163,6 @@ def read_estimates(
                 f"{waves[first].shape[1]}; allowed: all of the same length"
             )
     return waves
-
-
-def _estimate_of(folder: Path, source: str) -> Path | None:
-    found = [file for kind in _KEPT if (file := folder / f"{source}.{kind}").is_file()]
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found)
-        raise AudioError(f"{folder}: several estimates of {source}: {names}; allowed: one")
-    return found[0] if found else None
 
 
 def _read_estimate(path: Path, audio: TrackAudio) -> np.ndarray:
@@ -213,5 +195,5 @@ def keep_estimates(folder: Path, waves: Mapping[str, np.ndarray], rate: int, kin
             try:
                 soundfile.write(path, samples, rate, subtype=_KEPT[kind])
             except soundfile.LibsndfileError as error:
-                raise AudioError(f"{folder / path.name}: cannot write at {rate} Hz: {error}"
-                                 ) from error  # fmt: skip
+                message = f"{folder / path.name}: cannot write at {rate} Hz: {error}"
+                raise AudioError(message) from error

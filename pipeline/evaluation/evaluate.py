@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,9 @@ from pipeline.evaluation.separators import devices, separators
 from pipeline.evaluation.summary import DataIdentity, Summary, System, usual_aggregation
 from pipeline.evaluation.systems import for_track, identity_of, require_known_folders, systems_of
 
-# Measured with four stereo sources: a task holds 1.6 GB at 240 s, museval 1.2 GB at 30 s and 5.3 GB
-# at 240 s.
-_BYTES, _BYTES_A_SECOND = 0.7e9, 4.2e6
-_VERIFY_BYTES, _VERIFY_BYTES_A_SECOND = 0.9e9, 19e6
+# Bytes, and bytes more for each second of a track, measured with four stereo sources: a task holds
+# 1.6 GB at 240 s, museval 1.2 GB at 30 s and 5.3 GB at 240 s.
+_SCORE_MEMORY, _VERIFY_MEMORY = (0.7e9, 4.2e6), (0.9e9, 19e6)
 
 
 @dataclass(frozen=True)
@@ -115,11 +114,13 @@ def evaluate(config: RunConfig) -> EvaluationResult:
         (folder.scores / system.file / "summary.json").unlink(missing_ok=True)
     with separators(network_of(systems[0])) as actors:
         jobs = _spread_over(actors, jobs)
-        outcomes = _run(config, jobs, seconds)
+        calls = [(job,) for job in jobs]
+        outcomes = _on_cluster(
+            config, score_track, calls, seconds, memory=_SCORE_MEMORY, name="evaluate"
+        )
         verified = _verify(config, jobs, seconds)
-    data = data_identity(
-        config, folder.songs, tracks, [o.track_hash for o in outcomes], sum(seconds)
-    )
+    hashes = [outcome.track_hash for outcome in outcomes]
+    data = data_identity(config, folder.songs, tracks, hashes, sum(seconds))
     done = list(zip(jobs, outcomes, strict=True))
     summaries = {
         system.name: _summarise(
@@ -165,19 +166,15 @@ def _tracks(
     return tracks, [count / rate for count in samples]
 
 
-def _scored_sources(config: RunConfig, tracks: Sequence[Track]) -> tuple[str, ...]:
-    """Return the sources to score: those that were trained, in the order of the network's."""
-    wanted = config.train.target_names or tracks[0].sources
-    return tuple(source for source in tracks[0].sources if source in wanted)
-
-
 def _jobs(
     config: RunConfig,
     folder: RunFolder,
     tracks: Sequence[Track],
     systems: Sequence[SystemJob],
 ) -> list[TrackJob]:
-    sources = _scored_sources(config, tracks)
+    """Return the tracks to score, on the sources that were trained, in the network's order."""
+    known = tracks[0].sources
+    sources = tuple(s for s in known if s in (config.train.target_names or known))
     scenario = scenario_of(config.evaluate.scenario, sources)
     files = file_names([track.name for track in tracks])
     played = set(spread(list(files), config.evaluate.report_audio))
@@ -211,23 +208,26 @@ def _spread_over(actors: Sequence[Any], jobs: Sequence[TrackJob]) -> list[TrackJ
     return [replace(job, separator=actors[number % len(actors)]) for number, job in enumerate(jobs)]
 
 
-def _run(
-    config: RunConfig, jobs: Sequence[TrackJob], seconds: Sequence[float]
-) -> list[TrackOutcome]:
-    with Progress("evaluate", len(jobs), "tracks") as progress:
+def _on_cluster(
+    config: RunConfig,
+    function: Callable[..., Any],
+    calls: Sequence[tuple[TrackJob, *tuple[Any, ...]]],
+    seconds: Sequence[float],
+    *,
+    memory: tuple[float, float],
+    name: str,
+) -> list[Any]:
+    """Call ``function`` in a task for each track of ``seconds``; a progress bar shows ``name``."""
+    needed = memory[0] + memory[1] * max(seconds)
+    with Progress(name, len(calls), "tracks") as progress:
         return run_tasks(
-            score_track,
-            [(job,) for job in jobs],
-            names=[str(job.track) for job in jobs],
-            needs=Needs(_memory(config, _BYTES + _BYTES_A_SECOND * max(seconds))),
+            function,
+            calls,
+            names=[str(job.track) for job, *_ in calls],
+            needs=Needs(int(max(config.cluster.task_memory * 1e9, needed))),
             sizes=seconds,
             on_done=lambda name, _: progress.advance(1, name),
         )
-
-
-def _memory(config: RunConfig, estimated: float) -> int:
-    """Return the bytes to set aside for a task: what the user says, or more for long tracks."""
-    return int(max(config.cluster.task_memory * 1e9, estimated))
 
 
 def _verify(
@@ -238,29 +238,22 @@ def _verify(
     if not count:
         return []
     chosen = sorted(random.Random(len(jobs)).sample(range(len(jobs)), count))
-    longest = max(seconds[index] for index in chosen)
-    needs = Needs(_memory(config, _VERIFY_BYTES + _VERIFY_BYTES_A_SECOND * longest))
-    with Progress("museval", count, "tracks") as progress:
-        records = run_tasks(
-            verify_track,
-            [(jobs[index], jobs[index].systems[0]) for index in chosen],
-            names=[str(jobs[index].track) for index in chosen],
-            needs=needs,
-            sizes=[seconds[index] for index in chosen],
-            on_done=lambda name, _: progress.advance(1, name),
-        )
-    wrong = [record for record in records if not record["agrees"]]
+    calls = [(jobs[index], jobs[index].systems[0]) for index in chosen]
+    lengths = [seconds[index] for index in chosen]
+    records = _on_cluster(
+        config, verify_track, calls, lengths, memory=_VERIFY_MEMORY, name="museval"
+    )
+    wrong = []
+    for record in records:
+        if not record["agrees"]:
+            found = (f"{name} {value:.1e} dB" for name, value in record["difference_db"].items())
+            wrong.append(f"{record['track']}: {', '.join(found)}")
     if wrong:
-        lines = [f"{r['track']}: {_differences(r['difference_db'])}" for r in wrong]
         raise StageError(
             f"{len(wrong)} of {count} tracks differ from museval by more than {TOLERANCE_DB:g} dB; "
-            "no summary was written:\n" + "\n".join(lines)
+            "no summary was written:\n" + "\n".join(wrong)
         )
     return records
-
-
-def _differences(difference: Mapping[str, float]) -> str:
-    return ", ".join(f"{metric} {value:.1e} dB" for metric, value in difference.items())
 
 
 def _summarise(

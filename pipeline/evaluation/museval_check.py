@@ -15,6 +15,7 @@ import numpy as np
 
 from lasaft.metrics import METRICS
 from pipeline.data.songs.tracks import read_track
+from pipeline.evaluation.scenarios import Contest
 from pipeline.evaluation.score_files import FrameScores, read_key, read_scores, write_key
 from pipeline.evaluation.score_track import SystemJob, TrackJob, contests_of, make_estimates
 
@@ -37,13 +38,9 @@ def verify_track(job: TrackJob, system: SystemJob) -> dict[str, Any]:
         return known["facts"]["verified"]
     audio = read_track(job.track)
     waves = make_estimates(job, system, audio)
-    values: dict[str, Mapping[str, np.ndarray]] = {}
-    for contest in contests_of(job, system, waves, audio):
-        found = museval_scores(
-            contest.names, contest.references, contest.estimates, audio.sample_rate
-        )
-        values |= {name: found.values[name] for name in contest.kept}
-    theirs = FrameScores(values)
+    theirs: dict[str, Mapping[str, np.ndarray]] = {}
+    for contest in contests_of(job, waves, audio):
+        theirs |= museval_scores(contest, audio.sample_rate)
     ours = read_scores(job.score_file(system))
     difference = {metric: _difference(ours, theirs, metric) for metric in METRICS}
     largest = max(difference.values())
@@ -60,44 +57,24 @@ def verify_track(job: TrackJob, system: SystemJob) -> dict[str, Any]:
     return record
 
 
-def museval_scores(
-    sources: tuple[str, ...],
-    references: list[np.ndarray],
-    estimates: list[np.ndarray],
-    sample_rate: int,
-) -> FrameScores:
-    """Return museval's own scores, frames of 1 s; infinite ones as NaN, as in its files.
+def museval_scores(contest: Contest, sample_rate: int) -> dict[str, dict[str, np.ndarray]]:
+    """Return museval's own scores [frame] in dB of each kept source and metric, frames of 1 s.
 
-    Args:
-        sources: their names.
-        references: [channel, sample] of each source.
-        estimates: [channel, sample] of each source; padded with silence or cut, as museval does.
-        sample_rate: in Hz.
+    Infinite ones are NaN, as in museval's files.
     """
-    truth = np.stack([wave.T.astype(np.float64) for wave in references])
-    tried = np.stack([_as_long(wave.T.astype(np.float64), truth.shape[1]) for wave in estimates])
+    truth = np.stack([wave.T.astype(np.float64) for wave in contest.references])
+    tried = np.stack([wave.T.astype(np.float64) for wave in contest.estimates])
     with _names_of_old_numpy(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # divisions by zero, as in silent frames
         *columns, _ = _museval_metrics().bss_eval(
-            truth,
-            tried,
-            window=sample_rate,
-            hop=sample_rate,
-            compute_permutation=False,
-            framewise_filters=False,
-            bsseval_sources_version=False,
-        )
+            truth, tried, window=sample_rate, hop=sample_rate,
+            compute_permutation=False, framewise_filters=False, bsseval_sources_version=False,
+        )  # fmt: skip
     table = dict(zip(("SDR", "ISR", "SIR", "SAR"), columns, strict=True))
     for column in table.values():
         column[np.isinf(column)] = np.nan
-    return FrameScores(
-        {s: {m: table[m][index] for m in METRICS} for index, s in enumerate(sources)}
-    )
-
-
-def _as_long(wave: np.ndarray, samples: int) -> np.ndarray:
-    """Return ``wave`` [sample, channel] cut or padded with silence to ``samples``."""
-    return np.pad(wave[:samples], ((0, max(0, samples - len(wave))), (0, 0)))
+    rows = {name: contest.names.index(name) for name in contest.kept}
+    return {name: {m: table[m][row] for m in METRICS} for name, row in rows.items()}
 
 
 @cache
@@ -105,8 +82,8 @@ def _museval_metrics() -> ModuleType:
     """Return museval's metrics module, loaded alone: its package wants ffmpeg when imported."""
     package = importlib.util.find_spec("museval")
     assert package is not None
-    assert package.submodule_search_locations is not None
-    path = Path(package.submodule_search_locations[0]) / "metrics.py"
+    assert package.origin is not None
+    path = Path(package.origin).with_name("metrics.py")
     spec = importlib.util.spec_from_file_location("museval_metrics", path)
     assert spec is not None
     assert spec.loader is not None
@@ -132,11 +109,13 @@ def _names_of_old_numpy() -> Iterator[None]:
             del linalg.linalg
 
 
-def _difference(ours: FrameScores, theirs: FrameScores, metric: str) -> float:
+def _difference(
+    ours: FrameScores, theirs: Mapping[str, Mapping[str, np.ndarray]], metric: str
+) -> float:
     """Return the largest difference in dB; infinite if NaN is not in the same places."""
     largest = 0.0
     for source in ours.sources:
-        one, other = ours.values[source][metric], theirs.values[source][metric]
+        one, other = ours.values[source][metric], theirs[source][metric]
         if one.shape != other.shape or not np.array_equal(np.isnan(one), np.isnan(other)):
             return float("inf")
         numbers = ~np.isnan(one)

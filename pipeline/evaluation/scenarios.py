@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,33 +58,63 @@ def scored_names(scenario: Scenario, sources: Sequence[str]) -> tuple[str, ...]:
 
 
 def contests(
-    scenario: Scenario, references: Waves, estimates: Waves, rest: Sequence[np.ndarray]
+    scenario: Scenario,
+    sources: Sequence[str],
+    references: Waves,
+    estimates: Waves,
+    mixture: np.ndarray,
 ) -> list[Contest]:
-    """Return what is scored against what.
+    """Return what is scored against what; estimates are cut or padded with silence to the track.
+
+    The estimate of all sources but one is, in this order: an estimate of the accompaniment, the
+    sum of the estimates of the others where all are there, what the one leaves of the mixture.
 
     Args:
         scenario: how the sources are scored.
-        references: the sources to score.
-        estimates: of the same sources.
-        rest: reference and estimate of the sum of all sources but one: of all but the vocals, or
-            of all but the single source. Empty where all sources are scored against each other.
+        sources: names of those to score.
+        references: [channel, sample] of every source of the track.
+        estimates: [channel, sample] of the sources to score, and of any others.
+        mixture: [channel, sample].
 
     Source: museval 0.4.1, ``eval_mus_track``: with an accompaniment the vocals' scores come from
     the pair, all others from the sources without the accompaniment.
     """
-    names = tuple(references)
-    together = Contest(names, list(references.values()), list(estimates.values()), names)
+    fitted = {name: _fitted(wave, mixture.shape[1]) for name, wave in estimates.items()}
+    together = Contest(
+        tuple(sources),
+        [references[name] for name in sources],
+        [fitted[name] for name in sources],
+        tuple(sources),
+    )
     if scenario == "sources":
         return [together]
-    one = names[0] if scenario == "target_rest" else _VOCALS
-    other = _REST if scenario == "target_rest" else ACCOMPANIMENT
+    one = sources[0] if scenario == "target_rest" else _VOCALS
+    others = [name for name in references if name != one]
+    if ACCOMPANIMENT in fitted:
+        rest = fitted[ACCOMPANIMENT]
+    elif all(name in fitted for name in others):
+        rest = _sum([fitted[name] for name in others])
+    else:
+        rest = mixture - fitted[one]
+    names = (one, _REST if scenario == "target_rest" else ACCOMPANIMENT)
     pair = Contest(
-        (one, other),
-        [references[one], rest[0]],
-        [estimates[one], rest[1]],
-        (one,) if scenario == "target_rest" else (one, other),
+        names,
+        [references[one], _sum([references[name] for name in others])],
+        [fitted[one], rest],
+        names[:1] if scenario == "target_rest" else names,
     )
-    others = tuple(name for name in names if name != one)
-    if not others:
-        return [pair]
-    return [Contest(names, together.references, together.estimates, others), pair]
+    kept = tuple(name for name in sources if name != one)
+    return [replace(together, kept=kept), pair] if kept else [pair]
+
+
+def _fitted(wave: np.ndarray, samples: int) -> np.ndarray:
+    missing = samples - wave.shape[1]
+    return np.pad(wave, ((0, 0), (0, missing))) if missing > 0 else wave[:, :samples]
+
+
+def _sum(waves: list[np.ndarray]) -> np.ndarray:
+    """Add in float64: sums of 24-bit samples are not exact in float32."""
+    total = waves[0].astype(np.float64)
+    for wave in waves[1:]:
+        total += wave
+    return total

@@ -39,6 +39,11 @@ class FrameScores:
         """The names of the scored sources, in the order of the file."""
         return tuple(self.values)
 
+    @property
+    def frames(self) -> int:
+        """The number of frames of the song."""
+        return len(next(iter(self.values.values()))["SDR"])
+
 
 def file_names(names: Sequence[str]) -> dict[str, str]:
     """Map track names to file names that are different, short, and stay inside their folder.
@@ -164,6 +169,12 @@ def facts_if_current(scores: Path, key_file: Path, key: Mapping[str, Any]) -> di
         known = read_key(key_file)
     except DataError:
         return None  # no key, or a damaged one: the score counts as not made
-    digest = hashlib.sha256(scores.read_bytes()).hexdigest()
-    same = known["key"] == json.loads(json.dumps(key)) and known["facts"].get("sha256") == digest
+    key_is_same = known["key"] == json.loads(json.dumps(key))
+    same = key_is_same and known["facts"].get("sha256") == file_hash(scores)
     return known["facts"] if same else None
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,14 @@ from pipeline.evaluation.estimates import (
 )
 from pipeline.evaluation.excerpts import EXCERPT_FILE, EXCERPTS, write_estimates, write_references
 from pipeline.evaluation.scenarios import ACCOMPANIMENT, Contest, contests, scored_names
-from pipeline.evaluation.score_files import FrameScores, facts_if_current, write_key, write_scores
+from pipeline.evaluation.score_files import (
+    FrameScores,
+    facts_if_current,
+    file_hash,
+    write_key,
+    write_scores,
+)
 from pipeline.evaluation.summary import Kind, Scenario
-
-_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,9 @@ def score_track(job: TrackJob) -> TrackOutcome:
     Raises:
         LasaftError: the track or its estimates cannot be used, twice.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return _score_track(job)
-        except (OSError, RuntimeError, LasaftError):
-            if attempt == _ATTEMPTS:
-                raise
-    raise AssertionError("unreachable")
+    with suppress(OSError, RuntimeError, LasaftError):
+        return _score_track(job)
+    return _score_track(job)
 
 
 def _score_track(job: TrackJob) -> TrackOutcome:
@@ -128,41 +128,35 @@ def _score_track(job: TrackJob) -> TrackOutcome:
         track_hash = source_hash(job.track)
     except OSError as error:
         raise DataError(f"{job.track}: cannot read {error.filename} ({error.strerror})") from error
-    keys = {system.file: system_key(job, system, track_hash) for system in job.systems}
+    keys = {system.file: _key(job, system, track_hash) for system in job.systems}
     facts = {
-        system.file: facts_if_current(
-            job.score_file(system), job.key_file(system), keys[system.file]
-        )
-        for system in job.systems
+        s.file: facts_if_current(job.score_file(s), job.key_file(s), keys[s.file])
+        for s in job.systems
     }
+    hashes = {file: str(known["sha256"]) for file, known in facts.items() if known is not None}
     todo = [s for s in job.systems if not _finished(job, s, facts[s.file])]
     if not todo:
-        return TrackOutcome(track_hash, {f: str(v["sha256"]) for f, v in _known(facts)}, 0)
+        return TrackOutcome(track_hash, hashes, 0)
     audio = read_track(job.track)
     references = _references(job, audio)
+    played = {source: references[source] for source in job.sources}
     if job.excerpt:
         write_references(
-            job.excerpt_folder, job.track.name, audio.mixture.numpy(), references, audio.sample_rate
+            job.excerpt_folder, job.track.name, audio.mixture.numpy(), played, audio.sample_rate
         )
     for system in todo:
         waves = make_estimates(job, system, audio)
-        _keep(job, system, waves, references, audio.sample_rate)
+        _keep(job, system, waves, played, audio.sample_rate)
         if facts[system.file] is None:
-            scores = _score(job, system, waves, audio)
-            write_scores(job.score_file(system), scores)
-        digest = hashlib.sha256(job.score_file(system).read_bytes()).hexdigest()
-        done = {**(facts[system.file] or {}), "sha256": digest}
+            write_scores(job.score_file(system), _score(job, waves, audio))
+        hashes[system.file] = file_hash(job.score_file(system))
+        done = {**(facts[system.file] or {}), "sha256": hashes[system.file]}
         done["estimates"] = job.save if system.place else "none"
         write_key(job.key_file(system), keys[system.file], done)
-        facts[system.file] = done
-    return TrackOutcome(track_hash, {f: str(v["sha256"]) for f, v in _known(facts)}, len(todo))
+    return TrackOutcome(track_hash, hashes, len(todo))
 
 
-def _known(facts: Mapping[str, dict[str, Any] | None]) -> list[tuple[str, dict[str, Any]]]:
-    return [(file, value) for file, value in facts.items() if value is not None]
-
-
-def system_key(job: TrackJob, system: SystemJob, track_hash: str) -> dict[str, Any]:
+def _key(job: TrackJob, system: SystemJob, track_hash: str) -> dict[str, Any]:
     """Return everything that the scores of ``system`` on this track depend on."""
     return {
         "scoring": VERSION,
@@ -194,7 +188,7 @@ def _finished(job: TrackJob, system: SystemJob, facts: Mapping[str, Any] | None)
 def make_estimates(job: TrackJob, system: SystemJob, audio: TrackAudio) -> Waves:
     """Return the estimates [channel, sample] of ``system`` for each source to score."""
     if system.kind == "mixture":
-        return mixture_estimates(audio, job.sources)
+        return mixture_estimates(audio, (*job.sources, ACCOMPANIMENT))
     if system.kind in ("irm", "ibm"):
         waves = oracle_estimates(audio, job.track.sources, system.kind)
         return {source: waves[source] for source in job.sources}
@@ -215,55 +209,20 @@ def network_of(system: SystemJob) -> Network | None:
 
 
 def _references(job: TrackJob, audio: TrackAudio) -> Waves:
-    waves = dict(zip(job.track.sources, audio.sources.numpy(), strict=True))
-    return {source: waves[source] for source in job.sources}
+    """Return all sources [channel, sample] of the track, by name."""
+    return dict(zip(job.track.sources, audio.sources.numpy(), strict=True))
 
 
-def contests_of(job: TrackJob, system: SystemJob, waves: Waves, audio: TrackAudio) -> list[Contest]:
-    """Return which of ``waves`` are scored against which references."""
-    references = _references(job, audio)
-    own = {source: waves[source] for source in job.sources}
-    if job.scenario == "sources":
-        return contests(job.scenario, references, own, ())
-    one = job.sources[0] if job.scenario == "target_rest" else "vocals"
-    place = job.track.sources.index(one)
-    others = [wave for number, wave in enumerate(audio.sources.numpy()) if number != place]
-    rest = (_sum(others), _estimated_rest(job, system, waves, one, audio))
-    return contests(job.scenario, references, own, rest)
+def contests_of(job: TrackJob, waves: Waves, audio: TrackAudio) -> list[Contest]:
+    """Return which of the estimates ``waves`` [channel, sample] are scored against what."""
+    references, mixture = _references(job, audio), audio.mixture.numpy()
+    return contests(job.scenario, job.sources, references, waves, mixture)
 
 
-def _estimated_rest(
-    job: TrackJob, system: SystemJob, waves: Waves, one: str, audio: TrackAudio
-) -> np.ndarray:
-    """Return the estimate of all sources but ``one``.
-
-    Its own file, if another system gave one; the sum of the estimates, if all were made; else
-    what the estimate leaves of the mixture.
-    """
-    if ACCOMPANIMENT in waves:
-        return waves[ACCOMPANIMENT]
-    mixture = audio.mixture.numpy()
-    if system.kind == "mixture":
-        return mixture
-    others = [source for source in job.track.sources if source != one]
-    if all(source in waves for source in others):
-        return _sum([waves[source] for source in others])
-    own = waves[one][:, : mixture.shape[1]]
-    return mixture - np.pad(own, ((0, 0), (0, mixture.shape[1] - own.shape[1])))
-
-
-def _sum(waves: list[np.ndarray]) -> np.ndarray:
-    """Add in float64: sums of 24-bit samples are not exact in float32."""
-    total = waves[0].astype(np.float64)
-    for wave in waves[1:]:
-        total += wave
-    return total
-
-
-def _score(job: TrackJob, system: SystemJob, waves: Waves, audio: TrackAudio) -> FrameScores:
+def _score(job: TrackJob, waves: Waves, audio: TrackAudio) -> FrameScores:
     values: dict[str, dict[str, np.ndarray]] = {}
     whole: dict[str, dict[str, float | None]] = {}
-    for contest in contests_of(job, system, waves, audio):
+    for contest in contests_of(job, waves, audio):
         try:
             scores = bss_eval(contest.references, contest.estimates, sample_rate=audio.sample_rate)
         except AudioError as error:
@@ -278,11 +237,8 @@ def _score(job: TrackJob, system: SystemJob, waves: Waves, audio: TrackAudio) ->
 
 
 def _whole(reference: np.ndarray, estimate: np.ndarray) -> dict[str, float | None]:
-    """Return the scores of a whole song; the estimate is cut or padded as museval does."""
-    samples = reference.shape[1]
-    missing = max(0, samples - estimate.shape[1])
-    fitted = np.pad(estimate[:, :samples], ((0, 0), (0, missing))) if missing else estimate
-    pair = [reference], [fitted[:, :samples]]
+    """Return the scores in dB of a whole song; both are [channel, sample]."""
+    pair = [reference], [estimate]
     scores = {"uSDR": float(usdr(*pair)[0]), "SI-SDR": float(si_sdr(*pair)[0])}
     return {name: value if np.isfinite(value) else None for name, value in scores.items()}
 

@@ -16,7 +16,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.config.roles import recipe_of
 from pipeline.data.songs.tracks import Track
 from pipeline.evaluation.excerpts import EXCERPTS, REFERENCE_FOLDER
-from pipeline.evaluation.score_files import file_names, read_key
+from pipeline.evaluation.score_files import file_hash, file_names, read_key
 from pipeline.evaluation.score_track import SystemJob
 from pipeline.evaluation.summary import Kind, System
 
@@ -85,14 +85,12 @@ def _owner(folder: Path) -> str | None:
             key = read_key(file)["key"]
         except DataError:
             continue  # a damaged key keeps nothing: its track is scored again
-        kinds: dict[str, Kind] = {
-            "checkpoint": "model", "estimates": "estimates", "scores": "scores",
-        }  # fmt: skip
+        kinds = {"checkpoint": "model", "estimates": "estimates", "scores": "scores"}
         return next((_identity(kind, key) for name, kind in kinds.items() if name in key), None)
     return None
 
 
-def _identity(kind: Kind, key: Mapping[str, Any]) -> str:
+def _identity(kind: str, key: Mapping[str, Any]) -> str:
     """Return what a system is in a few words, the first of which is its kind."""
     if kind == "model":
         return f"checkpoint {key['checkpoint'][:12]}"
@@ -127,9 +125,7 @@ def for_track(system: SystemJob, track: Track) -> SystemJob:
     assert system.place is not None
     digest = hashlib.sha256()
     for file in sorted((system.place / track.name).glob("*.*")):
-        with file.open("rb") as stream:
-            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n"
-                          .encode())  # fmt: skip
+        digest.update(f"{file.name} {file_hash(file)}\n".encode())
     return replace(system, key={"estimates": digest.hexdigest()})
 
 

@@ -214,6 +214,8 @@ def test_longer_estimates_are_cut_and_shorter_ones_end_in_silence(
         e[RATE + 100 :] = 0
         usdr = 10 * np.log10(((s**2).sum() + 1e-7) / (((s - e) ** 2).sum() + 1e-7))
         assert shorter.whole[name]["uSDR"] == pytest.approx(usdr, abs=5.1e-6)
+    one = _scored(_job(track, tmp_path / "shorter", TWO[:1]))  # against the sum of the others
+    assert one.whole[TWO[0]] == shorter.whole[TWO[0]]
 
 
 @pytest.mark.parametrize(
