@@ -51,28 +51,20 @@ def write_report(config: RunConfig) -> ReportResult:
     lead = _lead(list(summaries.values()), config)
     board = build_board(list(summaries.values()), lead)
     board.left_out.extend(_unfinished(folder.scores, summaries))
-    shown = {r.name for r in board.measured}
-    labels = {
-        name: s.name
-        for name, s in summaries.items()
-        if s.name in shown and s.system.kind in ("model", "estimates")
-    }
-    songs = read_songs(
-        folder.estimates / EXCERPTS / lead.data.split, labels, config.evaluate.report_audio
-    )
+    shown = {r.name for r in board.measured if r.kind in ("model", "estimates")}
+    labels = {name: s.name for name, s in summaries.items() if s.name in shown}
+    excerpts = folder.estimates / EXCERPTS / lead.data.split
     commands, settings = _origin(config, lead)
-    page = render_page(
-        PageInputs(
-            board=board,
-            songs=songs,
-            training=read_curves(folder.metrics),
-            provenance=list(_provenance(board)),
-            commands=_without_secrets(commands),
-            config=_without_secrets(settings),
-        )
+    page = PageInputs(
+        board=board,
+        songs=read_songs(excerpts, labels, config.evaluate.report_audio),
+        training=read_curves(folder.metrics),
+        provenance=list(_provenance(board)),
+        commands=_without_secrets(commands),
+        config=_without_secrets(settings),
     )
     texts = {
-        "index.html": page,
+        "index.html": render_page(page),
         "leaderboard.csv": csv_text(board),
         "leaderboard.json": json_text(board),
         "leaderboard.md": markdown_text(board),
@@ -150,10 +142,8 @@ def _provenance(board: Board) -> Iterator[tuple[str, str]]:
         if isinstance(value, str | int | float | bool):
             yield name.replace("_", " "), _without_secrets(str(value))
     for record in lead.verified:
-        yield (
-            "checked with museval itself",
-            f"{record['track']}: largest difference {record['largest_db']:.1e} dB",
-        )
+        found = f"{record['track']}: largest difference {record['largest_db']:.1e} dB"
+        yield "checked with museval itself", found
 
 
 def _origin(config: RunConfig, lead: Summary) -> tuple[list[str], Any]:

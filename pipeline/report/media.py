@@ -80,17 +80,21 @@ def _read_song(file: Path, systems: dict[str, str]) -> Song:
         wave, rate = _read(path)
         return Clip(label, _mp3(wave, rate), _picture(_spectrum(wave, rate), loudest))
 
-    rows: dict[str, list[Clip | None]] = {}
-    for source in sources:
-        paths = {REFERENCE_FOLDER: "reference", **present}
-        rows[source] = [clip(folder / p / f"{source}.wav", f"{source}, {t}, {track}")
-                        for p, t in paths.items()]  # fmt: skip
+    columns = {REFERENCE_FOLDER: "reference", **present}
+    rows = {
+        source: [
+            clip(folder / name / f"{source}.wav", f"{source}, {label}, {track}")
+            for name, label in columns.items()
+        ]
+        for source in sources
+    }
     whole = clip(folder / MIXTURE_FILE, f"mixture, {track}")
     assert whole is not None
-    return Song(track, start, seconds, whole, ["reference", *present.values()], rows)
+    return Song(track, start, seconds, whole, list(columns.values()), rows)
 
 
 def _read(path: Path) -> tuple[np.ndarray, int]:
+    """Return an excerpt [sample, channel] and its sample rate in Hz."""
     try:
         return soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
@@ -109,7 +113,10 @@ def _mp3(wave: np.ndarray, rate: int) -> str:
 
 
 def _spectrum(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Return the level [bin, frame] in dB on a logarithmic frequency axis, low bins last."""
+    """Return the level [bin, frame] in dB of ``wave`` [sample, channel].
+
+    The frequency axis is logarithmic, with low bins last.
+    """
     mono = np.pad(wave.mean(axis=1), (_N_FFT // 2, _N_FFT))
     starts = np.linspace(0, max(len(wave) - 1, 0), _WIDTH).astype(int)
     frames = np.stack([mono[start : start + _N_FFT] for start in starts])
@@ -124,6 +131,7 @@ def _spectrum(wave: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _picture(level: np.ndarray, loudest: float) -> str:
+    """Return ``level`` [bin, frame] in dB as a data URI of a picture, ``loudest`` brightest."""
     scaled = np.clip(1 + (level - loudest) / RANGE_DB, 0, 1)
     image = Image.fromarray(np.round(scaled * (_LEVELS - 1)).astype(np.uint8), mode="P")
     colours = matplotlib.colormaps["magma"](np.linspace(0, 1, _LEVELS))[:, :3]

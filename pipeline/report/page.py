@@ -6,11 +6,12 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from pipeline.evaluation.aggregate import difference
 from pipeline.evaluation.scenarios import ACCOMPANIMENT
@@ -68,12 +69,13 @@ def render_page(inputs: PageInputs) -> str:
     style = environment.get_template("page.css.j2").render(shared)
     script = environment.get_template("page.js.j2").render()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    board, lead = inputs.board, inputs.board.lead
+    board, lead, config = inputs.board, inputs.board.lead, inputs.config
     plotted = _plotted(board)
     return environment.get_template("page.html.j2").render(
         **shared,
-        style=_trusted(style),
-        script=_trusted(script),
+        # Rendered from this package's own files alone.
+        style=Markup(style),  # noqa: S704
+        script=Markup(script),  # noqa: S704
         script_hash=script_hash,
         board=board,
         rows=sorted([*board.measured, *board.published], key=by_average),
@@ -89,9 +91,7 @@ def render_page(inputs: PageInputs) -> str:
         training=inputs.training,
         provenance=inputs.provenance,
         commands=inputs.commands,
-        config_text=json.dumps(inputs.config, indent=2, ensure_ascii=False)
-        if inputs.config
-        else "",
+        config_text=config and json.dumps(config, indent=2, ensure_ascii=False),
         metric=METRIC,
         aggregation=AGGREGATION,
         definitions=lead.definitions,
@@ -112,12 +112,6 @@ def _shown(board: Board) -> list[str]:
     return [m for m in ALL_METRICS if any(key[1] == m for r in board.measured for key in r.cells)]
 
 
-def _trusted(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)  # noqa: S704 - rendered from this package's own files alone
-
-
 def _cards(board: Board) -> list[dict[str, Any]]:
     row = next(row for row in board.measured if row.name == board.lead.name)
     base = board.baseline if board.baseline is not board.lead else None
@@ -126,10 +120,7 @@ def _cards(board: Board) -> list[dict[str, Any]]:
     for source in board.sources:
         cell = row.cells[source, "SDR", "median"]
         gain = difference(cell.value, others[source]["SDR"].median if source in others else None)
-        cards.append(
-            {"source": source, "value": cell.value, "low": cell.low, "high": cell.high,
-             "gain": gain}
-        )  # fmt: skip
+        cards.append({"source": source, **asdict(cell), "gain": gain})
     return cards
 
 
@@ -137,12 +128,9 @@ def _pairs(board: Board) -> list[dict[str, Any]]:
     """Return the tests of each pair of systems by source; those of the leading system first."""
     pairs: dict[tuple[str, str], dict[str, Any]] = {}
     for test in board.tests:
-        pair = pairs.setdefault(
-            (test.first, test.second),
-            {"first": test.first, "second": test.second, "tests": {},
-             "leads": board.lead.name in (test.first, test.second)},
-        )  # fmt: skip
-        pair["tests"][test.source] = test
+        names = test.first, test.second
+        pair = {"first": names[0], "second": names[1], "leads": board.lead.name in names}
+        pairs.setdefault(names, {**pair, "tests": {}})["tests"][test.source] = test
     return list(pairs.values())
 
 
@@ -154,20 +142,17 @@ def _tracks(board: Board) -> list[dict[str, Any]]:
         for s in lead.sources
         for metric in ALL_METRICS
     }
+    counted = [s for s in lead.sources if s != ACCOMPANIMENT]
     songs = []
     for track in lead.tracks:
-        cells = {}
+        cells: dict[tuple[str, str], tuple[float | None, float | None]] = {}
         for metric in ALL_METRICS:
-            own = {s: track.scores[s][metric] for s in lead.sources}
-            pairs = {
-                s: (value, difference(value, others[s, metric].get(track.name)))
-                for s, value in own.items()
-            }
-            cells |= {(s, metric): pair for s, pair in pairs.items()}
-            counted = [pair for s, pair in pairs.items() if s != ACCOMPANIMENT]
-            cells[AVERAGE, metric] = (
-                _mean([value for value, _ in counted]), _mean([gain for _, gain in counted])
-            )  # fmt: skip
+            for source in lead.sources:
+                value = track.scores[source][metric]
+                gain = difference(value, others[source, metric].get(track.name))
+                cells[source, metric] = value, gain
+            pairs = [cells[s, metric] for s in counted]
+            cells[AVERAGE, metric] = _mean([v for v, _ in pairs]), _mean([g for _, g in pairs])
         nan = max(track.nan_frames.values())
         songs.append(
             {"name": track.name, "cells": cells, "frames": track.frames, "nan": nan, "mark": ""}
@@ -190,18 +175,16 @@ def _plotted(board: Board) -> list[tuple[int, Row]]:
     lead = [row for row in board.measured if row.name == board.lead.name and row not in base]
     others = [row for row in board.measured if row not in (*lead, *base)]
     others = sorted(others, key=lambda row: row.kind in BOUNDS)[: SERIES - 2]
-    numbered = [*((0, row) for row in lead), *enumerate(others, 2), *((1, row) for row in base)]
-    return list(numbered)
+    return [*((0, row) for row in lead), *enumerate(others, 2), *((1, row) for row in base)]
 
 
 def _boxes(board: Board, plotted: Sequence[tuple[int, Row]], metric: str) -> str:
     columns = []
     for colour, row in plotted:
         assert row.summary is not None
-        scores = {s: _plottable(column(row.summary, board.lead, s, metric)) for s in board.sources}
+        scores = {}
+        for source in board.sources:
+            values = column(row.summary, board.lead, source, metric).values()
+            scores[source] = [v for v in values if v is not None and v <= LARGEST_DB]
         columns.append((colour, scores))
     return box_plot(columns, metric, f"box-{metric}")
-
-
-def _plottable(column: Mapping[str, float | None]) -> list[float]:
-    return [value for value in column.values() if value is not None and value <= LARGEST_DB]

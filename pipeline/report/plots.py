@@ -60,10 +60,10 @@ def box_plot(
     tracks.
     """
     sources = list(columns[0][1])
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(8.6, 3.5), layout="constrained")
+    width = 0.76 / len(columns)
+
+    def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        width = 0.76 / len(columns)
         for index, (colour, scores) in enumerate(columns):
             place = (index - (len(columns) - 1) / 2) * width
             for group, source in enumerate(sources):
@@ -71,7 +71,8 @@ def box_plot(
         axes.set_xticks(range(len(sources)), sources)
         axes.set_xlim(-0.6, len(sources) - 0.4)
         axes.set_ylabel(f"{metric} in dB")
-        return _svg(figure, name)
+
+    return draw(name, (8.6, 3.5), paint)
 
 
 def _box(axes: Axes, numbers: Sequence[float], place: float, width: float, colour: str) -> None:
@@ -86,10 +87,8 @@ def _box(axes: Axes, numbers: Sequence[float], place: float, width: float, colou
     )  # fmt: skip
     # Dots spread over the box in the order of their values' digits: no random jitter, same bytes.
     spread = (np.arange(len(numbers)) * 0.618) % 1 - 0.5
-    axes.plot(
-        place + spread * width * 0.6, numbers, "o",
-        markersize=3.2, color=colour, alpha=0.75, markeredgewidth=0,
-    )  # fmt: skip
+    dots = {"markersize": 3.2, "color": colour, "alpha": 0.75, "markeredgewidth": 0}
+    axes.plot(place + spread * width * 0.6, numbers, "o", **dots)
 
 
 def curves(
@@ -107,17 +106,14 @@ def curves(
         name: unlike that of every other plot of the page.
         logarithmic: a logarithmic value axis, if all values are positive.
     """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+    drawn = dict(list(series.items())[:SERIES])
+
+    def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        drawn = dict(list(series.items())[:SERIES])
         for colour, (title, points) in zip(_COLOURS, drawn.items(), strict=False):
             steps, values = zip(*_thin(points), strict=True)
-            few = len(points) < 40
-            axes.plot(
-                steps, values, "-o" if few else "-",
-                color=colour, linewidth=1.7, markersize=3, label=title,
-            )  # fmt: skip
+            line = "-o" if len(points) < 40 else "-"
+            axes.plot(steps, values, line, color=colour, linewidth=1.7, markersize=3, label=title)
         if logarithmic and all(v > 0 for points in drawn.values() for _, v in points):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -125,7 +121,8 @@ def curves(
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("step")
         axes.set_ylabel(label)
-        return _svg(figure, name)
+
+    return draw(name, (5.2, 3.1), paint)
 
 
 def _thin(points: Sequence[tuple[float, float]], most: int = 400) -> list[tuple[float, float]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pipeline.evaluation.summary import aggregation_of, usual_aggregation
 from pipeline.report.board import AVERAGE, Board, Cell, PublishedTable, Row
@@ -14,44 +15,44 @@ _COLUMNS = (
     "system", "kind", "source", "metric", "aggregation", "value_db", "low_db", "high_db", "sd_db",
     "tracks", "frames", "nan_frames", "data", "data_hash", "split", "checkpoint", "origin",
 )  # fmt: skip
-_FACTS = _COLUMNS.index("tracks")  # the first column of what stands beside a figure
 
 
 def csv_text(board: Board) -> str:
     """Return the leaderboard as CSV, a line for each system, source, metric and aggregation."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for row in (*board.measured, *board.published):
-        for (source, metric, aggregation), cell in row.cells.items():
-            facts = row.facts(source)
-            writer.writerow(
-                [
-                    _tame(row.name), row.kind, _tame(source), metric, aggregation,
-                    *(_number(v) for v in (cell.value, cell.low, cell.high, None)),
-                    *(_tame(str(facts[name])) for name in _COLUMNS[_FACTS:]),
-                ]
-            )  # fmt: skip
-    for group in board.seeds:
-        origin = f"mean over the seeds of {', '.join(group.runs.values())}"
-        for (source, metric, aggregation), spread in group.cells.items():
-            row = [_tame(group.name), "seeds", _tame(source), metric, aggregation]
-            row += [_number(spread.mean), "", "", _number(spread.sd)]
-            data = board.lead.data
-            facts = {"tracks": len(board.lead.tracks), "data": data.name, "split": data.split,
-                     "data_hash": data.hash, "origin": origin}  # fmt: skip
-            row += [_tame(str(facts.get(name, ""))) for name in _COLUMNS[_FACTS:]]
-            writer.writerow(row)
+    writer: csv.DictWriter[str] = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for line in _csv_lines(board):
+        writer.writerow({name: _csv_cell(value) for name, value in line.items()})
     return buffer.getvalue()
 
 
-def _tame(text: str) -> str:
-    """Return ``text`` so that no spreadsheet takes it for a formula."""
+def _csv_lines(board: Board) -> Iterator[dict[str, Any]]:
+    for row in (*board.measured, *board.published):
+        for (source, metric, aggregation), cell in row.cells.items():
+            yield {
+                "system": row.name, "kind": row.kind, "source": source, "metric": metric,
+                "aggregation": aggregation, "value_db": cell.value, "low_db": cell.low,
+                "high_db": cell.high, **row.facts(source),
+            }  # fmt: skip
+    data = board.lead.data
+    for group in board.seeds:
+        for (source, metric, aggregation), spread in group.cells.items():
+            yield {
+                "system": group.name, "kind": "seeds", "source": source, "metric": metric,
+                "aggregation": aggregation, "value_db": spread.mean, "sd_db": spread.sd,
+                "tracks": len(board.lead.tracks), "data": data.name, "data_hash": data.hash,
+                "split": data.split,
+                "origin": f"mean over the seeds of {', '.join(group.runs.values())}",
+            }  # fmt: skip
+
+
+def _csv_cell(value: object) -> str:
+    """Return a figure with five decimals, or a text that no spreadsheet takes for a formula."""
+    if isinstance(value, float):
+        return f"{value:.5f}"
+    text = "" if value is None else str(value)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5f}"
 
 
 def json_text(board: Board) -> str:
@@ -64,15 +65,14 @@ def markdown_text(board: Board) -> str:
     lines = [*_markdown_table(board, "SDR"), _md(board.caption), ""]
     if board.comparable:
         lines += ["As published by:", ""]
-        lines += [f"{n}. {_md(_publication(t))}, <{t.url}>"
-                  for n, t in enumerate(board.comparable, 1)]  # fmt: skip
-        lines.append("")
+        numbered = enumerate(board.comparable, 1)
+        lines += [*(f"{n}. {_md(_publication(t))}, <{t.url}>" for n, t in numbered), ""]
     for group in board.seeds:
         figure = group.cells[AVERAGE, "SDR", "median"]
         if figure.mean is not None and figure.sd is not None:
-            lines += [f"{_md(group.name)} over {len(group.runs)} seeds "
-                      f"({', '.join(map(str, group.runs))}): average SDR {figure.mean:.2f} ± "
-                      f"{figure.sd:.2f} dB (mean ± standard deviation)", ""]  # fmt: skip
+            seeds = f"{len(group.runs)} seeds ({', '.join(map(str, group.runs))})"
+            average = f"{figure.mean:.2f} ± {figure.sd:.2f} dB (mean ± standard deviation)"
+            lines += [f"{_md(group.name)} over {seeds}: average SDR {average}", ""]
     if any(row.cells.get((AVERAGE, "uSDR", "mean"), Cell(None)).value for row in board.measured):
         lines += [*_markdown_table(board, "uSDR"), _md(board.lead.definitions["uSDR"]), ""]
     return "\n".join(lines)
@@ -87,8 +87,7 @@ def _markdown_table(board: Board, metric: str) -> list[str]:
         "| " + " | ".join(_md(h) for h in head) + " |",
         "|---" + "|---:" * (len(head) - 1) + "|",
     ]
-    rows = [*board.measured, *(r for r in board.published if _has(r, metric, how))]
-    for row in rows:
+    for row in [*board.measured, *(r for r in board.published if (metric, how) in r.views)]:
         mark = f" *(as published, {board.number(row)})*" if row.kind == "published" else ""
         cells = " | ".join(_figures(board, row, metric))
         lines.append(f"| {_md(row.name)}{mark} | {cells} |")
@@ -100,14 +99,10 @@ def _publication(table: PublishedTable) -> str:
     return f"{table.title}: {table.source}; {table.metric}; {table.aggregation}; {table.data}"
 
 
-def _has(row: Row, metric: str, how: str) -> bool:
-    return any(key[1:] == (metric, how) for key in row.cells)
-
-
 def _md(text: str) -> str:
     for character in "\\`*_{}[]<>|#~&":
-        text = text.replace(character, f"&#{ord(character)};" if character in "|<>&" else
-                            f"\\{character}")  # fmt: skip
+        code = f"&#{ord(character)};" if character in "|<>&" else f"\\{character}"
+        text = text.replace(character, code)
     return " ".join(text.split())
 
 
@@ -116,11 +111,12 @@ def latex_text(board: Board) -> str:
     columns = "l" + "r" * (len(board.sources) + 1)
     head = " & ".join(["System", *(_tex(s) for s in board.sources), "average"])
     body = [f"{_tex(r.name)} & {' & '.join(_figures(board, r))} \\\\" for r in board.measured]
-    published = [row for row in board.published if _has(row, "SDR", "median")]
+    published = [row for row in board.published if ("SDR", "median") in row.views]
     if published:
         body.append("\\midrule")
-        body += [f"{_tex(r.name)}$^{{\\dagger {board.number(r)}}}$ & "
-                 f"{' & '.join(_figures(board, r))} \\\\" for r in published]  # fmt: skip
+    for row in published:
+        name = f"{_tex(row.name)}$^{{\\dagger {board.number(row)}}}$"
+        body.append(f"{name} & {' & '.join(_figures(board, row))} \\\\")
     numbers = sorted({board.number(row) for row in published})
     quoted = [f"{n}: {_tex(_publication(board.comparable[n - 1]))}." for n in numbers]
     note = f" $^\\dagger$As published. {' '.join(quoted)}" if published else ""
@@ -134,15 +130,15 @@ def latex_text(board: Board) -> str:
     )  # fmt: skip
 
 
-_TEX = {
+_TEX = str.maketrans({
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
     "{": "\\{", "}": "\\}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
     "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}",
-}  # fmt: skip
+})  # fmt: skip
 
 
 def _tex(text: str) -> str:
-    return " ".join("".join(_TEX.get(character, character) for character in text).split())
+    return " ".join(text.translate(_TEX).split())
 
 
 def _figures(board: Board, row: Row, metric: str = "SDR") -> Sequence[str]:
