@@ -24,8 +24,7 @@ from benchmarks.plain import plain_form
 from lasaft.config import VARIANTS, ModelConfig
 from lasaft.fast.specialise import specialise
 from lasaft.network.blocks import ConvNorm
-from lasaft.network.frequency import LaSAFT as LaSAFTLayer
-from lasaft.network.frequency import LightSAFT, ResidualTDF
+from lasaft.network.frequency import LaSAFTTransform, LightSAFTTransform, ResidualTDF
 from lasaft.network.model import LaSAFT
 from lasaft.separation.separator import BuildEstimator, Separator
 
@@ -150,7 +149,7 @@ def traffic_bytes(model: LaSAFT) -> int:
     happens in between. Nothing is shared between sources.
     """
     model, moved = plain_form(model).cpu(), 0
-    kinds = (ConvNorm, ResidualTDF, LaSAFTLayer, LightSAFT)
+    kinds = (ConvNorm, ResidualTDF, LaSAFTTransform, LightSAFTTransform)
 
     def count(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         nonlocal moved

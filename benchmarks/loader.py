@@ -116,7 +116,7 @@ def reference_window(songs: Path, shards: ShardSet, config: RunConfig) -> Callab
     """Four random reads by soundfile, their sum, and the STFT of mixture and target."""
     spectrogram = Spectrogram(config.model.n_fft, config.model.hop_length)
     plan = draw_plan(shards.manifest, config, 0)
-    samples = config.model.chunk_samples
+    samples = config.model.hop_length * (config.model.num_frame - 1)
 
     def window(index: int) -> None:
         audio = []

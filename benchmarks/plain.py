@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lasaft.network.blocks import DenseConvolutions
-from lasaft.network.conditioning import Condition, PoCM
 from lasaft.network.model import LaSAFT
+from lasaft.network.modulations.gpocm import GPoCM
+from lasaft.network.modulations.pocm import PoCM
 from lasaft.network.unet import UNet
 
 
@@ -29,11 +30,14 @@ class _PlainDense(DenseConvolutions):
 class _PlainPoCM(PoCM):
     """Moves the channels last, multiplies, moves them back."""
 
-    def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        gamma, beta = self.weights(condition)
-        mix = torch.matmul(x.permute(0, 2, 3, 1), gamma.mT[:, None])
-        mix = mix.permute(0, 3, 1, 2) + beta[:, :, None, None]
-        return x * mix.sigmoid() if self.gated else mix
+    @staticmethod
+    def mix(x: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+        mix = torch.matmul(x.permute(0, 2, 3, 1), weight.mT[:, None])
+        return mix.permute(0, 3, 1, 2) + offset[:, :, None, None]
+
+
+class _PlainGPoCM(_PlainPoCM):
+    gated = True
 
 
 class _PlainUNet(UNet):
@@ -56,6 +60,7 @@ class _PlainUNet(UNet):
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     DenseConvolutions: _PlainDense,
     PoCM: _PlainPoCM,
+    GPoCM: _PlainGPoCM,
     UNet: _PlainUNet,
 }
 

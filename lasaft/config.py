@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +18,48 @@ Positive = Annotated[int, Field(ge=1, le=_MOST)]
 MUSDB18_SOURCES = ("vocals", "drums", "bass", "other")
 # Their files stand beside the sources' files.
 RESERVED_SOURCES = ("mixture", "linear_mixture", "accompaniment")
+
+
+class DeclaredModulation(NamedTuple):
+    """What a file of ``lasaft/network/modulations`` says of its modulation (see that package).
+
+    Attributes:
+        summary: its one line of help.
+        label: its class, and its part of a network's name.
+        options: those of :class:`ModelConfig` that it uses and not every modulation does.
+    """
+
+    summary: str
+    label: str
+    options: tuple[str, ...]
+
+
+def _declared_modulation(path: Path) -> DeclaredModulation:
+    """Read what a file declares without running it: it imports torch, and ``--help`` must not."""
+    code = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    found: dict[str, Any] = {}
+    for statement in code.body:
+        match statement:
+            case ast.Assign([ast.Name("LABEL" | "OPTIONS" as name)], value):
+                found[name] = ast.literal_eval(value)
+    summary = (ast.get_docstring(code) or "").partition("\n")[0].rstrip(".")
+    assert summary, f"{path}: has no docstring, whose first line is the text of --help"
+    assert len(found) == 2, f"{path}: must set LABEL and OPTIONS to constants"
+    return DeclaredModulation(summary, found["LABEL"], tuple(found["OPTIONS"]))
+
+
+# By name, which is that of the file.
+MODULATIONS: Mapping[str, DeclaredModulation] = {
+    "none": DeclaredModulation("leaves the blocks alone", "", ()),
+    **{
+        path.stem: _declared_modulation(path)
+        for path in sorted((Path(__file__).parent / "network" / "modulations").glob("[!_]*.py"))
+    },
+}
+if TYPE_CHECKING:
+    ModulationName = str
+else:
+    ModulationName = Literal[tuple(MODULATIONS)]
 
 
 def whole_name(mode: str | None, domain: str) -> str | None:
@@ -107,8 +151,13 @@ class ModelConfig(Settings):
     num_tdfs: Positive = option(6, "latent sources of LaSAFT and LightSAFT")
     dk: Positive = option(32, "attention key size of LaSAFT and LightSAFT")
 
-    modulation: Literal["none", "film", "pocm", "gpocm"] = option(
-        "gpocm", "how a condition modulates the blocks named by condition_to"
+    modulation: ModulationName = option(
+        "gpocm",
+        "how a condition modulates the blocks named by condition_to: "
+        + "; ".join(
+            f"{name}: {found.summary[:1].lower()}{found.summary[1:]}"
+            for name, found in MODULATIONS.items()
+        ),
     )
     condition_to: Literal["encoder", "decoder", "full"] = option(
         "decoder", "which blocks are modulated (full: the middle block too)"
@@ -142,14 +191,9 @@ class ModelConfig(Settings):
         return 4 if self.spec_type == "complex" else 2
 
     @property
-    def net_channels(self) -> int:
-        """The same number as ``resolved_input_channels``, by the name the network uses."""
-        return self.resolved_input_channels
-
-    @property
     def audio_channels(self) -> int:
         """1 for mono, 2 for stereo."""
-        return self.net_channels // (2 if self.spec_type == "complex" else 1)
+        return self.resolved_input_channels // (2 if self.spec_type == "complex" else 1)
 
     @property
     def spec_channels(self) -> int:
@@ -188,6 +232,14 @@ class ModelConfig(Settings):
         return tuple(range(self.levels)) if self.f_down_layers is None else self.f_down_layers
 
     @property
+    def block_bins(self) -> tuple[int, ...]:
+        """Frequency bins inside each block (encoders, middle, decoders)."""
+        bins = [self.n_fft // 2]
+        for level in range(self.levels):
+            bins.append(bins[-1] // (2 if level in self.frequency_levels else 1))
+        return (*bins, *reversed(bins[:-1]))
+
+    @property
     def time_reduction(self) -> int:
         """The frame count must be a multiple of this."""
         return 2 ** len(self.time_levels)
@@ -196,11 +248,6 @@ class ModelConfig(Settings):
     def trim_frames(self) -> int:
         """Frames dropped on each side of a separation chunk: about 5000 samples of context."""
         return -(-5000 // self.hop_length)
-
-    @property
-    def chunk_samples(self) -> int:
-        """Samples of a window of ``num_frame`` frames."""
-        return self.hop_length * (self.num_frame - 1)
 
     @property
     def condition_size(self) -> int:
@@ -221,6 +268,15 @@ class ModelConfig(Settings):
         decoder = self.condition_to in ("decoder", "full")
         flags = (encoder,) * self.levels + (self.condition_to == "full",) + (decoder,) * self.levels
         return flags if self.modulation != "none" else (False,) * self.n_blocks
+
+    def modulation_uses(self, option: str) -> bool:
+        """Is it one of the options that the modulation declares?"""
+        return option in MODULATIONS[self.modulation].options
+
+    @property
+    def normed_numbers(self) -> bool:
+        """The numbers that modulate the blocks are normalised over the batch."""
+        return self.pocm_norm is not None and self.modulation_uses("pocm_norm")
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> Self:
@@ -244,7 +300,7 @@ def _shape_problems(config: ModelConfig) -> Iterator[str]:
         if getattr(config, option) % 2 == 0:
             yield f"{option}: got {getattr(config, option)}, allowed: an odd number"
     allowed = (2, 4) if config.spec_type == "complex" else (1, 2)
-    if config.net_channels not in allowed:
+    if config.resolved_input_channels not in allowed:
         yield (
             f"input_channels: got {config.input_channels}, allowed with spec_type "
             f"{config.spec_type}: {allowed[0]} (mono) or {allowed[1]} (stereo)"
@@ -322,7 +378,6 @@ _BLOCK_NAMES = {
     "tdf": ("TDF", ""),
     "tdc": ("TDC", ""),
 }
-_MODULATION_NAMES = {"none": "", "film": "_FiLM", "pocm": "_PoCM", "gpocm": "_GPoCM"}
 
 
 def variant_name(config: ModelConfig) -> str:
@@ -335,12 +390,14 @@ def variant_name(config: ModelConfig) -> str:
     """
     first, last = _BLOCK_NAMES[config.block]
     kind = "CUNET" if config.attentive or config.modulation != "none" else "UNET"
-    return f"{kind}_{first}{_MODULATION_NAMES[config.modulation]}{last}"
+    label = MODULATIONS[config.modulation].label
+    return f"{kind}_{first}{label and '_' + label}{last}"
 
 
 _CONTROL_OPTIONS = ("condition_to", "control_type", "control_n_layer")
-_FILM_OPTIONS = ("film_type", "gamma_activation", "beta_activation")
-_POCM_OPTIONS = ("pocm_type", "pocm_norm")
+# Used by the modulations that declare them.
+_MODULATION_OPTIONS = sorted({name for found in MODULATIONS.values() for name in found.options})
+assert set(_MODULATION_OPTIONS) <= set(ModelConfig.model_fields), "a modulation's OPTIONS"
 _VECTOR_OPTIONS = ("control_vector_type", "embedding_dim")
 _TFC_BLOCKS = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft")
 # For each option of a block, the blocks that use it.
@@ -374,13 +431,12 @@ def without_effect(config: ModelConfig) -> dict[str, str]:
     else:
         why_not = f"with n_blocks {config.n_blocks} no block is in condition_to"
     if not modulated:
-        reasons |= dict.fromkeys(_CONTROL_OPTIONS + _FILM_OPTIONS + _POCM_OPTIONS, why_not)
+        reasons |= dict.fromkeys((*_CONTROL_OPTIONS, *_MODULATION_OPTIONS), why_not)
         if config.modulation != "none":
             reasons["modulation"] = reasons.pop("condition_to")
-    elif config.modulation == "film":
-        reasons |= dict.fromkeys(_POCM_OPTIONS, "modulation is film")
-    else:
-        reasons |= dict.fromkeys(_FILM_OPTIONS, f"modulation is {config.modulation}")
+    for option in _MODULATION_OPTIONS if modulated else ():
+        if not config.modulation_uses(option):
+            reasons[option] = f"modulation is {config.modulation}"
     if not modulated and not config.attentive:
         reasons |= dict.fromkeys(_VECTOR_OPTIONS, f"{why_not} and the block has no attention")
     elif config.control_vector_type == "one_hot_mode":

@@ -13,10 +13,7 @@ from lasaft.fast.fused_conv import channels_last
 from lasaft.fast.fused_dense import DenseMixing, SkipState
 from lasaft.fast.fused_frequency import FusedFrequency, build_fused_frequency
 from lasaft.network.blocks import Block, DenseConvolutions
-from lasaft.network.conditioning import Condition, FiLM, PoCM
-
-# Points (bins x frames) whose channels are mixed at once: few enough to stay in a core's cache.
-_POINTS = 4096
+from lasaft.network.modulations import Condition, FastModulation, Modulation
 
 
 class PlainMixing(nn.Module):
@@ -36,50 +33,6 @@ class PlainMixing(nn.Module):
         return channels_last(self.mixing(*inputs).mT)
 
 
-class FusedFiLM(nn.Module):
-    """FiLM with each condition's numbers at hand."""
-
-    gamma: Tensor
-    beta: Tensor
-
-    def __init__(self, film: FiLM, condition: Condition, dtype: torch.dtype) -> None:
-        super().__init__()
-        assert condition.gamma is not None
-        assert condition.beta is not None
-        self.register_buffer("gamma", condition.gamma[:, film.slot, :, None, None].to(dtype))
-        self.register_buffer("beta", condition.beta[:, film.slot, :, None, None].to(dtype))
-
-    def forward(self, x: Tensor, which: int, out: Tensor) -> None:
-        """Scale and shift for one of the conditions."""
-        torch.addcmul(self.beta[which], x, self.gamma[which], out=out)
-
-
-class FusedPoCM(nn.Module):
-    """PoCM with each condition's matrix at hand, some points after the other."""
-
-    gamma: Tensor
-    beta: Tensor
-
-    def __init__(self, pocm: PoCM, condition: Condition, dtype: torch.dtype) -> None:
-        super().__init__()
-        gamma, beta = pocm.weights(condition)
-        self.gated = pocm.gated
-        self.register_buffer("gamma", gamma.mT.contiguous().to(dtype))
-        self.register_buffer("beta", beta.to(dtype))
-
-    def forward(self, x: Tensor, which: int, out: Tensor) -> None:
-        """Mix the channels for one of the conditions, as a gate or as it is."""
-        points, results = (
-            features.permute(0, 2, 3, 1).flatten(0, 2).split(_POINTS) for features in (x, out)
-        )
-        for point, result in zip(points, results, strict=True):
-            mix = torch.addmm(self.beta[which], point, self.gamma[which])
-            if self.gated:
-                torch.mul(point, mix.sigmoid_(), out=result)
-            else:
-                result.copy_(mix)
-
-
 class FusedBlock(nn.Module):
     """The inference form of a block for a list of conditions.
 
@@ -91,11 +44,10 @@ class FusedBlock(nn.Module):
         super().__init__()
         dense = isinstance(block.mixing, DenseConvolutions)
         self.mixing = (DenseMixing if dense else PlainMixing)(block.mixing, dtype)  # type: ignore[arg-type]
-        self.modulation: FusedFiLM | FusedPoCM | None = None
-        if isinstance(block.modulation, FiLM):
-            self.modulation = FusedFiLM(block.modulation, condition, dtype)
-        elif isinstance(block.modulation, PoCM):
-            self.modulation = FusedPoCM(block.modulation, condition, dtype)
+        self.modulation: FastModulation | None = None
+        if isinstance(block.modulation, Modulation):
+            form = block.modulation.fast_form
+            self.modulation = form(block.modulation, condition, dtype)
         self.frequency: FusedFrequency | None = build_fused_frequency(
             block.frequency, condition, dtype
         )

@@ -9,8 +9,14 @@ from torch import Tensor, nn
 
 from lasaft.fast.fused_conv import norm_as_affine
 from lasaft.fast.onednn import relu_of_product
-from lasaft.network.conditioning import Condition
-from lasaft.network.frequency import Attention, FrequencyLayer, LaSAFT, LightSAFT, ResidualTDF
+from lasaft.network.frequency import (
+    Attention,
+    FrequencyLayer,
+    LaSAFTTransform,
+    LightSAFTTransform,
+    ResidualTDF,
+)
+from lasaft.network.modulations import Condition
 
 # Bytes of as many frames as go through the layers at once on a CPU: enough for the matrix products
 # to be fast, few enough for their results to stay in a core's cache.
@@ -134,7 +140,9 @@ class FusedAttention(nn.Module):
 class FusedLaSAFT(FusedFrequency):
     """LaSAFT: all latent sources' values, then their attended sums."""
 
-    def __init__(self, frequency: LaSAFT, condition: Condition, dtype: torch.dtype) -> None:
+    def __init__(
+        self, frequency: LaSAFTTransform, condition: Condition, dtype: torch.dtype
+    ) -> None:
         *before, last = (layer for layer in frequency.tdf if isinstance(layer, FrequencyLayer))
         attention = FusedAttention(frequency.attention, condition, dtype)
         # Output f * K + k belongs to bin f of latent source k.
@@ -154,7 +162,9 @@ class FusedLaSAFT(FusedFrequency):
 class FusedLightSAFT(FusedFrequency):
     """LightSAFT: attends to the bottlenecks, then expands."""
 
-    def __init__(self, frequency: LightSAFT, condition: Condition, dtype: torch.dtype) -> None:
+    def __init__(
+        self, frequency: LightSAFTTransform, condition: Condition, dtype: torch.dtype
+    ) -> None:
         super().__init__(FusedLayer(frequency.squeeze, dtype))
         self.attention = FusedAttention(frequency.attention, condition, dtype)
         self.expand = None
@@ -175,8 +185,8 @@ def build_fused_frequency(
     """Return the inference form of a frequency transform; None if there is none."""
     if isinstance(frequency, ResidualTDF):
         return FusedTDF(frequency, dtype)
-    if isinstance(frequency, LaSAFT):
+    if isinstance(frequency, LaSAFTTransform):
         return FusedLaSAFT(frequency, condition, dtype)
-    if isinstance(frequency, LightSAFT):
+    if isinstance(frequency, LightSAFTTransform):
         return FusedLightSAFT(frequency, condition, dtype)
     return None

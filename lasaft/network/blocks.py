@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from lasaft.config import ModelConfig
 from lasaft.network.activations import activation
-from lasaft.network.conditioning import Condition, build_modulation
 from lasaft.network.frequency import TDF, bottleneck, build_frequency
+from lasaft.network.modulations import Condition, build_modulation
 
 
 class ConvNorm(nn.Module):
@@ -122,7 +122,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, inputs: Sequence[int], bins: int, number: int) -> None:
         super().__init__()
         self.mixing = build_mixing(config, inputs, bins)
-        self.modulation = build_modulation(config, number)
+        self.modulation = build_modulation(config, bins, number)
         self.frequency = build_frequency(config, bins)
 
     def forward(

@@ -1,8 +1,8 @@
-"""From a source number to numbers that steer the blocks: FiLM, PoCM and gated PoCM."""
+"""From a source number to the numbers that modulate the blocks: control vector, network, heads."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -11,20 +11,9 @@ from torch import Tensor, nn
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
 from lasaft.network.activations import activation
+from lasaft.network.modulations import Condition, modulation_class
 
-
-class Condition(NamedTuple):
-    """What the blocks get to know of the wanted source; a part nobody uses is None.
-
-    Attributes:
-        vector: the control vector [batch, size], which attention reads.
-        gamma: multipliers [batch, modulated block, number] in the order encoder, middle, decoder.
-        beta: offsets [batch, modulated block, number] in the same order.
-    """
-
-    vector: Tensor | None
-    gamma: Tensor | None
-    beta: Tensor | None
+_ACTIVATIONS = ("gamma_activation", "beta_activation")
 
 
 class OneHot(nn.Module):
@@ -57,57 +46,68 @@ class ControlLayer(nn.Module):
 
 
 class Head(nn.Module):
-    """Generates one kind of modulation number for all modulated blocks."""
+    """Generates one kind of number (gamma or beta) for all modulated blocks.
 
-    def __init__(self, inputs: int, blocks: int, numbers: int, config: ModelConfig, act: str):
+    Args:
+        inputs: size of the control network's output.
+        counts: how many numbers each block needs; if none needs any, the head has no weights.
+        act: activation on the numbers.
+        normed: they are normalised over the batch.
+    """
+
+    def __init__(self, inputs: int, counts: Sequence[int], act: str, *, normed: bool) -> None:
         super().__init__()
-        self.shape = (blocks, numbers)
-        self.linear = nn.Linear(inputs, blocks * numbers)
-        normed = config.modulation != "film" and config.pocm_norm == "batch_norm"
-        self.norm = nn.BatchNorm1d(blocks * numbers, affine=False) if normed else nn.Identity()
-        self.activation = activation(act if config.modulation == "film" else "identity")
+        self.counts, total = list(counts), sum(counts)
+        self.linear = nn.Linear(inputs, total) if total else None
+        self.norm = nn.BatchNorm1d(total, affine=False) if normed and total else nn.Identity()
+        self.activation = activation(act)
 
-    def forward(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch block number"]:
-        """Return the numbers of each block."""
-        return self.norm(self.activation(self.linear(x))).unflatten(-1, self.shape)
+    def forward(self, x: Float[Tensor, "batch inputs"]) -> tuple[Float[Tensor, "batch _"], ...]:
+        """Return the numbers [batch, count] of each block."""
+        if self.linear is None:
+            # Not len(x), which would fix the batch size in an exported network.
+            return (x.new_zeros(x.shape[0], 0),) * len(self.counts)
+        return self.norm(self.activation(self.linear(x))).split(self.counts, dim=-1)
 
 
 class Conditioner(nn.Module):
-    """Control vector -> control network -> the modulation of every block.
+    """Control vector -> control network -> the numbers that modulate every block.
 
     Only what the config uses exists, so that no parameter is left without a gradient.
+
+    Source: arXiv 2010.11631, section 2.1.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        blocks = sum(config.modulated_blocks)
         size = config.condition_size
+        modulated = any(config.modulated_blocks)
         self.embedding = self.control = self.gamma = self.beta = None
-        if blocks or config.attentive:
+        if modulated or config.attentive:
             one_hot = config.control_vector_type == "one_hot_mode"
             sources = len(config.sources)
             self.embedding = OneHot(sources) if one_hot else nn.Embedding(sources, size)
-        if blocks:
+        if modulated:
             layers = range(config.control_n_layer - 1)
             self.control = nn.Sequential(
                 *(ControlLayer(size << layer, first=layer == 0) for layer in layers)
             )
-            width = size << len(layers)
-            gammas, betas = _numbers(config)
-            self.gamma = Head(width, blocks, gammas, config, config.gamma_activation)
-            self.beta = Head(width, blocks, betas, config, config.beta_activation)
+            self.gamma, self.beta = _heads(config, size << len(layers))
 
     def forward(self, source: Int[Tensor, " batch"]) -> Condition:
         """Return the condition of each item.
+
+        Args:
+            source: index into ``config.sources``.
 
         Raises:
             ConfigError: training with one item, whose batch statistics do not exist.
         """
         if self.embedding is None:
-            return Condition(None, None, None)
+            return Condition()
         vector = self.embedding(source)
         if self.control is None or self.gamma is None or self.beta is None:
-            return Condition(vector, None, None)
+            return Condition(vector)
         if self.training and len(source) == 1 and self._needs_batch():
             raise ConfigError(
                 "batch_size: got 1 item a process, allowed: 2 or more, because the control "
@@ -120,100 +120,11 @@ class Conditioner(nn.Module):
         return any(isinstance(module, nn.BatchNorm1d) for module in self.modules())
 
 
-def _numbers(config: ModelConfig) -> tuple[int, int]:
-    """How many gammas and betas a block needs."""
-    channels = config.internal_channels
-    if config.modulation == "film":
-        return (1, 1) if config.film_type == "simple" else (channels, channels)
-    return channels * channels, channels
-
-
-class Unmodulated(nn.Module):
-    """Leaves a block's features alone."""
-
-    def forward(
-        self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
-    ) -> Float[Tensor, "batch channel frame bin"]:
-        """Return ``x``."""
-        return x
-
-
-class FiLM(nn.Module):
-    """Scales and shifts each channel, or (film_type simple) all channels alike.
-
-    Args:
-        slot: which of the modulated blocks this is.
-
-    Source: arXiv 2010.11631, section 2.2; Meseguer-Brocal and Peeters, arXiv 1907.01277.
-    """
-
-    def __init__(self, slot: int) -> None:
-        super().__init__()
-        self.slot = slot
-
-    def forward(
-        self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
-    ) -> Float[Tensor, "batch channel frame bin"]:
-        """Return gamma * x + beta."""
-        assert condition.gamma is not None
-        assert condition.beta is not None
-        gamma = condition.gamma[:, self.slot, :, None, None]
-        return gamma * x + condition.beta[:, self.slot, :, None, None]
-
-
-class PoCM(nn.Module):
-    """Mixes the channels point by point with generated weights, as a gate or as it is.
-
-    Args:
-        slot: which of the modulated blocks this is.
-        gated: return x * sigmoid(mix) instead of the mix (GPoCM).
-        transposed: the weights are generated as [in, out] (matmul), not as [out, in] (naive).
-
-    Source: arXiv 2010.11631, sections 2.2 and 2.4.
-    """
-
-    def __init__(self, slot: int, *, gated: bool, transposed: bool) -> None:
-        super().__init__()
-        self.slot = slot
-        self.gated = gated
-        self.transposed = transposed
-
-    def weights(self, condition: Condition) -> tuple[Tensor, Tensor]:
-        """Return the mixing matrices [batch, out, in] and the offsets [batch, out]."""
-        assert condition.gamma is not None
-        assert condition.beta is not None
-        beta = condition.beta[:, self.slot]
-        gamma = condition.gamma[:, self.slot].unflatten(-1, (beta.shape[-1], beta.shape[-1]))
-        return (gamma.mT if self.transposed else gamma), beta
-
-    def forward(
-        self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
-    ) -> Float[Tensor, "batch channel frame bin"]:
-        """Return the mix, or ``x`` gated by it."""
-        gamma, beta = self.weights(condition)
-        mix = mix_channels(x, gamma, beta)
-        return x * mix.sigmoid() if self.gated else mix
-
-
-def mix_channels(
-    x: Float[Tensor, "batch inner frame bin"],
-    weight: Float[Tensor, "batch outer inner"],
-    offset: Float[Tensor, "batch outer"],
-) -> Float[Tensor, "batch outer frame bin"]:
-    """Apply each item's own 1x1 convolution as one batched product, in ``x``'s memory layout."""
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        points = x.permute(0, 2, 3, 1).flatten(1, 2)
-        mixed = torch.baddbmm(offset[:, None], points, weight.mT)
-        return mixed.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-    mixed = torch.baddbmm(offset[:, :, None], weight, x.flatten(2))
-    return mixed.unflatten(2, x.shape[2:])
-
-
-def build_modulation(config: ModelConfig, block: int) -> nn.Module:
-    """Return the modulation of the block with this number (encoders, middle, decoders)."""
-    if not config.modulated_blocks[block]:
-        return Unmodulated()
-    slot = sum(config.modulated_blocks[:block])
-    if config.modulation == "film":
-        return FiLM(slot)
-    return PoCM(slot, gated=config.modulation == "gpocm", transposed=config.pocm_type == "matmul")
+def _heads(config: ModelConfig, inputs: int) -> Iterator[Head]:
+    """Yield the generators of gammas and betas."""
+    numbers = modulation_class(config.modulation).numbers
+    blocks = zip(config.block_bins, config.modulated_blocks, strict=True)
+    counts = [numbers(config, bins) for bins, modulated in blocks if modulated]
+    for option, each in zip(_ACTIVATIONS, zip(*counts, strict=True), strict=True):
+        act = getattr(config, option) if config.modulation_uses(option) else "identity"
+        yield Head(inputs, each, act, normed=config.normed_numbers)

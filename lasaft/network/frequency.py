@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lasaft.config import ModelConfig
 from lasaft.network.activations import activation
-from lasaft.network.conditioning import Condition
+from lasaft.network.modulations import Condition
 
 
 class FrequencyLayer(nn.Module):
@@ -111,7 +111,7 @@ class ResidualTDF(nn.Module):
         return x + self.tdf(x)
 
 
-class LaSAFT(nn.Module):
+class LaSAFTTransform(nn.Module):
     """x + the attended sum of one TDF for each latent source.
 
     All latent sources share one bottleneck; output f * K + k is bin f of latent source k.
@@ -140,7 +140,7 @@ class LaSAFT(nn.Module):
         return x + torch.matmul(values, weights[:, None, None, :, None]).squeeze(-1)
 
 
-class LightSAFT(nn.Module):
+class LightSAFTTransform(nn.Module):
     """x + an expansion of the attended sum of the latent sources' bottlenecks.
 
     Unit k * u + j of the first layer is unit j of latent source k. With no bottleneck
@@ -178,6 +178,10 @@ class LightSAFT(nn.Module):
 
 def build_frequency(config: ModelConfig, bins: int) -> nn.Module:
     """Return the frequency transform of a block with this many bins."""
-    builders = {"tfc_tdf": ResidualTDF, "tfc_lasaft": LaSAFT, "tfc_lightsaft": LightSAFT}
+    builders = {
+        "tfc_tdf": ResidualTDF,
+        "tfc_lasaft": LaSAFTTransform,
+        "tfc_lightsaft": LightSAFTTransform,
+    }
     builder = builders.get(config.block)
     return Unchanged() if builder is None else builder(config, bins)

@@ -26,29 +26,28 @@ class UNet(nn.Module):
         self.conditioner = Conditioner(config)
         # Two bins wide without padding: an odd number of bins becomes an even one.
         self.first = ConvNorm(
-            nn.Conv2d(config.net_channels, channels, (1, 2)), config.first_conv_activation
+            nn.Conv2d(config.resolved_input_channels, channels, (1, 2)),
+            config.first_conv_activation,
         )
         scales = [_scale(config, level) for level in range(levels)]
-        bins = [config.n_fft // 2]
-        for _, scale in scales:
-            bins.append(bins[-1] // scale)
-        self.encoders = nn.ModuleList(
-            Block(config, (channels,), bins[level], level) for level in range(levels)
-        )
+
+        def block(number: int, *inputs: int) -> Block:
+            return Block(config, inputs, config.block_bins[number], number)
+
+        self.encoders = nn.ModuleList(block(number, channels) for number in range(levels))
         self.downs = nn.ModuleList(
             ConvNorm(nn.Conv2d(channels, channels, scale, scale)) for scale in scales
         )
-        self.middle = Block(config, (channels,), bins[levels], levels)
+        self.middle = block(levels, channels)
         self.ups = nn.ModuleList(
             ConvNorm(nn.ConvTranspose2d(channels, channels, scale, scale))
             for scale in reversed(scales)
         )
         self.decoders = nn.ModuleList(
-            Block(config, (channels, channels), bins[level], 2 * levels - level)
-            for level in reversed(range(levels))
+            block(number, channels, channels) for number in range(levels + 1, config.n_blocks)
         )
         # Pads one bin on each side: the odd number of bins comes back.
-        self.last = nn.Conv2d(channels, config.net_channels, (1, 2), padding=(0, 1))
+        self.last = nn.Conv2d(channels, config.resolved_input_channels, (1, 2), padding=(0, 1))
         self.activation = activation(config.resolved_last_activation)
 
     def forward(

@@ -120,8 +120,7 @@ def _has_norm_over_windows(run: RunConfig) -> bool:
     model = run.model
     if not any(model.modulated_blocks):
         return False
-    generated = model.modulation in ("pocm", "gpocm") and model.pocm_norm is not None
-    return generated or model.control_n_layer >= _CONTROL_LAYERS_WITH_NORM
+    return model.normed_numbers or model.control_n_layer >= _CONTROL_LAYERS_WITH_NORM
 
 
 def synthetic_songs(run: RunConfig) -> int:

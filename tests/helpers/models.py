@@ -57,3 +57,8 @@ def random_spec(model: LaSAFT, batch: int = 2, seed: int = 0) -> torch.Tensor:
     config = model.config
     shape = (batch, config.spec_channels, config.num_frame, config.bins)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def window_samples(config: ModelConfig) -> int:
+    """Samples of a window of ``num_frame`` frames."""
+    return config.hop_length * (config.num_frame - 1)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lasaft.config import VARIANTS, ModelConfig, variant_name, without_effect
+from lasaft.config import MODULATIONS, VARIANTS, ModelConfig, variant_name, without_effect
 from lasaft.network.model import LaSAFT
-from tests.helpers.models import random_spec, small_config, small_model
+from tests.helpers.models import random_spec, small_config, small_model, window_samples
 
 # From the reference implementation, at its command's settings.
 PARAMETERS = {
@@ -68,13 +68,12 @@ def test_variant_name_is_the_readme_s(name: str) -> None:
 
 def test_other_combinations_have_names_of_their_own() -> None:
     blocks = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc")
-    modulations = ("none", "film", "pocm", "gpocm")
     names = {
         variant_name(ModelConfig(block=block, modulation=modulation))
         for block in blocks
-        for modulation in modulations
+        for modulation in MODULATIONS
     }
-    assert len(names) == len(blocks) * len(modulations)
+    assert len(names) == len(blocks) * len(MODULATIONS)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_frames_need_to_divide_only_where_time_is_halved() -> None:
 )
 def test_channels(spec_type: Any, input_channels: int | None, audio: int, net: int) -> None:
     config = ModelConfig(spec_type=spec_type, input_channels=input_channels)
-    assert (config.audio_channels, config.net_channels) == (audio, net)
+    assert (config.audio_channels, config.resolved_input_channels) == (audio, net)
     assert config.spec_channels == 2 * audio
 
 
@@ -153,7 +152,7 @@ def test_last_activation_suits_the_framework(
 
 def test_chunk_and_trim_are_the_reference_s() -> None:
     config = ModelConfig()
-    assert config.chunk_samples == 130_048
+    assert window_samples(config) == 130_048
     assert config.trim_frames * config.hop_length == 5_120
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from lasaft.config import MODULATIONS
 from lasaft.fast import fused_dense, onednn
 from lasaft.fast.specialise import specialise
 from lasaft.network.model import LaSAFT
@@ -35,7 +36,7 @@ def error(model: LaSAFT, dtype: torch.dtype = torch.float32, batch: int = 2) -> 
 
 
 @pytest.mark.parametrize("block", ["tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc"])
-@pytest.mark.parametrize("modulation", ["none", "film", "pocm", "gpocm"])
+@pytest.mark.parametrize("modulation", MODULATIONS)
 @pytest.mark.parametrize("condition_to", ["encoder", "decoder", "full"])
 def test_equals_the_plain_network(block: Any, modulation: Any, condition_to: Any) -> None:
     model = small_model(block=block, modulation=modulation, condition_to=condition_to)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from lasaft.config import ModelConfig
 from lasaft.network.blocks import Block, ConvNorm, DenseConvolutions
-from lasaft.network.conditioning import Condition
+from lasaft.network.modulations import Condition
 from tests.helpers.parity import Fixture, relative_error
 
-NOBODY = Condition(None, None, None)
+NOBODY = Condition()
 
 
 def load(module: nn.Module, state: dict[str, Tensor], names: dict[str, str]) -> nn.Module:
