@@ -1,4 +1,8 @@
-"""A block's inference form: mixing, modulation and frequency transform with nothing to fold."""
+"""Fast form of a block: mixing -> modulation -> + frequency transform, for many conditions.
+
+Only modulation and frequency transform depend on the condition, so the mixing is shared by all of
+them where its inputs are. For the layout of features see :mod:`lasaft.fast`.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +21,30 @@ from lasaft.network.modulations import Condition, FastModulation, Modulation
 
 
 class PlainMixing(nn.Module):
-    """Any other mixing, as it is."""
+    """A mixing without a fast form (TDFMixing), run as it is."""
 
     def __init__(self, mixing: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.mixing = copy.deepcopy(mixing).eval().to(dtype)
 
     def begin(self, skip: Tensor) -> SkipState:
-        """Return the skip."""
+        """Return ``skip`` [batch, channel, bin, frame]: nothing can be done beforehand."""
         return skip
 
     def forward(self, x: Tensor, skip: Tensor | None, name: str, buffers: Buffers) -> Tensor:
-        """Mix the inputs."""
+        """Mix the inputs [batch, _, bin, frame] into [batch, channel, bin, frame]."""
         inputs = (x.mT,) if skip is None else (x.mT, skip.mT)
         return channels_last(self.mixing(*inputs).mT)
 
 
 class FusedBlock(nn.Module):
-    """The inference form of a block for a list of conditions.
+    """The fast form of a block for a list of conditions.
 
     Args:
-        number: which block it is: the places of its results are called after it.
+        block: the plain form.
+        condition: of all conditions: vector [condition, size], gammas and betas.
+        dtype: of weights and features.
+        number: which block it is: names the buffer of its result.
     """
 
     def __init__(self, block: Block, condition: Condition, dtype: torch.dtype, number: int) -> None:
@@ -54,20 +61,23 @@ class FusedBlock(nn.Module):
         self.name = f"block{number}"
 
     def begin(self, skip: SkipState) -> SkipState:
-        """Do with a shared skip what can be done without the block's other input."""
+        """Return what a skip that all conditions share adds to the mixing."""
         assert isinstance(skip, Tensor)
         return self.mixing.begin(skip)
 
     def mix(self, x: Tensor, skip: SkipState | None, buffers: Buffers) -> Tensor:
-        """Mix the inputs: no condition plays a part in it."""
+        """Mix the inputs into [batch, channel, bin, frame]; this depends on no condition."""
         return self.mixing(x, skip, self.name, buffers)
 
     def finish(
         self, mixed: Tensor, conditions: Sequence[int], buffers: Buffers
     ) -> Iterator[Tensor]:
-        """Yield the block's features for each condition.
+        """Yield the block's features [batch, channel, bin, frame] for each condition in turn.
 
-        They are good until the next condition's; a single one's overwrite ``mixed``.
+        Args:
+            mixed: result of :meth:`mix`; overwritten if there is one condition.
+            conditions: indices into the list of conditions.
+            buffers: hold the features yielded, which the next condition's may overwrite.
         """
         if self.modulation is None:
             yield from self._transform(mixed, conditions, buffers)

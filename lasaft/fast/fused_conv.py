@@ -1,8 +1,7 @@
-"""Inference forms of convolutions: BatchNorm folded in, features in the order that suits a CPU.
+"""Fast form of ConvNorm: a convolution whose weights contain the BatchNorm after it.
 
-Features are [batch, channel, bin, frame], channels-last: [batch, bin, frame, channel] in memory.
-So a transform over all bins of a frame is one matrix product, and sums over neighbouring bins run
-over whole rows of memory.
+norm(conv(x)) = scale * (W * x + b) + shift = (scale W) * x + (scale b + shift), for each output
+channel. For the layout of features see :mod:`lasaft.fast`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,18 @@ from lasaft.network.blocks import ConvNorm
 
 
 class FusedConv(nn.Module):
-    """A convolution with its BatchNorm folded in, then an activation."""
+    """activation(norm(conv(x))) as one convolution and an activation in place.
+
+    Args:
+        conv: of the plain network, over frames and bins.
+        act: the activation.
+        dtype: of weights and features.
+        norm: the BatchNorm after ``conv``, if any.
+
+    Attributes:
+        weight: [outer, inner, bin, frame], channels-last.
+        bias: [outer].
+    """
 
     weight: Tensor
     bias: Tensor
@@ -39,22 +49,28 @@ class FusedConv(nn.Module):
 
     @staticmethod
     def fold(module: nn.Module, dtype: torch.dtype) -> FusedConv | FusedUpsampling:
-        """Return the fused form of a convolution with BatchNorm and activation."""
+        """Return the fast form of a ConvNorm."""
         assert isinstance(module, ConvNorm)
         if isinstance(module.conv, nn.ConvTranspose2d):
             return FusedUpsampling(module.conv, module.activation, dtype, module.norm)
         return FusedConv(module.conv, module.activation, dtype, module.norm)
 
     def forward(self, x: Tensor, buffers: Buffers) -> Tensor:
-        """Return the features; called as :class:`FusedUpsampling` is, needs no ``buffers``."""
+        """Map [batch, inner, bin, frame] to [batch, outer, bins, frames]; needs no ``buffers``."""
         y = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         return activate_(y, self.activation)
 
 
 class FusedUpsampling(nn.Module):
-    """A transposed convolution whose windows do not overlap: a product for each bin of a window.
+    """activation(norm(conv(x))) of a transposed convolution with stride = kernel size.
 
-    Several times as fast as the transposed convolution on a CPU.
+    Then windows do not overlap: each input point makes a window of ``self.bins`` x ``self.frames``
+    output points alone, by one matrix product over channels. Done for one bin of the window at a
+    time, for all points at once: several times as fast on a CPU as the transposed convolution.
+
+    Attributes:
+        weight: [bin of the window, inner, frame of the window x outer].
+        bias: [frame of the window x outer]: the bias of [outer], repeated.
     """
 
     weight: Tensor
@@ -71,14 +87,13 @@ class FusedUpsampling(nn.Module):
         assert conv.stride == conv.kernel_size
         weight, bias = fold_norm(conv, norm)
         self.bins, self.frames = weight.shape[2:]
-        # [bin of a window, inner, frame of a window x outer]
         windows = weight.permute(2, 0, 3, 1).flatten(2)
         self.register_buffer("weight", windows.contiguous().to(dtype))
         self.register_buffer("bias", bias.repeat(self.frames).to(dtype))
         self.activation = act
 
     def forward(self, x: Tensor, buffers: Buffers) -> Tensor:
-        """Return the features at a higher resolution."""
+        """Map [batch, inner, bin, frame] to [batch, outer, bin x bins, frame x frames]."""
         batch, _, bins, frames = x.shape
         points = x.permute(0, 2, 3, 1).flatten(0, 2)
         high = buffers.take("up", (batch * bins, self.bins, frames * len(self.bias)), x)
@@ -93,10 +108,15 @@ class FusedUpsampling(nn.Module):
 def fold_norm(
     conv: nn.Conv2d | nn.ConvTranspose2d, norm: _BatchNorm | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the convolution with its BatchNorm in it, in float64.
+    """Return weight and bias, in float64, of one convolution that equals norm(conv(x)).
+
+    Args:
+        conv: its kernels are [outer, inner, frame, bin] (transposed: [inner, outer, ...]).
+        norm: after it, in eval mode; None: the convolution's own weights.
 
     Returns:
-        weight [outer, inner, bin, frame] (transposed convolutions: inner, outer) and bias [outer].
+        weight [outer, inner, bin, frame] (transposed convolutions: [inner, outer, ...]) and
+        bias [outer].
     """
     weight = conv.weight.detach().double().mT
     bias = torch.zeros(conv.out_channels, dtype=torch.float64, device=weight.device)
@@ -110,7 +130,7 @@ def fold_norm(
 
 
 def norm_as_affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Return float64 scale and shift [channel] of a BatchNorm in eval mode."""
+    """Return scale and shift [channel], float64: eval-mode BatchNorm is scale * x + shift."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -126,5 +146,5 @@ def activate_(x: Tensor, act: nn.Module) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Return ``x`` with its channels innermost."""
+    """Return ``x`` [batch, channel, bin, frame] as [batch, bin, frame, channel] in memory."""
     return x.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,16 @@
-"""The inference form of dense convolutions: BatchNorm folded in, sums instead of concatenations."""
+"""Fast form of DenseConvolutions: each layer is a sum of convolutions, one for each thing it sees.
+
+Layer l of a dense block sees the outputs of the layers before it, newest first, and the block's
+inputs (for a decoder: the upsampled features and the skip):
+
+    y_l = activation(norm(conv_l([y_(l-1), ..., y_0, x, skip])))
+
+Convolution is linear, so conv_l of the concatenation is the sum over the parts, each with its slice
+of the kernel's input channels. The parts are added up in place. What a skip that all conditions
+share adds to the layers is computed once (:meth:`FusedDense.begin`). :class:`TiledDense` does the
+same sums on Winograd components (:mod:`lasaft.fast.winograd`), where 3-bin kernels need half the
+multiplications. For the layout of features see :mod:`lasaft.fast`.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +32,10 @@ from lasaft.fast.winograd import (
 )
 from lasaft.network.blocks import ConvNorm, DenseConvolutions
 
-# What a shared input adds to each layer.
+# What a skip adds to each layer: [batch, growth, bin, frame], or, tiled, [component, tile, frame,
+# growth].
 Sums = list[Tensor]
+# A decoder's skip: the features [batch, channel, bin, frame] themselves, or what they add.
 SkipState = Tensor | Sums
 
 # Tiles pay from so many points (bins x frames) on: below, the calls cost more than is saved.
@@ -31,7 +45,18 @@ _STRIP_POINTS = 32768
 
 
 class FusedDense(nn.Module):
-    """Dense convolutions: every layer is a sum of convolutions, added up in place."""
+    """Every layer as a sum of convolutions, added up in place.
+
+    The buffer ``weight{l}_{s}_{c}`` is layer l's kernel [growth, channel, bin, frame] for what it
+    sees from place s (0: first input, 1: skip, 2 + k: output of layer k), BatchNorm folded in;
+    ``bias{l}_{c}`` [growth] comes with place 0. Component c is always 0 here.
+
+    Args:
+        dense: the plain form.
+        dtype: of weights and features.
+        kernels: splits a kernel into its components (Winograd), or leaves it whole.
+        offsets: the same for a bias.
+    """
 
     def __init__(
         self,
@@ -58,7 +83,7 @@ class FusedDense(nn.Module):
                     self.register_buffer(name, channels_last(kernel.to(dtype)))
 
     def begin(self, skip: Tensor) -> Sums:
-        """Return what a skip adds to the layers, for use with many first inputs."""
+        """Return what ``skip`` [batch, channel, bin, frame] adds to each layer's sum."""
         batch, _, *sizes = skip.shape
         sums = [
             skip.new_zeros(batch, *sizes, self.growth).permute(0, 3, 1, 2)
@@ -69,7 +94,14 @@ class FusedDense(nn.Module):
         return sums
 
     def forward(self, x: Tensor, skip: SkipState | None, name: str, buffers: Buffers) -> Tensor:
-        """Return what the last layer makes of the inputs, in the place called ``name``."""
+        """Return the last layer's output [batch, growth, bin, frame].
+
+        Args:
+            x: the first input [batch, channel, bin, frame].
+            skip: the second: as it is, or as :meth:`begin` made of it; None: there is none.
+            name: of the buffer that holds the result.
+            buffers: for intermediate results.
+        """
         seen = {0: x, 1: skip} if isinstance(skip, Tensor) else {0: x}
         for number in range(self.count):
             place = name if number == self.count - 1 else f"layer{number}"
@@ -81,20 +113,26 @@ class FusedDense(nn.Module):
         return seen[self.count + 1]
 
     def _add(self, total: Tensor, number: int, source: int, x: Tensor, component: int = 0) -> None:
-        """Add what one source of a layer brings; the bias comes with the first."""
+        """Add to layer ``number``'s sum what it gets from place ``source``; 0 brings the bias."""
         bias = None if source else getattr(self, f"bias{number}_{component}")
         weight = getattr(self, f"weight{number}_{source}_{component}")
         add_convolution_(total, x, weight, bias)
 
 
 class TiledDense(FusedDense):
-    """Dense convolutions over three bins, tile by tile."""
+    """The same sums for kernels of three bins, on components of tiles of four bins.
+
+    Features [batch, channel, bin, frame] become components [component, tile, frame, channel], where
+    ``tile`` counts the groups of four bins of all items. In this domain the kernel runs over frames
+    alone, separately for each component; the sum over what a layer sees is taken there, then
+    transformed back and activated. The tiles are handled in strips that stay in a core's cache.
+    """
 
     def __init__(self, dense: DenseConvolutions, dtype: torch.dtype) -> None:
         super().__init__(dense, dtype, tiled_kernels, tiled_offsets)
 
     def begin(self, skip: Tensor) -> Sums:
-        """Return what a skip adds to the layers: [component, tile, frame, channel]."""
+        """Return what a skip adds to each layer: [component, tile, frame, growth]."""
         entered = self._enter(skip, "skip", Buffers())
         shape = (*entered.shape[:3], self.growth)
         sums = [skip.new_zeros(shape) for _ in range(self.count)]
@@ -103,7 +141,7 @@ class TiledDense(FusedDense):
         return sums
 
     def forward(self, x: Tensor, skip: SkipState | None, name: str, buffers: Buffers) -> Tensor:
-        """Return what the last layer makes of the inputs, in the place called ``name``."""
+        """See :meth:`FusedDense.forward`."""
         frames = x.shape[3]
         step = max(1, _STRIP_POINTS * torch.get_num_threads() // frames)
         seen = {0: self._enter(x, "x", buffers)}
@@ -133,7 +171,7 @@ class TiledDense(FusedDense):
         strip: slice,
         buffers: Buffers,
     ) -> Tensor:
-        """Return a layer's sum over all that it sees, for a strip of tiles."""
+        """Return a layer's sum [component, tile, frame, growth] for the tiles of one strip."""
         x = seen[0][:, strip]
         total = buffers.take("total", (*x.shape[:3], self.growth), x)
         _start(total, None if sums is None else sums[:, strip])
@@ -142,12 +180,13 @@ class TiledDense(FusedDense):
         return total
 
     def _add_tiles(self, total: Tensor, number: int, source: int, x: Tensor) -> None:
+        """Add what ``x`` brings: both [component, tile, frame, channel]."""
         pairs = zip(_as_features(total), _as_features(x), strict=True)
         for component, (into, part) in enumerate(pairs):
             self._add(into, number, source, part, component)
 
     def _enter(self, x: Tensor, name: str, buffers: Buffers) -> Tensor:
-        """Return the components [component, tile, frame, channel] of features."""
+        """Return features [batch, channel, bin, frame] as [component, tile, frame, channel]."""
         batch, channels, bins, frames = x.shape
         shape = (COMPONENTS, batch, bins // TILE, frames, channels)
         components = buffers.take(name, shape, x)
@@ -157,7 +196,7 @@ class TiledDense(FusedDense):
 
 
 class DenseMixing(nn.Module):
-    """Dense convolutions, tiled where that is possible and pays."""
+    """Dense convolutions: :class:`TiledDense` on large features on a CPU, else the direct form."""
 
     def __init__(self, dense: DenseConvolutions, dtype: torch.dtype) -> None:
         super().__init__()
@@ -165,11 +204,11 @@ class DenseMixing(nn.Module):
         self.tiled = TiledDense(dense, dtype) if dense.kernel[1] == 3 else None
 
     def begin(self, skip: Tensor) -> SkipState:
-        """Return what a skip adds to the layers, for use with many first inputs."""
+        """See :meth:`FusedDense.begin`; features of the same size must use it."""
         return self._form(skip).begin(skip)
 
     def forward(self, x: Tensor, skip: SkipState | None, name: str, buffers: Buffers) -> Tensor:
-        """Return the mixed inputs, in the place called ``name``."""
+        """See :meth:`FusedDense.forward`."""
         return self._form(x)(x, skip, name, buffers)
 
     def _form(self, x: Tensor) -> FusedDense:
@@ -186,5 +225,5 @@ def _start(total: Tensor, sums: Tensor | None) -> None:
 
 
 def _as_features(points: Tensor) -> tuple[Tensor, ...]:
-    """[number, row, column, channel] -> number x [1, channel, row, column]: views."""
+    """Split [number, row, column, channel] into views [1, channel, row, column]."""
     return points[:, None].permute(0, 1, 4, 2, 3).unbind()

@@ -1,4 +1,11 @@
-"""The frequency transforms' inference forms: a few frames at a time, so that they stay in cache."""
+"""Fast forms of the frequency transforms: a few frames at a time, so that they stay in cache.
+
+A transform works on columns: the features of one item [channel, bin, frame] as a matrix
+[bin, frame x channel], which channels-last memory already is. A linear layer over the bins of every
+frame and channel is then one matrix product W @ columns. Its BatchNorm, scale * y + shift with a
+scale for each channel, commutes with W, which mixes bins only: scale * (W x) = W (scale * x). So
+columns are scaled before the product, and the shift is the product's bias.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +31,18 @@ _BYTES = 384 * 1024
 
 
 class FusedLayer(nn.Module):
-    """A frequency layer on columns: a column holds all bins of one channel of one frame.
-
-    BatchNorm scales the layer's input instead of its output: W x s = W (x s).
+    """activation(W @ (scale * columns) + bias): equals a FrequencyLayer on scaled columns.
 
     Args:
-        order: which of the layer's outputs come first, second, ...
+        layer: the plain form.
+        dtype: of weights and features.
+        order: permutation [output] of the layer's outputs: output i of this one is output
+            ``order[i]`` of ``layer`` (None: as they are).
+
+    Attributes:
+        weight: [output, input].
+        scale: [channel], of the BatchNorm; the caller multiplies the columns by it.
+        bias: [1, channel], or [output, channel] where the linear layer has a bias of its own.
     """
 
     weight: Tensor
@@ -45,18 +58,17 @@ class FusedLayer(nn.Module):
         bias = shift[None]
         if layer.linear.bias is not None:
             bias = layer.linear.bias.detach().double()[outputs, None] * scale + shift
-        # [output, input], [channel] and [1 or output, channel]
         self.register_buffer("weight", layer.linear.weight.detach()[outputs].to(dtype, copy=True))
         self.register_buffer("scale", scale.to(dtype))
         self.register_buffer("bias", bias.to(dtype))
         self.activation = layer.activation
 
     def scaled_(self, columns: Tensor) -> Tensor:
-        """Return columns [input, frame x channel] times the scale of their channel, in place."""
+        """Multiply columns [input, frame x channel] by the scale of their channel, in place."""
         return columns.view(len(columns), -1, len(self.scale)).mul_(self.scale).flatten(1)
 
     def forward(self, columns: Tensor) -> Tensor:
-        """Return the outputs for columns [input, frame x channel] that ``scale`` has scaled."""
+        """Map scaled columns [input, frame x channel] to [output, frame x channel]."""
         frames = columns.shape[1] // len(self.scale)
         bias = self.bias.repeat(1, frames)
         if isinstance(self.activation, nn.ReLU) and len(bias) == 1:
@@ -68,18 +80,33 @@ class FusedLayer(nn.Module):
 
 
 class FusedFrequency(nn.Module):
-    """x + transform(x), for several conditions that share x."""
+    """x + transform(x), for several conditions that share x.
+
+    Args:
+        first: the layer that the columns enter; they are scaled for it.
+    """
 
     def __init__(self, first: FusedLayer) -> None:
         super().__init__()
         self.first = first
 
     def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return the transform of columns [bin, frame x channel] for each condition."""
+        """Return transform(x) [bin, frame x channel] for each condition.
+
+        Args:
+            columns: [bin, frame x channel], scaled for the first layer.
+            conditions: indices into the list of conditions.
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor, conditions: Sequence[int], results: Sequence[Tensor]) -> None:
-        """Write x + its transform into one result for each condition; ``x`` may be one of them."""
+        """Write x + transform(x) for each condition.
+
+        Args:
+            x: [batch, channel, bin, frame].
+            conditions: indices into the list of conditions.
+            results: like ``x``, one for each condition; ``x`` itself may be one of them.
+        """
         channels = x.shape[1]
         step = x.shape[3]
         if x.device.type == "cpu":
@@ -96,12 +123,12 @@ class FusedFrequency(nn.Module):
 
 
 def _columns(x: Tensor, step: int) -> tuple[Tensor, ...]:
-    """[channel, bin, frame] -> [bin, frame x channel] of ``step`` frames each."""
+    """Split ``x`` [channel, bin, frame] into views [bin, frame x channel] of ``step`` frames."""
     return x.permute(1, 2, 0).flatten(1).split(step * len(x), dim=1)
 
 
 class FusedTDF(FusedFrequency):
-    """TDF: the same for every condition."""
+    """x + TDF(x): one or two layers, the same for every condition."""
 
     def __init__(self, frequency: ResidualTDF, dtype: torch.dtype) -> None:
         first, *others = (
@@ -111,7 +138,7 @@ class FusedTDF(FusedFrequency):
         self.others = nn.ModuleList(others)
 
     def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Squeeze and expand."""
+        """Return TDF(x), the same [bin, frame x channel] for every condition."""
         columns = self.first(columns)
         for layer in self.others:
             assert isinstance(layer, FusedLayer)
@@ -120,25 +147,38 @@ class FusedTDF(FusedFrequency):
 
 
 class FusedAttention(nn.Module):
-    """The attended sums of the latent sources, with each condition's weights at hand."""
+    """Sums over the latent sources, weighted by each condition's attention.
+
+    Attributes:
+        weights: [condition, latent source], each row of sum 1.
+    """
 
     weights: Tensor
 
     def __init__(self, attention: Attention, condition: Condition, dtype: torch.dtype) -> None:
         super().__init__()
         assert condition.vector is not None
-        # [condition, latent source]
         self.register_buffer("weights", attention(condition.vector).to(dtype))
 
     def forward(self, values: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return [row, column] for each condition; ``values`` are [latent source x row, column]."""
+        """Return the weighted sums [row, column] for each condition.
+
+        Args:
+            values: [latent source x row, column]: all rows of the first latent source come first.
+            conditions: indices into the list of conditions.
+        """
         latent = self.weights.shape[1]
         sums = self.weights[list(conditions)] @ values.view(latent, -1)
         return list(sums.view(len(conditions), -1, values.shape[1]))
 
 
 class FusedLaSAFT(FusedFrequency):
-    """LaSAFT: all latent sources' values, then their attended sums."""
+    """x + the attended sum of one TDF for each latent source.
+
+    The last layer's outputs are put in the order latent source, bin (in the plain form: bin,
+    latent source), so that one matrix product [condition, latent] @ [latent, bin x column] makes
+    the sums of all conditions.
+    """
 
     def __init__(
         self, frequency: LaSAFTTransform, condition: Condition, dtype: torch.dtype
@@ -153,14 +193,18 @@ class FusedLaSAFT(FusedFrequency):
         self.expand, self.attention = expand, attention
 
     def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return the attended sums of the latent sources' values."""
+        """Return the attended sums [bin, frame x channel] of the latent sources' values."""
         if self.first is not self.expand:
             columns = self.expand.scaled_(self.first(columns))
         return self.attention(self.expand(columns), conditions)
 
 
 class FusedLightSAFT(FusedFrequency):
-    """LightSAFT: attends to the bottlenecks, then expands."""
+    """x + an expansion of the attended sum of the latent sources' bottlenecks.
+
+    The attended sums differ from condition to condition, so each is expanded by itself. Without
+    a bottleneck (``expand`` None) the sums are the result.
+    """
 
     def __init__(
         self, frequency: LightSAFTTransform, condition: Condition, dtype: torch.dtype
@@ -172,7 +216,7 @@ class FusedLightSAFT(FusedFrequency):
             self.expand = FusedLayer(frequency.expand, dtype)
 
     def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return the expansions of the attended bottlenecks."""
+        """Return the expansions [bin, frame x channel] of the attended bottlenecks."""
         sums = self.attention(self.first(columns), conditions)
         if self.expand is None:
             return sums
@@ -182,7 +226,7 @@ class FusedLightSAFT(FusedFrequency):
 def build_fused_frequency(
     frequency: nn.Module, condition: Condition, dtype: torch.dtype
 ) -> FusedFrequency | None:
-    """Return the inference form of a frequency transform; None if there is none."""
+    """Return the fast form of a block's frequency transform; None for a block without one."""
     if isinstance(frequency, ResidualTDF):
         return FusedTDF(frequency, dtype)
     if isinstance(frequency, LaSAFTTransform):

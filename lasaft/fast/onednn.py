@@ -1,4 +1,7 @@
-"""What oneDNN does on a CPU in one go and torch has no public function for; elsewhere in steps."""
+"""Two operations that oneDNN does in one call on a CPU, without a public function of torch.
+
+Where torch or the machine does not have them, they are done in steps.
+"""
 
 from __future__ import annotations
 

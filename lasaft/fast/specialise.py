@@ -1,4 +1,4 @@
-"""A trained network made fast for fixed conditions: the same output, in its inference form."""
+"""A trained network made fast for fixed conditions: the same output from its fast form."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from lasaft.network.model import LaSAFT
 def specialise(
     model: LaSAFT, conditions: Sequence[int] | Tensor, dtype: torch.dtype = torch.float32
 ) -> Specialised:
-    """Return the inference form of ``model`` for these conditions.
+    """Return the fast form of ``model`` for these conditions (see :mod:`lasaft.fast`).
 
-    BatchNorm is folded into the layers before it, convolutions over concatenations become sums,
-    and everything before the first block that listens to the condition is computed once for all
+    Everything before the first block that listens to the condition is computed once for all
     conditions. The weights are copied: later changes to ``model`` do not reach the result.
 
     Args:
@@ -86,9 +85,10 @@ class Specialised(nn.Module):
         return torch.stack(estimates, dim=1)
 
     def _outputs(self, seen: Tensor, buffers: Buffers) -> Iterator[Tensor]:
-        """Run what is shared once, then the rest for one condition after the other.
+        """Yield the network's output [batch, channel, bin, frame] for each condition.
 
-        One after the other: its features then stay in the CPU's cache.
+        What is shared is run once, the rest for one condition after the other, because its
+        features then stay in the CPU's cache.
         """
         split, count = self.shared_blocks, len(self.conditions)
         skips: list[SkipState] = []

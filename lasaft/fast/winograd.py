@@ -1,6 +1,11 @@
-"""Convolutions over three rows with half the multiplications: four rows at a time.
+"""Convolutions over three rows with half the multiplications: four rows (a tile) at a time.
 
-Four rows and their neighbours become six components, which are convolved over columns alone.
+d is a tile with the row on each side of it, six rows; g are the kernel's three rows. With fixed
+matrices A, B and G the four output rows are A^T ((G g) * (B^T d)), where * is elementwise: six
+products for four rows instead of twelve. ``into_tiles`` makes the components B^T d of features,
+``tiled_kernels`` G g of kernels, ``from_tiles`` applies A^T. Columns and channels are not touched:
+each component is convolved over columns alone. All of this is linear, so results of several inputs
+may be added up before the way back.
 
 Source: Winograd's F(4, 3) along the rows; Lavin and Gray, arXiv 1509.09308.
 """
@@ -21,7 +26,7 @@ COMPONENTS = 6
 
 
 def tiled_kernels(weight: Tensor) -> list[Tensor]:
-    """Return the components [outer, inner, 1, column] of a kernel of three rows."""
+    """Return the six components [outer, inner, 1, column] of a kernel [outer, inner, 3, column]."""
     rows = []
     for point in _POINTS:
         others = math.prod(point - other for other in _POINTS if other != point)
@@ -31,7 +36,7 @@ def tiled_kernels(weight: Tensor) -> list[Tensor]:
 
 
 def tiled_offsets(bias: Tensor) -> list[Tensor]:
-    """Return the components of a constant: what they stand for is ``bias`` in every row."""
+    """Return components of which ``from_tiles`` makes ``bias`` [channel] in every row."""
     back = [[point**row for point in _POINTS] + [0.0] for row in range(TILE)]
     back[-1][-1] = 1.0
     one = torch.ones(TILE, 1, dtype=torch.float64)
