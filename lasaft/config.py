@@ -50,7 +50,7 @@ def _declared_modulation(path: Path) -> DeclaredModulation:
 
 # By name, which is that of the file.
 MODULATIONS: Mapping[str, DeclaredModulation] = {
-    "none": DeclaredModulation("leaves the blocks alone", "", ()),
+    "none": DeclaredModulation("Leaves the blocks alone", "", ()),
     **{
         path.stem: _declared_modulation(path)
         for path in sorted((Path(__file__).parent / "network" / "modulations").glob("[!_]*.py"))
@@ -152,12 +152,7 @@ class ModelConfig(Settings):
     dk: Positive = option(32, "attention key size of LaSAFT and LightSAFT")
 
     modulation: ModulationName = option(
-        "gpocm",
-        "how a condition modulates the blocks named by condition_to: "
-        + "; ".join(
-            f"{name}: {found.summary[:1].lower()}{found.summary[1:]}"
-            for name, found in MODULATIONS.items()
-        ),
+        "gpocm", "how a condition modulates the blocks named by condition_to"
     )
     condition_to: Literal["encoder", "decoder", "full"] = option(
         "decoder", "which blocks are modulated (full: the middle block too)"

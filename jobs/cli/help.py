@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from jobs.cli.job_table import JOBS
 from jobs.cli.presets import preset_names, preset_source
-from lasaft.config import VARIANTS
+from lasaft.config import MODULATIONS, VARIANTS
 from lasaft.errors import ConfigError
 from pipeline.config.options import Option, did_you_mean
 from pipeline.search.space_reader import find_space, first_line, space_names
@@ -116,6 +116,9 @@ def _option_page(option: Option) -> Iterator[str]:
     yield from textwrap.wrap(f"meaning: {option.description}", WIDTH, subsequent_indent=" " * 9)
     yield from textwrap.wrap(f"allowed: {option.allowed}", WIDTH, subsequent_indent=" " * 9)
     yield f"default: {shown(option.default)}"
+    if option.name == "modulation":
+        for name, declared in MODULATIONS.items():
+            yield from _row(name, declared.summary)
 
 
 def _line(option: Option) -> list[str]:

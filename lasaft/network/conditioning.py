@@ -13,8 +13,6 @@ from lasaft.errors import ConfigError
 from lasaft.network.activations import activation
 from lasaft.network.modulations import Condition, modulation_class
 
-_ACTIVATIONS = ("gamma_activation", "beta_activation")
-
 
 class OneHot(nn.Module):
     """A source number as a vector with a single one."""
@@ -125,6 +123,7 @@ def _heads(config: ModelConfig, inputs: int) -> Iterator[Head]:
     numbers = modulation_class(config.modulation).numbers
     blocks = zip(config.block_bins, config.modulated_blocks, strict=True)
     counts = [numbers(config, bins) for bins, modulated in blocks if modulated]
-    for option, each in zip(_ACTIVATIONS, zip(*counts, strict=True), strict=True):
-        act = getattr(config, option) if config.modulation_uses(option) else "identity"
-        yield Head(inputs, each, act, normed=config.normed_numbers)
+    acts = {"gamma_activation": config.gamma_activation, "beta_activation": config.beta_activation}
+    for (option, act), each in zip(acts.items(), zip(*counts, strict=True), strict=True):
+        used = act if config.modulation_uses(option) else "identity"
+        yield Head(inputs, each, used, normed=config.normed_numbers)

@@ -59,7 +59,7 @@ from pipeline.search.space_reader import read_space
 
 folder = Path(sys.argv[1])
 help_text = parse(["--help", "modulation"], "train").help
-assert "bin_gain: multiplies each frequency bin by a gain of its own" in " ".join(help_text.split())
+assert "bin_gain Multiplies each frequency bin by a gain of its own" in " ".join(help_text.split())
 (folder / "own.yaml").write_text("model: {modulation: bin_gain, block: tfc_tdf}\\n")
 words = ["--preset", "demo", "--preset", str(folder / "own.yaml"), "--gamma_activation", "tanh"]
 preset = parse(words, "run")
