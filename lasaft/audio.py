@@ -1,4 +1,4 @@
-"""Audio files in and out, block by block: wav, flac, mp3 and ogg in; wav, flac and mp3 out."""
+"""Reads audio files block by block (wav, flac, mp3, ogg) and writes them (wav, flac, mp3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import soxr
 from numpy.typing import NDArray
 
 from lasaft.errors import AudioError, ConfigError
-from lasaft.files import atomic_path
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -314,18 +313,6 @@ def read_audio(path: Path) -> tuple[Samples, int]:
     """
     with AudioReader(path) as reader:
         return np.concatenate(list(reader.blocks()), axis=1), reader.sample_rate
-
-
-def write_audio(path: Path, audio: Samples, sample_rate: int, encoding: Encoding) -> AudioWriter:
-    """Write ``audio`` [channel, sample]; the closed writer returned knows peak and clipping."""
-    with (
-        atomic_path(path) as temporary,
-        AudioWriter(
-            temporary, sample_rate, len(audio), encoding, frames=audio.shape[1], shown=path
-        ) as writer,
-    ):
-        writer.write(audio)
-    return writer
 
 
 def resample(blocks: Iterable[Samples], rate_in: int, rate_out: int) -> Iterator[Samples]:

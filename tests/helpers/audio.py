@@ -9,8 +9,9 @@ import numpy as np
 import soundfile
 import torch
 
-from lasaft.audio import Samples
+from lasaft.audio import AudioWriter, Encoding, Samples
 from lasaft.config import ModelConfig
+from lasaft.files import atomic_path
 from lasaft.network.model import LaSAFT
 
 RATE = 44100
@@ -63,3 +64,15 @@ def tiny_model(seed: int = 0, **options: Any) -> LaSAFT:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LaSAFT(tiny_config(**options)).eval()
+
+
+def write_audio(path: Path, audio: Samples, sample_rate: int, encoding: Encoding) -> AudioWriter:
+    """Write ``audio`` [channel, sample]; the closed writer returned knows peak and clipping."""
+    with (
+        atomic_path(path) as temporary,
+        AudioWriter(
+            temporary, sample_rate, len(audio), encoding, frames=audio.shape[1], shown=path
+        ) as writer,
+    ):
+        writer.write(audio)
+    return writer

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 import soxr
 
-from lasaft.audio import AudioReader, AudioWriter, Encoding, read_audio, resample, write_audio
+from lasaft.audio import AudioReader, AudioWriter, Encoding, read_audio, resample
 from lasaft.errors import AudioError, ConfigError
-from tests.helpers.audio import RATE, noise, read, tone, write
+from tests.helpers.audio import RATE, noise, read, tone, write, write_audio
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
