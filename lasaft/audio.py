@@ -254,9 +254,13 @@ class AudioWriter(_AudioFile):
             raise AudioError(f"{self.path}: cannot be written: {error.strerror}") from error
         try:
             self._file = soundfile.SoundFile(
-                self._sink, "w", samplerate=sample_rate, channels=channels,
-                subtype=encoding.subtype, format=encoding.container(frames, channels),
-            )  # fmt: skip
+                self._sink,
+                "w",
+                samplerate=sample_rate,
+                channels=channels,
+                subtype=encoding.subtype,
+                format=encoding.container(frames, channels),
+            )
         except soundfile.SoundFileError as error:
             self._sink.close()
             self._sink.check(self.path)

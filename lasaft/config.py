@@ -1,4 +1,8 @@
-"""The settings of a network: one strict, frozen tree with the option names of the LaSAFT README."""
+"""The settings of a network: options, their rules, names of networks, options without effect.
+
+The option names are those of the LaSAFT README. Nothing here imports torch, because ``--help`` and
+the checks of a command line need this file.
+"""
 
 from __future__ import annotations
 
@@ -389,13 +393,14 @@ def variant_name(config: ModelConfig) -> str:
     return f"{kind}_{first}{label and '_' + label}{last}"
 
 
+# Options that only some networks use.
 _CONTROL_OPTIONS = ("condition_to", "control_type", "control_n_layer")
 # Used by the modulations that declare them.
 _MODULATION_OPTIONS = sorted({name for found in MODULATIONS.values() for name in found.options})
 assert set(_MODULATION_OPTIONS) <= set(ModelConfig.model_fields), "a modulation's OPTIONS"
 _VECTOR_OPTIONS = ("control_vector_type", "embedding_dim")
 _TFC_BLOCKS = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft")
-# For each option of a block, the blocks that use it.
+# For each option of a block, the blocks that use it; the others are used by every network.
 _BLOCK_OPTIONS = {
     "n_internal_layers": (*_TFC_BLOCKS, "tdc"),
     "kernel_size_t": _TFC_BLOCKS,

@@ -1,4 +1,4 @@
-"""Safe reading of the authors' PyTorch Lightning checkpoints: tensors and plain values only."""
+"""Reads the authors' PyTorch Lightning checkpoints safely: tensors and plain values, no code."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MOST_DIMENSIONS = 16
 _MOST_NUMBERS = 2**48  # in a tensor: no file can hold as many
+# What zipfile raises for a damaged member.
+_DAMAGE = (KeyError, ValueError, zipfile.BadZipFile, EOFError, OSError, RuntimeError)
 # Lightning's names for the hyper-parameters, newest first.
 _HYPER_PARAMETERS = ("hyper_parameters", "hparams", "module_arguments")
 # More than any honest file has: a few bytes of a pickle can stand for any amount of values.
@@ -62,6 +64,8 @@ class AuthorsCheckpoint:
 
 @dataclass(frozen=True, eq=False)
 class _Storage:
+    """``count`` numbers of a file under a name, shared by the tensors that view them."""
+
     dtype: torch.dtype
     key: str
     count: int
@@ -69,7 +73,7 @@ class _Storage:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """A tensor to be: which part of which storage."""
+    """A tensor that is not read yet: which part of which storage, in numbers (not bytes)."""
 
     storage: _Storage
     offset: int
@@ -166,10 +170,6 @@ def _items(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
-    return as_dict(pairs)
-
-
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _View:
     counts = (offset, *shape, *stride)
     if not isinstance(storage, _Storage) or len(shape) != len(stride):
@@ -182,18 +182,11 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any)
     return _View(storage, offset, tuple(shape), tuple(stride))
 
 
-def _rebuild_parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
-def _size(shape: Any = ()) -> tuple[Any, ...]:
-    return tuple(shape)
-
-
+# What the calls that a pickle may ask for make of their arguments.
 _BUILDERS: Mapping[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _ordered_dict,
-    "torch.Size": _size,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "collections.OrderedDict": lambda pairs=(): as_dict(pairs),
+    "torch.Size": lambda shape=(): tuple(shape),
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
 }
@@ -242,9 +235,7 @@ def _read_zip(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Tenso
             if archive.getinfo(entry).compress_type != zipfile.ZIP_STORED:
                 raise CheckpointError(f"{name}: refused: {entry} is compressed, torch never does")
             return archive.read(entry)
-        except (
-            KeyError, ValueError, zipfile.BadZipFile, EOFError, OSError, RuntimeError
-        ) as error:  # fmt: skip
+        except _DAMAGE as error:
             raise CheckpointError(f"{name}: is damaged at {entry}: {error}") from error
 
     if root + "byteorder" in archive.namelist() and member(root + "byteorder") != b"little":

@@ -1,4 +1,4 @@
-"""The authors' checkpoint files made into ours."""
+"""Makes a checkpoint folder of one of the authors' checkpoint files."""
 
 from __future__ import annotations
 

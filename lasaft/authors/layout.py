@@ -1,4 +1,4 @@
-"""Networks in the layout of the authors' own code: their key names and hyper-parameters."""
+"""Translates the key names and hyper-parameters of the authors' own code into ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader of pickles that runs nothing of what they ask for.
+"""Reads pickles without running anything that they ask for.
 
 A pickle is a program for a small stack machine. This one knows the instructions that build plain
 values; a class or function that the program names becomes an inert stand-in which remembers what
@@ -210,9 +210,8 @@ class _Machine:
 
     def _put(self, items: dict[Any, Any]) -> None:
         target = self.stack[-1]
-        (target.items if isinstance(target, StandIn) else cast(dict[Any, Any], target)).update(
-            items
-        )
+        held = target.items if isinstance(target, StandIn) else cast(dict[Any, Any], target)
+        held.update(items)
 
     def op_append(self, _: object) -> None:
         self._extend([self._pop()])
@@ -228,11 +227,11 @@ class _Machine:
             target.extend(values)
 
     def op_additems(self, _: object) -> None:
-        values, target = self._pop_mark(), self.stack[-1]
-        if isinstance(target, StandIn):
-            target.arguments += tuple(values)
+        values = self._pop_mark()
+        if isinstance(self.stack[-1], StandIn):
+            self._extend(values)
         else:
-            target.update(map(as_key, values))
+            self.stack[-1].update(map(as_key, values))
 
     def op_binpersid(self, _: object) -> None:
         self.stack.append(self._persistent(self._pop()))
@@ -255,11 +254,14 @@ class _Machine:
         known = root in sys.stdlib_module_names or root in ("__builtin__", "__builtins__")
         # Python itself writes __main__ for the classes of a script; nothing is looked up there.
         if known and root != "__main__" and name not in _HARMLESS.get(module, ()):
-            raise CheckpointError(
-                f"{self._name}: refused: it asks for {dotted} when it is read, which no "
-                "checkpoint needs. Nothing of it was run; do not load it with anything else"
-            )
+            raise self._refusal(f"asks for {dotted}")
         return StandIn(dotted)
+
+    def _refusal(self, does: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self._name}: refused: it {does} when it is read, which no checkpoint needs. Nothing "
+            "of it was run; do not load it with anything else"
+        )
 
     def op_reduce(self, _: object) -> None:
         arguments, function = self._pop(), self._pop()
@@ -289,10 +291,7 @@ class _Machine:
         module, _, name = function.name.rpartition(".")
         called = name.lstrip("_")[:1].isupper() or function.name in _CALLED
         if not called and name not in _HARMLESS.get(module, ()):
-            raise CheckpointError(
-                f"{self._name}: refused: it calls {function.name} when it is read, which no "
-                "checkpoint needs. Nothing of it was run; do not load it with anything else"
-            )
+            raise self._refusal(f"calls {function.name}")
         return StandIn(function.name, arguments)
 
     def op_build(self, _: object) -> None:

@@ -76,18 +76,23 @@ def _add_separate(commands: Any) -> None:
     add("--output_dir", required=True, type=Path, metavar="D", help="where the stems go")
     add("--targets", metavar="A,B", help="the sources wanted (default: all)")
     add(
-        "--overlap_ratio", type=float, default=0.5, metavar="R",
+        "--overlap_ratio",
+        type=float,
+        default=0.5,
+        metavar="R",
         help="share of a chunk that is separated twice, 0 to 0.5 (default: %(default)s)",
-    )  # fmt: skip
+    )
     add("--batch_size", type=int, default=1, metavar="N", help="chunks at once (default: 1)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     add("--precision", choices=("32", "bf16"), default="32", help="default: %(default)s")
     add("--format", choices=("wav", "flac", "mp3"), help="of the stems (default: wav)")
     add("--bits", choices=("16", "24", "32f"), help="default: 32f for wav, 24 for flac")
     add(
-        "--name", default=None, metavar="TEMPLATE",
+        "--name",
+        default=None,
+        metavar="TEMPLATE",
         help="of the files in output_dir, with {track} and {source} (default: {track}/{source})",
-    )  # fmt: skip
+    )
 
 
 def _add_import(commands: Any) -> None:
@@ -187,9 +192,14 @@ def _separate_song(
         def begin(seconds: float) -> Callable[[float], object]:
             # disable=None: a bar on a terminal only.
             bar = tqdm(
-                total=seconds, desc=song.name, unit="s", bar_format=layout, file=sys.stderr,
-                disable=None, dynamic_ncols=True,
-            )  # fmt: skip
+                total=seconds,
+                desc=song.name,
+                unit="s",
+                bar_format=layout,
+                file=sys.stderr,
+                disable=None,
+                dynamic_ncols=True,
+            )
             return stack.enter_context(bar).update
 
         try:
@@ -225,10 +235,15 @@ def _import_checkpoint(options: argparse.Namespace) -> int:
         taken = ", ".join(f"{name} {value}" for name, value in made.assumed.items())
         say(f"{options.file}: not in the file, so taken as usual: {taken}")
     if options.json:
-        print_json({
-            "folder": str(options.folder), "hash": made.hash, "model": variant,
-            "left_out": made.left_out, "assumed": made.assumed,
-        })  # fmt: skip
+        print_json(
+            {
+                "folder": str(options.folder),
+                "hash": made.hash,
+                "model": variant,
+                "left_out": made.left_out,
+                "assumed": made.assumed,
+            }
+        )
     else:
         rows = [(str(options.folder), variant, ", ".join(made.config.sources), made.hash[:12])]
         print_table(("checkpoint", "model", "sources", "hash"), rows)

@@ -1,4 +1,4 @@
-"""What a command prints: tables and JSON for results, one line for each fault, and its ending."""
+"""Output of the ``lasaft`` command (tables, JSON, one line a fault) and its ending by signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole songs are cut into chunks, separated, joined, and written as stems."""
+"""Separation of whole songs: cut into chunks, separated, joined, written as stems."""
 
 from lasaft.separation.separator import Separator
 

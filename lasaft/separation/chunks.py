@@ -1,4 +1,4 @@
-"""Long signals cut into overlapping windows and put together again, in bounded memory."""
+"""Cuts long signals into overlapping windows and joins them again, in bounded memory."""
 
 from __future__ import annotations
 

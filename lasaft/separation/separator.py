@@ -1,4 +1,4 @@
-"""Separation of whole songs: any length, any sample rate, all sources at once."""
+"""Separates whole songs of any length and sample rate, and whole spectrograms for validation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lasaft.config import ModelConfig
 from lasaft.errors import AudioError, ConfigError
 from lasaft.fast.specialise import specialise
 from lasaft.network.model import LaSAFT
-from lasaft.separation.chunks import Chunk, cut, frame_grid, overlap_add, wave_grid
+from lasaft.separation.chunks import Chunk, ChunkGrid, cut, frame_grid, overlap_add, wave_grid
 
 Precision = Literal["32", "bf16"]
 # Complex-as-channels mixture [batch, 2 * channel, frame, bin] -> an estimate for each condition
@@ -179,14 +179,8 @@ class Separator:
 
     def _separate(self, blocks: Iterable[Tensor], names: tuple[str, ...]) -> Iterator[Tensor]:
         """Yield [target, channel, sample] at the network's sample rate."""
-        estimator = self._estimator(names)
-
-        def pieces() -> Iterator[tuple[Chunk, Tensor]]:
-            for group in _grouped(cut(blocks, self._grid), self._batch_size):
-                windows = torch.stack([chunk.window for chunk in group])
-                yield from zip(group, self._windows(windows, estimator), strict=True)
-
-        return overlap_add(pieces(), self._grid)
+        separate = partial(self._windows, estimator=self._estimator(names))
+        return _separated(blocks, self._grid, self._batch_size, separate)
 
     def _windows(self, windows: Tensor, estimator: Estimator) -> Tensor:
         """[batch, channel, window] -> [batch, target, channel, chunk], both on the CPU."""
@@ -227,21 +221,40 @@ def separate_spectrogram(
     with _evaluating(model), torch.no_grad():
         estimator = specialise(model, _conditions(model, names))
 
-        def pieces() -> Iterator[tuple[Chunk, Tensor]]:
-            for group in _grouped(cut([spec.transpose(-1, -2)], grid), batch_size):
-                windows = torch.stack([chunk.window for chunk in group]).to(device)
-                estimates = estimator(windows.transpose(-1, -2))
-                inner = estimates[..., grid.trim : grid.trim + grid.length, :]
-                yield from zip(group, inner.transpose(-1, -2).to(spec.device), strict=True)
+        def separate(windows: Tensor) -> Tensor:
+            estimates = estimator(windows.to(device).transpose(-1, -2))
+            inner = estimates[..., grid.trim : grid.trim + grid.length, :]
+            return inner.transpose(-1, -2).to(spec.device)
 
-        return torch.cat(list(overlap_add(pieces(), grid)), dim=-1).transpose(-1, -2)
+        pieces = _separated([spec.transpose(-1, -2)], grid, batch_size, separate)
+        return torch.cat(list(pieces), dim=-1).transpose(-1, -2)
 
 
-def _grouped(chunks: Iterable[Chunk], size: int) -> Iterator[tuple[Chunk, ...]]:
-    """Yield up to ``size`` chunks at a time."""
-    remaining = iter(chunks)
-    while group := tuple(islice(remaining, size)):
-        yield group
+def _separated(
+    blocks: Iterable[Tensor],
+    grid: ChunkGrid,
+    batch_size: int,
+    separate: Callable[[Tensor], Tensor],
+) -> Iterator[Tensor]:
+    """Cut a signal into windows, separate some at a time, and join the chunks.
+
+    Args:
+        blocks: the signal [..., sample] in pieces; samples may be frames.
+        grid: of its chunks.
+        batch_size: windows at once.
+        separate: from windows [batch, ..., grid.window] to [batch, target, ..., grid.length].
+
+    Yields:
+        [target, ..., sample], together as long as the signal.
+    """
+
+    def pieces() -> Iterator[tuple[Chunk, Tensor]]:
+        chunks = cut(blocks, grid)
+        while group := tuple(islice(chunks, batch_size)):
+            windows = torch.stack([chunk.window for chunk in group])
+            yield from zip(group, separate(windows), strict=True)
+
+    return overlap_add(pieces(), grid)
 
 
 class _Counted:

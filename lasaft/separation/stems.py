@@ -1,4 +1,4 @@
-"""Songs in files to stems in files: what they are called, and how they get there whole."""
+"""Separates song files into stem files: their names, and writing each one whole or not at all."""
 
 from __future__ import annotations
 
@@ -155,10 +155,15 @@ def separate_file(
                 advance(block.shape[-1] / rate)
     clipped = {target: writer.clipped for target, writer in writers.items()}
     return Stems(
-        song, dict(files), rate, channels, samples / rate,
-        {target: writer.peak for target, writer in writers.items()}, clipped,
-        _notes(separator, reader, clipped),
-    )  # fmt: skip
+        song=song,
+        files=dict(files),
+        sample_rate=rate,
+        channels=channels,
+        seconds=samples / rate,
+        peaks={target: writer.peak for target, writer in writers.items()},
+        clipped=clipped,
+        notes=_notes(separator, reader, clipped),
+    )
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
