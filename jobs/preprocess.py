@@ -32,22 +32,19 @@ def _look(command: Command) -> Result:
     from jobs.cli.show import inspection_result, repair_result
     from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.config.folders import RunFolder
-    from pipeline.data.shards.repair import repair_shards, verify_shards
+    from pipeline.data.shards.inspect import inspect_place
+    from pipeline.data.shards.repair import repair_shards, repair_store
     from pipeline.data.shards.store import RemoteFolder, shard_place
-    from pipeline.data.shards.store_repair import repair_store, verify_store
 
-    folder = RunFolder.of(command.config)
+    config, folder = command.config, RunFolder.of(command.config)
     place = shard_place(folder)
-    if isinstance(place, RemoteFolder):
-        found = verify_store(place)
-        if not found.faults or "repair" not in command.flags:
-            return inspection_result(command.config, found)
-        return repair_result(command.config, repair_store(folder.shards, place, found))
-    found = verify_shards(place)
+    found = inspect_place(place)
     if not found.faults or "repair" not in command.flags:
-        return inspection_result(command.config, found)
-    with ready_cluster(command.config):
-        return repair_result(command.config, repair_shards(command.config, found))
+        return inspection_result(config, found)
+    if isinstance(place, RemoteFolder):
+        return repair_result(config, repair_store(folder.shards, place, found))
+    with ready_cluster(config):
+        return repair_result(config, repair_shards(config, found))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from lasaft.config import ModelConfig
 from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.build import build_shards
-from pipeline.data.shards.manifest import Manifest, ShardSettings, track_entry, write_manifest
+from pipeline.data.shards.inspect import all_records
+from pipeline.data.shards.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardRecord,
+    ShardSettings,
+    track_entry,
+    write_manifest,
+)
 from pipeline.data.shards.preprocess import works_of
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.tracks import list_tracks
@@ -40,3 +49,20 @@ def make_shards(config: RunConfig) -> Manifest:
             records.extend(outcome.records)
         entries.append(track_entry(records))
     return write_manifest(folders.shards, entries, settings)
+
+
+def as_format_1(folder: Path) -> Manifest:
+    """Make records and manifest of a shard folder what they were when they told of loudness."""
+    tracks: dict[str, list[ShardRecord]] = {}
+    for record in all_records(folder):
+        one = {"peak": 0.5, "energy": record.number + 2.0}
+        loudness = {column: dict(one) for column in record.settings.columns}
+        old = record.model_copy(update={"loudness": loudness})
+        path = (folder / record.shard.path).with_suffix(".json")
+        path.write_text(json.dumps(old.model_dump(mode="json"), indent=2) + "\n")
+        tracks.setdefault(record.name, []).append(old)
+    (folder / MANIFEST_NAME).unlink()
+    entries = [track_entry(records) for records in tracks.values()]
+    manifest = write_manifest(folder, entries, next(iter(tracks.values()))[0].settings)
+    assert manifest.format == 1
+    return manifest

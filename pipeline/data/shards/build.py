@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from pipeline.data.shards.format import ShardWriter, file_sha256
 from pipeline.data.shards.framing import Part, parts_of, spectrogram_batches
 from pipeline.data.shards.manifest import (
     FRAMES_PER_BATCH,
-    Loudness,
     ShardEntry,
     ShardRecord,
     ShardSettings,
@@ -41,8 +40,6 @@ class Work:
         settings: of all shards of the folder.
         folder: the shard folder.
         part: of a folder of stems (None: the whole track).
-        wanted: make the shards of these numbers alone, and keep one only if its sha256 is this
-            (None: whatever it is). Without it, make all that are not right.
         name: for messages.
     """
 
@@ -50,7 +47,6 @@ class Work:
     settings: ShardSettings
     folder: Path
     part: Part | None = None
-    wanted: Mapping[int, str | None] | None = None
     name: str = ""
 
     @property
@@ -107,8 +103,7 @@ def build_shards(work: Work) -> Outcome:
     sha256 of the file is the recorded one. A fault of the disk is tried once more.
 
     Raises:
-        DataError: the track's samples are faulty, or a shard is not as wanted (the track's name
-            is not in the message).
+        DataError: the track's samples are faulty (its name is not in the message).
     """
     torch.set_num_threads(1)
     for attempt in range(1, _ATTEMPTS + 1):
@@ -127,7 +122,7 @@ def build_shards(work: Work) -> Outcome:
 
 def _build_or_reuse(work: Work) -> Outcome:
     source = source_hash(work.track)
-    records = None if work.wanted is not None else _finished(work, source)
+    records = _finished(work, source)
     reused = records is not None
     records = records or _build(work, source)
     frames = sum(record.shard.frames for record in records)
@@ -159,38 +154,37 @@ def _finished(work: Work, source: str) -> tuple[ShardRecord, ...] | None:
 def _build(work: Work, source: str) -> tuple[ShardRecord, ...]:
     part, settings = work.part, work.settings
     start, stop = (part.start, part.stop) if part else (0, None)
-    blocks = audio_blocks(work.track, FRAMES_PER_BATCH * settings.hop_length, start, stop)
-    meter = _Meter(settings, start)
-    batches = spectrogram_batches(meter.watch(blocks), settings, part)
-    shards = _write_shards(work, batches)
+    samples = 0
+
+    def counted_blocks() -> Iterator[Tensor]:
+        nonlocal samples
+        block_samples = FRAMES_PER_BATCH * settings.hop_length
+        for block in audio_blocks(work.track, block_samples, start, stop):
+            samples += block.shape[-1]
+            yield block
+
+    batches = spectrogram_batches(counted_blocks(), settings, part)
+    shards = [
+        _write_shard(work, number, _one_shard(batch, batches, settings))
+        for number, batch in enumerate(batches, work.first_number)
+    ]
     records = tuple(
         ShardRecord(
             settings=settings,
             name=work.track.name,
             split=work.track.split,  # type: ignore[arg-type]
-            samples=part.samples if part else meter.at,
+            samples=part.samples if part else samples,
             number=number,
             source_sha256=source,
-            loudness=meter.loudness(number),
+            loudness=loudness,
             shard=shard,
         )
-        for number, shard in shards.items()
+        for number, (shard, loudness) in enumerate(shards, work.first_number)
     )
     for record in records:
-        atomic_write_json(work.record_path(record.number), record.model_dump(mode="json"))
+        content = record.model_dump(mode="json", exclude_none=True)
+        atomic_write_json(work.record_path(record.number), content)
     return records
-
-
-def _write_shards(work: Work, batches: Iterator[Tensor]) -> dict[int, ShardEntry]:
-    """Write the batches as shards, one after the other; return the entries of those wanted."""
-    shards: dict[int, ShardEntry] = {}
-    for number, batch in enumerate(batches, work.first_number):
-        one = _one_shard(batch, batches, work.settings)
-        if work.wanted is None or number in work.wanted:
-            shards[number] = _write_shard(work, number, one)
-        for _ in one:
-            pass  # a shard that is not wanted is only gone past
-    return shards
 
 
 def _one_shard(first: Tensor, rest: Iterator[Tensor], settings: ShardSettings) -> Iterator[Tensor]:
@@ -203,61 +197,17 @@ def _one_shard(first: Tensor, rest: Iterator[Tensor], settings: ShardSettings) -
             return
 
 
-def _write_shard(work: Work, number: int, batches: Iterator[Tensor]) -> ShardEntry:
+def _write_shard(
+    work: Work, number: int, batches: Iterator[Tensor]
+) -> tuple[ShardEntry, dict[str, dict[str, float]] | None]:
+    """Write a shard; return its entry, and the loudness that a record of the same shard had."""
     name = shard_name(work.track.split, work.track.name, number)
-    sha256 = None if work.wanted is None else work.wanted[number]
+    record_path = work.record_path(number)
     with atomic_path(work.folder / name) as temporary:
         first_frame = number * work.settings.frames_per_shard
         with ShardWriter(temporary, work.settings, str(work.track), first_frame) as writer:
             for batch in batches:
                 writer.write(batch)
-        entry = writer.entry(name)
-        if sha256 is not None and entry.sha256 != sha256:
-            raise DataError(
-                f"{name} was built again, and its sha256 is not the recorded one (changed songs, "
-                "another kind of processor or another torch); python -m jobs.preprocess takes "
-                "what there is now as new data"
-            )
-        work.record_path(number).unlink(missing_ok=True)
-    return entry
-
-
-@dataclass
-class _Meter:
-    """Measures how loud each column is in each shard, while blocks pass through.
-
-    A shard has the samples from its first frame's place to the next shard's.
-    """
-
-    settings: ShardSettings
-    at: int
-    _peaks: dict[tuple[int, int], float] = field(default_factory=dict)
-    _energies: dict[tuple[int, int], float] = field(default_factory=dict)
-
-    def watch(self, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
-        span = self.settings.frames_per_shard * self.settings.hop_length
-        for block in blocks:
-            done = 0
-            while done < block.shape[-1]:
-                number, into = divmod(self.at, span)
-                piece = block[..., done : done + span - into]
-                self._measure(number, piece)
-                done += piece.shape[-1]
-                self.at += piece.shape[-1]
-            yield block
-
-    def _measure(self, number: int, piece: Tensor) -> None:
-        for column, stream in enumerate(piece):
-            key, flat = (number, column), stream.reshape(-1)
-            low, high = flat.aminmax()
-            self._peaks[key] = max(self._peaks.get(key, 0.0), -float(low), float(high))
-            self._energies[key] = self._energies.get(key, 0.0) + float(flat.dot(flat))
-
-    def loudness(self, number: int) -> dict[str, Loudness]:
-        return {
-            name: Loudness(
-                peak=self._peaks.get((number, column), 0.0),
-                energy=self._energies.get((number, column), 0.0),
-            )
-            for column, name in enumerate(self.settings.columns)
-        }
+        entry, before = writer.entry(name), read_record(record_path)
+        record_path.unlink(missing_ok=True)
+    return entry, before.loudness if before is not None and before.shard == entry else None

@@ -1,14 +1,16 @@
-"""Reads every byte of a shard folder again and says what is damaged."""
+"""Reads every byte of a shard folder or an object store again and says what is damaged."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from lasaft.errors import DataError
+from pipeline.cluster.progress import Progress
 from pipeline.data.shards.build import RECORD_SUFFIX, read_record
 from pipeline.data.shards.format import file_sha256
 from pipeline.data.shards.manifest import (
@@ -21,7 +23,10 @@ from pipeline.data.shards.manifest import (
     read_manifest,
     track_entry,
 )
+from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.songs.splits import SPLITS
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -63,16 +68,15 @@ class Inspection:
     size_bytes: int
 
 
-def inspect_shards(
-    folder: Path, on_done: Callable[[int, int], None] = lambda done, total: None
-) -> Inspection:
+def inspect_place(place: Path | RemoteFolder) -> Inspection:
+    """Read every byte of the shards in a folder or an object store, with a progress bar."""
+    return inspect_store(place) if isinstance(place, RemoteFolder) else inspect_shards(place)
+
+
+def inspect_shards(folder: Path) -> Inspection:
     """Read every byte of a shard folder.
 
     Where the manifest is damaged, the records beside the shards say what should be in them.
-
-    Args:
-        folder: the shard folder.
-        on_done: called with the shards read so far, and how many there are.
 
     Raises:
         DataError: there is no manifest, or it is damaged and no record is left.
@@ -90,10 +94,10 @@ def inspect_shards(
         faults.append(Fault(MANIFEST_NAME, text.partition("; run:")[0]))
         shards, settings = [record.shard for record in records], records[0].settings
         faults += _without_record(folder, {shard.path for shard in shards})
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for done, fault in enumerate(pool.map(lambda one: _shard_fault(folder, one), shards), 1):
-            faults += [fault] if fault else []
-            on_done(done, len(shards))
+    found = each_shard(
+        "verify", shards, lambda entry: shard_fault(folder, entry), os.cpu_count() or 1
+    )
+    faults += [fault for fault in found if fault is not None]
     stale = [fault for fault in faults if manifest and fault.shard and _agrees(folder, fault)]
     if stale:
         faults = [fault for fault in faults if fault not in stale]
@@ -103,6 +107,32 @@ def inspect_shards(
         faults += _record_faults(folder, track)
     size = sum(shard.size_bytes for shard in shards)
     return Inspection(tuple(faults), manifest, settings, len(shards), size)
+
+
+def inspect_store(store: RemoteFolder) -> Inspection:
+    """Read every byte of the shards in an object store.
+
+    Raises:
+        DataError: the manifest is missing or damaged, or the store does not answer.
+    """
+    manifest = read_manifest(store)
+    entries = [shard for track in manifest.tracks for shard in track.shards]
+    found = each_shard("verify", entries, lambda entry: _object_fault(store, entry))
+    faults = tuple(fault for fault in found if fault is not None)
+    size = sum(entry.size_bytes for entry in entries)
+    return Inspection(faults, manifest, manifest.settings, len(entries), size)
+
+
+def each_shard(
+    title: str, entries: Sequence[ShardEntry], work: Callable[[ShardEntry], Found], threads: int = 4
+) -> list[Found]:
+    """Return ``work(entry)`` of each shard, several at once, with a progress bar."""
+    with Progress(title, len(entries), "shards") as progress, ThreadPoolExecutor(threads) as pool:
+        results = []
+        for result in pool.map(work, entries):
+            results.append(result)
+            progress.advance()
+        return results
 
 
 def all_records(folder: Path) -> list[ShardRecord]:
@@ -119,7 +149,8 @@ def _without_record(folder: Path, known: set[str]) -> Iterator[Fault]:
                 yield Fault(path, "its record cannot be read", path)
 
 
-def _shard_fault(folder: Path, entry: ShardEntry) -> Fault | None:
+def shard_fault(folder: Path, entry: ShardEntry) -> Fault | None:
+    """Return what is wrong with a shard of a folder, None if every byte is right."""
     what, path = None, folder / entry.path
     try:
         size = path.stat().st_size
@@ -134,12 +165,26 @@ def _shard_fault(folder: Path, entry: ShardEntry) -> Fault | None:
     return Fault(entry.path, what, entry.path, entry.sha256) if what else None
 
 
+def _object_fault(store: RemoteFolder, entry: ShardEntry) -> Fault | None:
+    file = store / entry.path
+    size = file.size()
+    if size is None:
+        what = "is missing"
+    elif size != entry.size_bytes:
+        what = f"has {size} bytes; the manifest says {entry.size_bytes}"
+    elif file.sha256() != entry.sha256:
+        what = "its sha256 is not the manifest's"
+    else:
+        return None
+    return Fault(entry.path, what, entry.path, entry.sha256)
+
+
 def _agrees(folder: Path, fault: Fault) -> bool:
     """Return whether a shard is what its record says, though not what the manifest says."""
     record = read_record(folder / PurePosixPath(fault.shard).with_suffix(RECORD_SUFFIX))
     if record is None or record.shard.sha256 == fault.sha256:
         return False
-    return record.shard.path == fault.shard and _shard_fault(folder, record.shard) is None
+    return record.shard.path == fault.shard and shard_fault(folder, record.shard) is None
 
 
 def _record_faults(folder: Path, track: TrackEntry) -> list[Fault]:
@@ -154,7 +199,7 @@ def _record_faults(folder: Path, track: TrackEntry) -> list[Fault]:
             faults.append(Fault(name, "is damaged, or another shard's", shard.path, shard.sha256))
         else:
             records.append(record)
-    if len(records) == len(track.shards) and track_entry(records) != track:
+    if len(records) == len(track.shards) and not track_entry(records).is_same(track):
         for shard in track.shards:
             name = str(PurePosixPath(shard.path).with_suffix(RECORD_SUFFIX))
             faults.append(Fault(name, "is not what the manifest says", shard.path, shard.sha256))

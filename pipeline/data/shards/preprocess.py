@@ -40,6 +40,8 @@ from pipeline.data.songs.checks import examine_tracks, refuse_faults
 from pipeline.data.songs.splits import SPLITS
 from pipeline.data.songs.tracks import Track, list_tracks
 
+STAGED = ".repair"  # in the shard folder: where a repair builds damaged tracks
+
 
 def preprocess(config: RunConfig) -> Manifest:
     """Turn every track into shards and publish their manifest; finished shards are kept.
@@ -69,15 +71,7 @@ def preprocess(config: RunConfig) -> Manifest:
     samples = [findings.samples for findings in found]
     with alone(folders.shards):
         _refuse_other_settings(folders.shards, settings)
-        remove_leftovers(folders.shards)
-        _require_space(folders.shards, settings, tracks, samples)
-        works = [
-            work
-            for track, count in zip(tracks, samples, strict=True)
-            for work in works_of(track, count, settings, folders.shards)
-        ]
-        entries = _build_all(works, folders.shards, config)
-        remove_leftovers(folders.shards)  # of tasks that were killed and tried again
+        entries = build_tracks(config, folders.shards, settings, tracks, samples)
         try:
             manifest = write_manifest(folders.shards, entries, settings)
         except OSError as error:
@@ -88,6 +82,43 @@ def preprocess(config: RunConfig) -> Manifest:
         if folders.shards_address is not None:
             upload_shards(folders.shards, RemoteFolder(folders.shards_address), manifest)
         return manifest
+
+
+def build_tracks(
+    config: RunConfig,
+    folder: Path,
+    settings: ShardSettings,
+    tracks: Sequence[Track],
+    samples: Sequence[int],
+    *,
+    title: str = "preprocess",
+) -> list[TrackEntry]:
+    """Build the shards of tracks, a task each or several; finished ones are kept.
+
+    Args:
+        config: says what a task holds.
+        folder: where the shards lie; only for the holder of its lock.
+        settings: of the shards.
+        tracks: what to build; their headers are right.
+        samples: the length of each track.
+        title: of the progress bar.
+
+    Returns:
+        The entry of each track.
+
+    Raises:
+        StageError: a track failed, or the disk is too small; finished shards are kept.
+    """
+    remove_leftovers(folder)
+    _require_space(folder, settings, tracks, samples)
+    works = [
+        work
+        for track, count in zip(tracks, samples, strict=True)
+        for work in works_of(track, count, settings, folder)
+    ]
+    entries = _build_all(works, folder, config, title)
+    remove_leftovers(folder)  # of tasks that were killed and tried again
+    return entries
 
 
 def works_of(track: Track, samples: int, settings: ShardSettings, folder: Path) -> list[Work]:
@@ -152,6 +183,7 @@ def _has_record(folder: Path, track: Track) -> bool:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed tasks left half written; only for the holder of the lock."""
+    shutil.rmtree(folder / STAGED, ignore_errors=True)
     for place in (folder, *(folder / split for split in SPLITS)):
         for leftover in place.glob(".*.tmp-*"):
             leftover.unlink(missing_ok=True)
@@ -180,7 +212,9 @@ def _require_space(
         )
 
 
-def _build_all(works: Sequence[Work], folder: Path, config: RunConfig) -> list[TrackEntry]:
+def _build_all(
+    works: Sequence[Work], folder: Path, config: RunConfig, title: str
+) -> list[TrackEntry]:
     """Do all works, a task each, and return the entries of their tracks."""
     left = Counter(str(work.track) for work in works)
     owners = {work.name: str(work.track) for work in works}
@@ -188,35 +222,25 @@ def _build_all(works: Sequence[Work], folder: Path, config: RunConfig) -> list[T
 
     def count(name: str, outcome: Outcome) -> None:
         nonlocal seconds
-        require_disk(folder, name, outcome)
+        if outcome.records is None:  # all other tasks would end in the same way
+            raise StageError(
+                f"shards_dir {folder}: the disk is full at {name}; make room and run the same "
+                "command: it goes on from here"
+            )
         left[owners[name]] -= 1
         seconds += 0 if outcome.reused else outcome.seconds
         rate = seconds / max(time.monotonic() - start, 1e-9)
         progress.advance(left[owners[name]] == 0, note=f"{rate:.1f} s of audio/s")
 
-    with Progress("preprocess", len(left), "tracks") as progress:
+    with Progress(title, len(left), "tracks") as progress:
         outcomes = run_tasks(
             build_shards,
             [(work,) for work in works],
             names=[work.name for work in works],
-            needs=needs_of(config),
+            needs=Needs(memory_bytes=int(config.cluster.task_memory * 1e9)),
             on_done=count,
         )
     records: dict[str, list[ShardRecord]] = {}
     for work, outcome in zip(works, outcomes, strict=True):
         records.setdefault(str(work.track), []).extend(outcome.records)
     return [track_entry(found) for found in records.values()]
-
-
-def needs_of(config: RunConfig) -> Needs:
-    """Return what a task of this stage holds."""
-    return Needs(memory_bytes=int(config.cluster.task_memory * 1e9))
-
-
-def require_disk(folder: Path, name: str, outcome: Outcome) -> None:
-    """Raise StageError if a task ended because the disk is full: all others would too."""
-    if outcome.records is None:
-        raise StageError(
-            f"shards_dir {folder}: the disk is full at {name}; make room and run the same "
-            "command: it goes on from here"
-        )

@@ -1,33 +1,44 @@
-"""Finds damaged shards and builds those alone again, to the bytes that they had."""
+"""Damaged shards built or copied again, to the bytes that they had."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lasaft.errors import ConfigError, DataError, StageError
-from pipeline.cluster.fanout import run_tasks
-from pipeline.cluster.progress import Progress
+from lasaft.files import atomic_write_bytes
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.data.shards.build import Outcome, Work, build_shards, file_stem
-from pipeline.data.shards.framing import parts_of
-from pipeline.data.shards.inspect import Fault, Inspection, all_records, inspect_shards
+from pipeline.data.shards.build import RECORD_SUFFIX, file_stem, read_record
+from pipeline.data.shards.inspect import (
+    Inspection,
+    all_records,
+    inspect_shards,
+    inspect_store,
+    shard_fault,
+)
 from pipeline.data.shards.manifest import (
     MANIFEST_NAME,
+    Manifest,
     ShardRecord,
-    ShardSettings,
+    TrackEntry,
+    manifest_text,
+    read_manifest,
     track_entry,
-    write_manifest,
 )
-from pipeline.data.shards.preprocess import alone, needs_of, remove_leftovers, require_disk
-from pipeline.data.songs.checks import examine_tracks, refuse_faults
+from pipeline.data.shards.preprocess import STAGED, alone, build_tracks, remove_leftovers
+from pipeline.data.shards.store import RemoteFolder
+from pipeline.data.shards.upload import MARK_SUFFIX, upload_shards
+from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.tracks import Track, list_tracks
 
 _AGAIN = "run python -m jobs.preprocess with the options that the shards were made with"
 _HASH_LINE = re.compile(rb'\{\n"hash": "([^"]*)",\n')
+
+Key = tuple[str, str]  # a track's split, and its name as the start of a file name
 
 
 @dataclass(frozen=True)
@@ -35,46 +46,32 @@ class Repair:
     """What a repair did.
 
     Attributes:
-        before: the folder as it was.
-        after: the folder as it is now, without a fault.
+        before: the shards as they were.
+        after: the shards as they are now, without a fault.
     """
 
     before: Inspection
     after: Inspection
 
 
-def verify_shards(folder: Path) -> Inspection:
-    """Read a shard folder again, with a progress bar; see :func:`inspect_shards`."""
-    bar: Progress | None = None
-
-    def count(done: int, total: int) -> None:
-        nonlocal bar
-        bar = bar or Progress("verify", total, "shards")
-        bar.advance()
-
-    try:
-        return inspect_shards(folder, count)
-    finally:
-        if bar is not None:
-            bar.close()
-
-
 def repair_shards(config: RunConfig, before: Inspection) -> Repair:
     """Build the damaged shards again, rewrite a damaged manifest, and verify everything.
 
-    Ray must be connected. The settings are those of the shards, whatever ``config`` says.
+    Ray must be connected. The settings are those of the shards, whatever ``config`` says. The
+    damaged tracks are built beside the shards, and nothing is changed unless the manifest's hash
+    is the one that it was.
 
     Args:
         config: says where the songs and the shards are.
-        before: what :func:`verify_shards` found.
+        before: what :func:`inspect_shards` found.
 
     Raises:
         ConfigError: there are no songs, or another run works in the folder.
         DataError: tracks that are needed are missing or faulty.
-        StageError: a shard cannot be built as it was; the others are repaired.
+        StageError: the shards cannot be built as they were.
     """
     folders = RunFolder.of(config)
-    folder = folders.shards
+    folder, settings = folders.shards, before.settings
     if not folders.songs.is_dir():
         raise ConfigError(
             f"musdb_root: {folders.songs} is no folder; allowed: the songs that the shards in "
@@ -87,96 +84,119 @@ def repair_shards(config: RunConfig, before: Inspection) -> Repair:
         )
     with alone(folder):
         remove_leftovers(folder)
-        damaged = {fault.shard: fault for fault in before.faults if fault.shard}
-        if damaged:
-            _rebuild(_works(config, before.settings, folders, list(damaged.values())), config)
-            remove_leftovers(folder)  # of tasks that were killed and tried again
-        if before.manifest is None:
-            _rewrite_manifest(folder, before.settings)
-        after = verify_shards(folder)
-    if after.faults:
-        raise StageError("\n  ".join(["the repaired shards are damaged again:",
-                                      *map(str, after.faults)]))  # fmt: skip
-    return Repair(before, after)
+        known = _known_tracks(folder, before)
+        damaged = {_key(fault.shard) for fault in before.faults if fault.shard}
+        damaged |= {key for key, track in known.items()
+                    if track.frames != settings.frames(track.samples)}  # fmt: skip
+        try:
+            built = _build(config, before, damaged)
+            manifest = Manifest.of(settings, (known | built).values(), known.values())
+            _refuse_other_shards(folder, known, manifest)
+            _take_over(folder / STAGED, folder)
+            atomic_write_bytes(folder / MANIFEST_NAME, manifest_text(manifest).encode())
+        finally:
+            shutil.rmtree(folder / STAGED, ignore_errors=True)
+        after = inspect_shards(folder)
+    return _sound(Repair(before, after))
 
 
-def _works(
-    config: RunConfig, settings: ShardSettings, folders: RunFolder, faults: Sequence[Fault]
-) -> list[Work]:
-    wanted: dict[tuple[str, str], dict[int, str | None]] = {}
-    for fault in faults:
-        path = PurePosixPath(fault.shard)
-        stem, _, number = path.stem.rpartition(".")
-        wanted.setdefault((path.parent.name, stem), {})[int(number)] = fault.sha256
+def repair_store(folder: Path, store: RemoteFolder, before: Inspection) -> Repair:
+    """Copy the damaged shards again from the folder in which they were made, and verify.
+
+    Raises:
+        DataError: that folder does not hold the same shards any more, or they are damaged too.
+        StageError: the store gives other bytes than it took.
+    """
+    manifest = read_manifest(folder)
+    assert before.manifest is not None
+    if manifest.hash != before.manifest.hash:
+        raise DataError(
+            f"{folder}: holds other shards (hash {manifest.hash[:12]}) than {store} "
+            f"({before.manifest.hash[:12]}); run python -m jobs.preprocess as for those"
+        )
+    for fault in before.faults:
+        mark = store / f"{fault.shard}{MARK_SUFFIX}"
+        if mark.size() is not None:
+            mark.delete()
+    upload_shards(folder, store, manifest)
+    return _sound(Repair(before, inspect_store(store)))
+
+
+def _sound(repair: Repair) -> Repair:
+    if repair.after.faults:
+        lines = ["the repaired shards are damaged again:", *map(str, repair.after.faults)]
+        raise StageError("\n  ".join(lines))
+    return repair
+
+
+def _key(shard: str) -> Key:
+    path = PurePosixPath(shard)
+    return path.parent.name, path.stem.rpartition(".")[0]
+
+
+def _known_tracks(folder: Path, before: Inspection) -> dict[Key, TrackEntry]:
+    """Return the tracks as the manifest has them, or where it is damaged, the records."""
+    if before.manifest is not None:
+        tracks: Sequence[TrackEntry] = before.manifest.tracks
+    else:
+        groups: dict[Key, list[ShardRecord]] = {}
+        for record in sorted(all_records(folder), key=lambda record: record.number):
+            groups.setdefault((record.split, record.name), []).append(record)
+        tracks = [track_entry(group) for group in groups.values()]
+    return {(track.split, file_stem(track.name)): track for track in tracks}
+
+
+def _build(config: RunConfig, before: Inspection, damaged: set[Key]) -> dict[Key, TrackEntry]:
+    """Build the damaged tracks beside the shards."""
+    if not damaged:
+        return {}
+    folders, settings = RunFolder.of(config), before.settings
     listed = list_tracks(folders.songs, sources=settings.sources, is_wav=config.data.musdb_is_wav)
-    found = {(track.split, file_stem(track.name)): track for track in listed}
-    missing = [f"{split}/{stem}" for split, stem in wanted if (split, stem) not in found]
+    found: dict[Key, Track] = {(track.split, file_stem(track.name)): track for track in listed}
+    missing = [f"{split}/{stem}" for split, stem in sorted(damaged - found.keys())]
     if missing:
         raise DataError(
             f"musdb_root {folders.songs}: holds no track {', '.join(missing)}; allowed: the songs "
             "that the shards were made from"
         )
-    tracks = [found[key] for key in wanted]
-    findings = examine_tracks(
-        tracks, root=folders.songs, sample_rate=settings.sample_rate, channels=settings.channels,
-        listen=lambda track: False,
-    )  # fmt: skip
-    refuse_faults(tracks, findings)
-    works: list[Work] = []
-    for track, findings_, numbers in zip(tracks, findings, wanted.values(), strict=True):
-        works += _works_of(track, findings_.samples, settings, folders.shards, numbers)
-    return works
+    tracks = [found[key] for key in sorted(damaged)]
+    samples = check_tracks(
+        tracks, root=folders.songs, sample_rate=settings.sample_rate, channels=settings.channels
+    )
+    staged = folders.shards / STAGED
+    staged.mkdir()
+    built = build_tracks(config, staged, settings, tracks, samples, title="repair")
+    return {(track.split, file_stem(track.name)): track for track in built}
 
 
-def _works_of(
-    track: Track, samples: int, settings: ShardSettings, folder: Path,
-    numbers: dict[int, str | None],
-) -> list[Work]:  # fmt: skip
-    if not track.is_wav:
-        return [Work(track, settings, folder, wanted=numbers, name=str(track))]
-    parts = {part.number: part for part in parts_of(samples, settings)}
-    if not numbers.keys() <= parts.keys():
-        raise DataError(f"{track}: is shorter than its shards; run python -m jobs.preprocess")
-    return [
-        Work(track, settings, folder, parts[number], {number: sha256}, f"{track} part {number}")
-        for number, sha256 in numbers.items()
-    ]
-
-
-def _rebuild(works: Sequence[Work], config: RunConfig) -> None:
-    with Progress("repair", len(works), "shards") as progress:
-
-        def count(name: str, outcome: Outcome) -> None:
-            require_disk(works[0].folder, name, outcome)
-            progress.advance()
-
-        run_tasks(
-            build_shards,
-            [(work,) for work in works],
-            names=[work.name for work in works],
-            needs=needs_of(config),
-            on_done=count,
-        )
-
-
-def _rewrite_manifest(folder: Path, settings: ShardSettings) -> None:
-    """Write the manifest that the records give, and compare it with the damaged one."""
-    groups: dict[tuple[str, str], list[ShardRecord]] = {}
-    for record in sorted(all_records(folder), key=lambda record: record.number):
-        groups.setdefault((record.split, record.name), []).append(record)
-    for (split, name), group in groups.items():
-        frames = sum(record.shard.frames for record in group)
-        if frames != settings.frames(group[0].samples):
-            raise StageError(f"{split}/{name}: a shard and its record are both lost; {_AGAIN}")
-    damaged = (folder / MANIFEST_NAME).read_bytes()
-    manifest = write_manifest(folder, [track_entry(group) for group in groups.values()], settings)
-    said = _HASH_LINE.match(damaged)
-    if said is None or said[1].decode() == manifest.hash:
-        return
-    new = (folder / MANIFEST_NAME).read_bytes()
-    if new[said.end() :] != damaged[said.end() :]:  # else only the hash was damaged
+def _refuse_other_shards(folder: Path, known: dict[Key, TrackEntry], new: Manifest) -> None:
+    """Compare what was built with the records, and the manifest with what is left of it."""
+    recorded = {shard.path: shard for track in known.values() for shard in track.shards}
+    shards = [shard for track in new.tracks for shard in track.shards]
+    changed = [shard.path for shard in shards if recorded.get(shard.path, shard) != shard]
+    if changed:
         raise StageError(
-            f"{folder / MANIFEST_NAME}: made anew from the records, it has the hash "
-            f"{manifest.hash[:12]}; the damaged one said {said[1].decode()[:12]}, so tracks may be "
-            f"lost; {_AGAIN}"
+            f"{', '.join(changed)}: was built again, and its sha256 is not the recorded one "
+            "(changed songs, another kind of processor or another torch); python -m "
+            "jobs.preprocess takes what there is now as new data"
         )
+    damaged, text = (folder / MANIFEST_NAME).read_bytes(), manifest_text(new).encode()
+    said = _HASH_LINE.match(damaged)
+    if said is None or said[1] == new.hash.encode():
+        return
+    if text[said.end() :] != damaged[said.end() :]:  # else only the hash was damaged
+        raise StageError(
+            f"{folder / MANIFEST_NAME}: made anew, it has the hash {new.hash[:12]}; the one there "
+            f"says {said[1].decode(errors='replace')[:12]}, so tracks may be lost; {_AGAIN}"
+        )
+
+
+def _take_over(staged: Path, folder: Path) -> None:
+    """Move the shards of ``staged`` to the folder, and their records, where those are not right."""
+    for record in all_records(staged):
+        if shard_fault(folder, record.shard) is not None:
+            (staged / record.shard.path).replace(folder / record.shard.path)
+        path = PurePosixPath(record.shard.path).with_suffix(RECORD_SUFFIX)
+        before = read_record(folder / path)
+        if before is None or before.model_copy(update={"loudness": None}) != record:
+            (staged / path).replace(folder / path)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from lasaft.errors import DataError
-from pipeline.cluster.progress import Progress
+from pipeline.data.shards.inspect import each_shard
 from pipeline.data.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, manifest_text
 from pipeline.data.shards.store import RemoteFolder
 
-Found = TypeVar("Found")
-
-_THREADS = 4
 # Beside each finished object, in the form of sha256sum: a later run trusts the object for it.
 MARK_SUFFIX = ".sha256"
 
@@ -35,18 +29,6 @@ def upload_shards(folder: Path, store: RemoteFolder, manifest: Manifest) -> int:
     if file.size() is None or file.read_bytes() != text:
         file.write_bytes(text)
     return copied
-
-
-def each_shard(
-    title: str, entries: list[ShardEntry], work: Callable[[ShardEntry], Found]
-) -> list[Found]:
-    """Return ``work(entry)`` of each shard, several at once, with a progress bar."""
-    with Progress(title, len(entries), "shards") as progress, ThreadPoolExecutor(_THREADS) as pool:
-        results = []
-        for result in pool.map(work, entries):
-            results.append(result)
-            progress.advance()
-        return results
 
 
 def _upload(folder: Path, store: RemoteFolder, entry: ShardEntry) -> bool:
