@@ -37,9 +37,9 @@ from pipeline.config import (
     to_json,
 )
 from pipeline.config.folders import RunFolder
-from pipeline.data.synthetic import write_songs
 from pipeline.training.loop.journal import CLOCK_KINDS, read_history
 from pipeline.training.loop.state_file import load_state
+from tests.helpers.songs import make_musdb
 
 KINDS = ("worker", "workers", "driver", "raylet", "interrupt")
 # After these the command has ended, and is given again.
@@ -80,7 +80,7 @@ def config_of(root: Path, name: str, **train: object) -> RunConfig:
 
 def prepare(root: Path) -> None:
     """Make songs and shards for the trainings below ``root``."""
-    write_songs(root / "songs", train=2, valid=1, test=0, seconds=2.0, seed=0, layout="wav")
+    make_musdb(root / "songs", train=2, valid=1, test=0, seconds=2.0, seed=0)
     config = config_of(root, "shards only")
     with_songs = config.model_copy(update={"data": DataConfig(musdb_root=root / "songs")})
     make_shards(with_songs, root / "shards")

@@ -32,9 +32,9 @@ from jobs.cli import parse
 from lasaft.config import VARIANTS, ModelConfig
 from pipeline.config import DataConfig, RunConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
-from pipeline.data.synthetic import write_songs
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.worker import run_session
+from tests.helpers.songs import make_musdb
 
 NETWORKS = ("CUNET_TFC_GPoCM_LaSAFT", "CUNET_TFC_FiLM")
 COLOURS = {"vocals": "#0072b2", "drums": "#d55e00", "bass": "#009e73", "other": "#cc79a7"}
@@ -108,9 +108,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = preset("laptop", root).data
-        write_songs(
+        make_musdb(
             root / "songs", train=data.synthetic_train, valid=data.synthetic_valid, test=0,
-            seconds=data.synthetic_seconds, seed=data.synthetic_seed, layout="wav",
+            seconds=data.synthetic_seconds, seed=data.synthetic_seed,
         )  # fmt: skip
         songs = DataConfig(musdb_root=root / "songs")
         make_shards(preset("laptop", root).model_copy(update={"data": songs}), root / "shards")

@@ -34,7 +34,6 @@ from pipeline.config import (
     to_json,
 )
 from pipeline.config.folders import RunFolder
-from pipeline.data.synthetic import write_songs
 from pipeline.data.windows.loader import Batch
 from pipeline.data.windows.remote import open_shards
 from pipeline.training.loop.first_weights import new_model
@@ -46,6 +45,7 @@ from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.reporter import STEPS_PER_RECORD
 from pipeline.training.loop.worker import run_session
 from pipeline.training.train import train
+from tests.helpers.songs import make_musdb
 
 CPU = torch.device("cpu")
 WAYS = ("bare loop", "in process", "Ray, 1 worker", "Ray, 2 workers")
@@ -68,7 +68,7 @@ def config_of(root: Path, name: str, steps: int, world: int) -> RunConfig:
 
 
 def prepare(root: Path) -> None:
-    write_songs(root / "songs", train=2, valid=1, test=0, seconds=6.0, seed=0, layout="wav")
+    make_musdb(root / "songs", train=2, valid=1, test=0, seconds=6.0, seed=0)
     config = config_of(root, "any", 1, 1)
     data = DataConfig(musdb_root=root / "songs")
     make_shards(config.model_copy(update={"data": data}), root / "shards")

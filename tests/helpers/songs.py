@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from pipeline.data.synthetic import write_songs
+import numpy as np
+
+from lasaft.config import MUSDB18_SOURCES as SOURCES
+from pipeline.data.synthetic import SongSet, begin_songs, finish_songs, write_song
+from pipeline.data.synthetic.song import Song, compose_movements
 
 
 def make_musdb(
@@ -16,12 +19,20 @@ def make_musdb(
     test: int = 1,
     seconds: float = 4.0,
     seed: int = 0,
-    layout: Literal["wav", "stem.mp4"] = "wav",
 ) -> Path:
-    """Write synthetic songs to the new folder ``root`` and return it (about 0.25 s a song).
+    """Write synthetic songs to ``root`` and return it (about 0.25 s a song); whole ones stay.
 
     Load it with ``musdb.DB(root, setup_file="mus.yaml", is_wav=True)``.
     """
-    return write_songs(
-        root, train=train, valid=valid, test=test, seconds=seconds, seed=seed, layout=layout
-    )
+    songs = SongSet(train, valid, test, seconds, seed)
+    for entry in begin_songs(root, songs):
+        write_song(root, songs, entry)
+    return finish_songs(root, songs)
+
+
+def compose_song(seed: int, index: int, seconds: float, sample_rate: int = 44100) -> Song:
+    """Return a whole song: its movements one after the other."""
+    parts = list(compose_movements(seed, index, seconds, sample_rate))
+    sources = {name: np.concatenate([part.sources[name] for part in parts], 1) for name in SOURCES}
+    mixture = np.concatenate([part.mixture for part in parts], axis=1)
+    return Song(parts[0].name, sources, mixture, sample_rate)

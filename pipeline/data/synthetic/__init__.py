@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.data.synthetic.composition import SOURCES
-from pipeline.data.synthetic.song import Song, compose_song
 from pipeline.data.synthetic.writer import (
     VERSION,
     SongEntry,
@@ -12,19 +10,14 @@ from pipeline.data.synthetic.writer import (
     finish_songs,
     song_list,
     write_song,
-    write_songs,
 )
 
 __all__ = [
-    "SOURCES",
     "VERSION",
-    "Song",
     "SongEntry",
     "SongSet",
     "begin_songs",
-    "compose_song",
     "finish_songs",
     "song_list",
     "write_song",
-    "write_songs",
 ]

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lasaft.config import MUSDB18_SOURCES
 from pipeline.data.synthetic.tones import control
 
-SOURCES = ("vocals", "drums", "bass", "other")
 Kind = Literal["intro", "verse", "chorus", "break", "outro"]
 BEATS_A_BAR = 4
 
@@ -183,7 +183,7 @@ def _form(rng: np.random.Generator, bars: int) -> list[Section]:
 def _activity(
     rng: np.random.Generator, sections: list[Section], beats: int, beat_seconds: float
 ) -> dict[str, NDArray[np.bool_]]:
-    active = {source: np.zeros(beats, bool) for source in SOURCES}
+    active = {source: np.zeros(beats, bool) for source in MUSDB18_SOURCES}
     for section in sections:
         first = section.first_bar * BEATS_A_BAR
         span = slice(first, first + section.bars * BEATS_A_BAR)
@@ -192,7 +192,7 @@ def _activity(
     # Every source rests once on its own, each in another quarter of the song.
     seconds = min(max(_SHORTEST_REST_SECONDS, 0.09 * beats * beat_seconds), _LONGEST_REST_SECONDS)
     rest = math.ceil(seconds / beat_seconds)
-    for quarter, source in enumerate(rng.permutation(SOURCES)):
+    for quarter, source in enumerate(rng.permutation(MUSDB18_SOURCES)):
         room = beats / 4
         start = round(quarter * room + rng.random() * max(0.0, room - rest))
         kept = active[source].copy()
@@ -210,4 +210,4 @@ def _players(rng: np.random.Generator, kind: Kind) -> set[str]:
         return {str(rng.choice(["vocals", "drums"])), "bass", "other"}
     if kind == "verse" and rng.random() < 0.2:
         return {"vocals", "drums", "bass"}
-    return set(SOURCES)
+    return set(MUSDB18_SOURCES)

@@ -1,20 +1,20 @@
-"""The files of one song as MUSDB18 has them: wav stems, a .stem.mp4, and musdb's set-up file."""
+"""The files of one song as MUSDB18 has them: wav stems, and musdb's set-up file."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import wave
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lasaft.errors import DataError
-from pipeline.data.synthetic.composition import SOURCES
-from pipeline.data.synthetic.song import Song
+from lasaft.config import MUSDB18_SOURCES
+
+if TYPE_CHECKING:
+    from pipeline.data.synthetic.song import Song
 
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # the order within a .stem.mp4
 _HEADER_BYTES = 44
@@ -44,37 +44,18 @@ def write_wavs(folder: Path, movements: Iterable[Song]) -> None:
                 files[stream].writeframes(pcm.tobytes())
 
 
-def encode_stems(folder: Path, target: Path) -> None:
-    """Encode the wav files of ``folder`` as five AAC streams of ``target`` in MUSDB18's order.
-
-    Raises:
-        DataError: ffmpeg failed.
-    """
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-y"]
-    for stream in STREAMS:
-        command += ["-i", os.fspath(folder / f"{stream}.wav")]
-    for number in range(len(STREAMS)):
-        command += ["-map", f"{number}:a"]
-    # bitexact: no date and no version of the encoder in the file.
-    command += ["-c:a", "aac", "-b:a", "256k", "-fflags", "+bitexact", "-flags:a", "+bitexact"]
-    command += ["-f", "mp4", os.fspath(target)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise DataError(f"{target.name}: ffmpeg could not write it: {result.stderr.strip()[-300:]}")
-
-
 def musdb_setup(sample_rate: int, validation: list[str]) -> dict[str, Any]:
     """Return the content of ``mus.yaml``, which ``musdb.DB(setup_file=...)`` reads."""
-    others = [source for source in SOURCES if source != "vocals"]
+    others = [source for source in MUSDB18_SOURCES if source != "vocals"]
     return {
         "sample_rate": float(sample_rate),
-        "sources": {source: f"{source}.wav" for source in SOURCES},
+        "sources": {source: f"{source}.wav" for source in MUSDB18_SOURCES},
         "mixture": "mixture.wav",
         "stem_ids": {stream: number for number, stream in enumerate(STREAMS)},
         "targets": {
-            **{source: {source: 1} for source in SOURCES},
+            **{source: {source: 1} for source in MUSDB18_SOURCES},
             "accompaniment": dict.fromkeys(others, 1),
-            "linear_mixture": dict.fromkeys(SOURCES, 1),
+            "linear_mixture": dict.fromkeys(MUSDB18_SOURCES, 1),
         },
         "validation_tracks": validation,
     }

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lasaft.config import MUSDB18_SOURCES
 from pipeline.data.synthetic.bass import render_bass
-from pipeline.data.synthetic.composition import SOURCES, write_score
+from pipeline.data.synthetic.composition import write_score
 from pipeline.data.synthetic.drums import render_drums
 from pipeline.data.synthetic.harmony import render_other
 from pipeline.data.synthetic.names import song_name
@@ -49,25 +50,17 @@ class Song:
     sample_rate: int
 
 
-def compose_song(seed: int, index: int, seconds: float, sample_rate: int = 44100) -> Song:
-    """Compose song ``index`` of ``seed``: the same arguments give the same samples.
+def compose_movements(
+    seed: int, index: int, seconds: float, sample_rate: int = 44100
+) -> Iterator[Song]:
+    """Yield the movements of song ``index`` of ``seed``: the same arguments, the same samples.
 
     Args:
         seed: not negative.
         index: of the song, not negative.
-        seconds: length.
+        seconds: length of all movements together.
         sample_rate: Hz; 22 050 or more, or the cymbals have no room.
     """
-    parts = list(compose_movements(seed, index, seconds, sample_rate))
-    sources = {name: np.concatenate([part.sources[name] for part in parts], 1) for name in SOURCES}
-    mixture = np.concatenate([part.mixture for part in parts], axis=1)
-    return Song(parts[0].name, sources, mixture, sample_rate)
-
-
-def compose_movements(
-    seed: int, index: int, seconds: float, sample_rate: int = 44100
-) -> Iterator[Song]:
-    """Yield the movements of :func:`compose_song` one by one, for songs of any length."""
     samples = round(seconds * sample_rate)
     count = max(1, math.ceil(seconds / _LONGEST_MOVEMENT_SECONDS))
     ends = [samples * (number + 1) // count for number in range(count)]
@@ -78,11 +71,13 @@ def compose_movements(
 def _compose(key: list[int], name: str, samples: int, sample_rate: int) -> Song:
     # Every part draws from its own stream: a change in one leaves the others as they are.
     score = write_score(np.random.default_rng([*key, 0]), samples, sample_rate)
-    balance = np.random.default_rng([*key, 1]).uniform(-_BALANCE_DB, _BALANCE_DB, len(SOURCES))
+    balance = np.random.default_rng([*key, 1]).uniform(
+        -_BALANCE_DB, _BALANCE_DB, len(MUSDB18_SOURCES)
+    )
     edge = np.minimum(np.arange(samples), np.arange(samples)[::-1]) / (_EDGE_SECONDS * sample_rate)
     edge = np.minimum(1.0, edge)
     stems: dict[str, NDArray[np.float32]] = {}
-    for number, source in enumerate(SOURCES):
+    for number, source in enumerate(MUSDB18_SOURCES):
         stem = _RENDER[source](score, np.random.default_rng([*key, 2 + number])) * edge
         energy = float(np.mean(stem**2))
         stem *= 10.0 ** (balance[number] / 20.0) / math.sqrt(energy + 1e-12)
@@ -95,7 +90,7 @@ def _compose(key: list[int], name: str, samples: int, sample_rate: int) -> Song:
 
 
 def _sum(stems: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    total = np.zeros_like(stems[SOURCES[0]])
+    total = np.zeros_like(stems[MUSDB18_SOURCES[0]])
     for stem in stems.values():
         total += stem
     return total

@@ -13,22 +13,13 @@ import yaml
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_bytes, atomic_write_json, publish_folder
-from pipeline.cluster.progress import Progress
-from pipeline.data.synthetic.musdb_files import (
-    STREAMS,
-    encode_stems,
-    musdb_setup,
-    wav_bytes,
-    write_wavs,
-)
+from pipeline.data.synthetic.musdb_files import STREAMS, musdb_setup, wav_bytes, write_wavs
 from pipeline.data.synthetic.names import song_name
-from pipeline.data.synthetic.song import compose_movements
 
-Layout = Literal["wav", "stem.mp4"]
 Split = Literal["train", "valid", "test"]
 
 SAMPLE_RATE = 44100
-# Raised whenever the same parameters no longer give the same samples.
+# Raised by whoever changes the samples that the same parameters give.
 VERSION = 1
 # Each split counts from its own base, so more training songs leave the test songs as they are.
 _FIRST_INDEX: dict[Split, int] = {"train": 0, "valid": 10_000, "test": 20_000}
@@ -45,7 +36,7 @@ class SongSet:
         train, valid, test: songs of each split (0 to 9999).
         seconds: length of a song.
         seed: of all songs; a song depends on (seed, index, seconds) only.
-        layout: ``wav`` folders, or ``stem.mp4`` files (lossy AAC; needs ffmpeg).
+        layout: folders of wav files; ``songs.json`` and the steps of a run tell it.
     """
 
     train: int
@@ -53,7 +44,7 @@ class SongSet:
     test: int
     seconds: float
     seed: int
-    layout: Layout = "wav"
+    layout: Literal["wav"] = "wav"
 
 
 @dataclass(frozen=True)
@@ -64,10 +55,9 @@ class SongEntry:
     index: int
     name: str
 
-    def path(self, root: Path, layout: Layout) -> Path:
-        """Return the folder (wav) or the file (stem.mp4) of this song below ``root``."""
-        subset = root / ("test" if self.split == "test" else "train")
-        return subset / (self.name if layout == "wav" else f"{self.name}.stem.mp4")
+    def path(self, root: Path) -> Path:
+        """Return the folder of this song below ``root``."""
+        return root / ("test" if self.split == "test" else "train") / self.name
 
 
 def song_list(songs: SongSet) -> list[SongEntry]:
@@ -83,8 +73,8 @@ def begin_songs(root: Path, songs: SongSet) -> list[SongEntry]:
     """Note the parameters in ``root`` and return the songs that are still to be written.
 
     Raises:
-        DataError: ``root`` holds songs made with other parameters or files that are not ours,
-            a parameter is out of range, or ffmpeg is missing and the layout needs it.
+        DataError: ``root`` holds songs made with other parameters or files that are not ours, or
+            a parameter is out of range.
     """
     _check_parameters(songs)
     wanted = {"format": VERSION, "sample_rate": SAMPLE_RATE, **asdict(songs)}
@@ -108,12 +98,12 @@ def write_song(root: Path, songs: SongSet, entry: SongEntry) -> Path:
     of them, between :func:`begin_songs` and :func:`finish_songs`.
 
     Returns:
-        The song's folder (wav) or file (stem.mp4).
+        The song's folder.
 
     Raises:
-        DataError: it cannot be written (disk full, no permission), or ffmpeg failed.
+        DataError: it cannot be written (disk full, no permission).
     """
-    place = entry.path(root, songs.layout)
+    place = entry.path(root)
     try:
         _write_song(root, songs, entry, place)
     except OSError as error:
@@ -122,19 +112,15 @@ def write_song(root: Path, songs: SongSet, entry: SongEntry) -> Path:
 
 
 def _write_song(root: Path, songs: SongSet, entry: SongEntry, place: Path) -> None:
+    from pipeline.data.synthetic.song import compose_movements  # it needs scipy
+
     place.parent.mkdir(parents=True, exist_ok=True)
     staged = root / _PARTIAL / entry.name
     with publish_folder(staged) as folder:
         write_wavs(folder, compose_movements(songs.seed, entry.index, songs.seconds, SAMPLE_RATE))
-        if songs.layout == "stem.mp4":
-            encode_stems(folder, folder / place.name)
-    if songs.layout == "stem.mp4":
-        (staged / place.name).replace(place)
-        shutil.rmtree(staged)
-    else:
-        if place.exists():  # damaged, or it would not be written again
-            shutil.rmtree(place)
-        staged.replace(place)
+    if place.exists():  # damaged, or it would not be written again
+        shutil.rmtree(place)
+    staged.replace(place)
 
 
 def finish_songs(root: Path, songs: SongSet) -> Path:
@@ -158,38 +144,6 @@ def finish_songs(root: Path, songs: SongSet) -> Path:
     return root
 
 
-def write_songs(
-    root: Path,
-    *,
-    train: int,
-    valid: int,
-    test: int,
-    seconds: float,
-    seed: int,
-    layout: Layout = "wav",
-    progress: Progress | None = None,
-) -> Path:
-    """Write a set of songs to ``root``; songs that are there already are left alone.
-
-    Args:
-        root: new or empty folder, or one that an interrupted call with the same values left.
-        train, valid, test: songs of each split; validation songs lie in ``train/``.
-        seconds: length of a song.
-        seed: the same seed gives the same bytes.
-        layout: ``wav`` or ``stem.mp4`` (needs ffmpeg).
-        progress: advanced by one for each song written.
-
-    Raises:
-        DataError: as :func:`begin_songs`.
-    """
-    songs = SongSet(train, valid, test, seconds, seed, layout)
-    for entry in begin_songs(root, songs):
-        write_song(root, songs, entry)
-        if progress is not None:
-            progress.advance(1, entry.name)
-    return finish_songs(root, songs)
-
-
 def _check_parameters(songs: SongSet) -> None:
     for split in _FIRST_INDEX:
         count = getattr(songs, split)
@@ -199,11 +153,6 @@ def _check_parameters(songs: SongSet) -> None:
         raise DataError("synthetic songs: train, valid and test are all 0, so there is no song")
     if not 2 <= songs.seconds <= 3600:
         raise DataError(f"synthetic songs: seconds={songs.seconds}, allowed are 2 to 3600")
-    if songs.layout == "stem.mp4" and shutil.which("ffmpeg") is None:
-        raise DataError(
-            "synthetic songs: the stem.mp4 layout needs ffmpeg, which is not on PATH; install it "
-            "or use the wav layout"
-        )
 
 
 def _check_same(record: Path, wanted: Mapping[str, Any]) -> None:
@@ -226,9 +175,7 @@ def _check_same(record: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _is_whole(root: Path, songs: SongSet, entry: SongEntry) -> bool:
-    place = entry.path(root, songs.layout)
-    if songs.layout == "stem.mp4":
-        return place.is_file() and place.stat().st_size > 0
+    place = entry.path(root)
     size = wav_bytes(round(songs.seconds * SAMPLE_RATE))
     files = [place / f"{stream}.wav" for stream in STREAMS]
     return all(file.is_file() and file.stat().st_size == size for file in files)

@@ -16,27 +16,15 @@ import soundfile
 from numpy.typing import NDArray
 from scipy import ndimage, signal
 
+from lasaft.config import MUSDB18_SOURCES as SOURCES
 from lasaft.errors import DataError
-from pipeline.cluster.progress import Progress
-from pipeline.data.synthetic import (
-    SOURCES,
-    Song,
-    SongSet,
-    begin_songs,
-    compose_song,
-    finish_songs,
-    song_list,
-    write_song,
-    write_songs,
-)
+from pipeline.data.synthetic import SongSet, begin_songs, finish_songs, song_list, write_song
 from pipeline.data.synthetic import song as song_module
-from tests.helpers.songs import make_musdb
+from pipeline.data.synthetic.song import Song
+from tests.helpers.songs import compose_song, make_musdb
 
 RATE = 44100
 STREAMS = ("mixture", *SOURCES)
-needs_ffmpeg = pytest.mark.skipif(
-    not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="ffmpeg is not installed"
-)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +119,7 @@ def test_order_of_writing_does_not_matter(folder: Path, tmp_path: Path) -> None:
 
 def test_other_process_with_other_hash_seed_and_threads_gives_the_same_samples() -> None:
     program = (
-        "import hashlib; from pipeline.data.synthetic import compose_song\n"
+        "import hashlib; from tests.helpers.songs import compose_song\n"
         "song = compose_song(5, 9, 3.0)\n"
         "print(*(hashlib.sha256(x.tobytes()).hexdigest() for x in song.sources.values()))"
     )
@@ -174,19 +162,9 @@ def test_names_are_unique_and_safe_on_any_file_system() -> None:
 # --- interrupted, repeated, wrong
 
 
-class Interrupt(Progress):
-    """Progress that is interrupted after the first song."""
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        raise KeyboardInterrupt
-
-
 def test_interrupted_writing_goes_on_and_ends_the_same(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        write_songs(
-            tmp_path, train=2, valid=1, test=1, seconds=2.0, seed=3,
-            progress=Interrupt("songs", 4, "songs"),
-        )  # fmt: skip
+    songs = SongSet(train=2, valid=1, test=1, seconds=2.0, seed=3)
+    write_song(tmp_path, songs, begin_songs(tmp_path, songs)[0])
     assert not (tmp_path / "mus.yaml").exists()
     assert len(list(tmp_path.glob("t*/*"))) == 1
     make_musdb(tmp_path, seconds=2.0, seed=3)
@@ -215,7 +193,7 @@ def test_song_in_the_making_is_no_track(tmp_path: Path, monkeypatch: pytest.Monk
         yield compose_song(0, 0, 1.0)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.data.synthetic.writer.compose_movements", cut_short)
+    monkeypatch.setattr("pipeline.data.synthetic.song.compose_movements", cut_short)
     with pytest.raises(KeyboardInterrupt):
         make_musdb(tmp_path)
     assert list((tmp_path / "train").iterdir()) == []
@@ -245,7 +223,7 @@ def test_other_parameters_in_the_same_folder_are_refused(
     before = tree(folder)
     values = {"train": 2, "valid": 1, "test": 1, "seconds": 2.0, "seed": 3, **change}
     with pytest.raises(DataError, match=rf"songs\.json: .* made with {message}"):
-        write_songs(folder, **values)  # pyright: ignore[reportArgumentType]
+        make_musdb(folder, **values)  # pyright: ignore[reportArgumentType]
     assert tree(folder) == before
 
 
@@ -284,34 +262,6 @@ def test_songs_that_are_missing_are_reported_by_finish(tmp_path: Path) -> None:
     begin_songs(tmp_path, parameters)
     with pytest.raises(DataError, match="1 songs are not written yet"):
         finish_songs(tmp_path, parameters)
-
-
-# --- the stem.mp4 layout
-
-
-def test_stem_layout_without_ffmpeg_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match="needs ffmpeg, which is not on PATH; install it"):
-        make_musdb(tmp_path / "new", layout="stem.mp4")
-    assert not (tmp_path / "new").exists()
-
-
-@needs_ffmpeg
-def test_stem_layout_holds_the_same_songs(folder: Path, tmp_path: Path) -> None:
-    make_musdb(tmp_path, train=1, valid=1, test=0, seconds=2.0, seed=3, layout="stem.mp4")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "mus.yaml", "songs.json", "test", "train",
-    ]  # fmt: skip
-    (track,) = musdb.DB(str(tmp_path), setup_file="mus.yaml", subsets="train", split="valid").tracks
-    place = folder / "train" / track.name
-    for name in STREAMS:
-        decoded = track.audio if name == "mixture" else track.sources[name].audio
-        original, _ = soundfile.read(place / f"{name}.wav")
-        noise = decoded[: original.shape[0]] - original
-        # AAC at 256 kb/s; another stream in this place would be below 0 dB.
-        assert 10 * np.log10(np.sum(original**2) / np.sum(noise**2)) > 15, name
 
 
 # --- the music
@@ -458,7 +408,7 @@ def test_long_songs_are_medleys_of_the_wanted_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(song_module, "_LONGEST_MOVEMENT_SECONDS", 1.5)
-    write_songs(tmp_path, train=1, valid=0, test=0, seconds=4.01, seed=2)
+    make_musdb(tmp_path, train=1, valid=0, test=0, seconds=4.01, seed=2)
     song = compose_song(2, 0, 4.01)
     stored, _ = soundfile.read(tmp_path / "train" / song.name / "mixture.wav", dtype="float32")
     assert stored.shape == (round(4.01 * RATE), 2)
