@@ -33,7 +33,7 @@ SUBTYPES = {
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # A RIFF header counts in 32 bits; the rest is room for the other chunks.
 _WAV_LIMIT_BYTES = 2**32 - 2**16
-# What writers to a pipe, who cannot know it, put for the length lies above or just below this.
+# What writers to a pipe, who cannot know it, put for the length lies above this, or just there.
 _PIPED_BYTES = 2**31 - 2**12
 
 
@@ -105,13 +105,51 @@ def _video_format(head: bytes) -> str:
     return next((name for start, name in starts.items() if head.startswith(start)), "")
 
 
-def _missing_bytes(head: bytes, size: int) -> int:
-    """Return how many bytes a wav file lacks that its header promises; libsndfile does not tell."""
-    promised = int.from_bytes(head[4:8], "little") + 8
-    unknown = promised == 8 or (promised > _PIPED_BYTES and size < promised // 2)
-    known = head[:4] == b"RIFF" and head[8:12] == b"WAVE" and not unknown
-    # Some writers count a byte of padding that they do not write.
-    return promised - size if known and promised - size > 1 else 0
+def missing_bytes(path: Path) -> int:
+    """Return how many bytes of sound a wav file lacks that its header promises.
+
+    libsndfile does not tell. It is 0 for other formats, and where a writer to a pipe could not
+    know the length.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE" or _is_unknown(head[4:8], size):
+            return 0
+        while len(chunk := file.read(8)) == 8:
+            length = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                known = not _is_unknown(chunk[4:], size)
+                return max(0, file.tell() + length - size) if known else 0
+            file.seek(length + length % 2, 1)
+    return 0
+
+
+def _is_unknown(length: bytes, size: int) -> bool:
+    """Whether a length in a header of a file of ``size`` bytes stands for one not known."""
+    promised = int.from_bytes(length, "little")
+    return promised in (0, 0xFFFFFFFF) or (promised >= _PIPED_BYTES and size < promised // 2)
+
+
+def open_sound(path: Path) -> soundfile.SoundFile:
+    """Open an audio file for reading.
+
+    Raises:
+        AudioError: libsndfile cannot read it; the reason alone, without the file's name.
+    """
+    try:
+        return soundfile.SoundFile(_name(path))
+    except (soundfile.SoundFileError, OSError) as error:
+        text = reason(error)
+        # What libsndfile says of files without MPEG frames.
+        missing = text.startswith("File does not exist")
+        raise AudioError("no audio in it is recognised" if missing else text) from error
+
+
+def reason(error: Exception) -> str:
+    """Return what libsndfile or the system says, without the file's name."""
+    said = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return said.strip().rstrip(".") or type(error).__name__
 
 
 class _AudioFile:
@@ -137,7 +175,7 @@ class AudioReader(_AudioFile):
         sample_rate: in Hz.
         channels: their number.
         frames: samples per channel.
-        missing_bytes: how many a wav file lacks that its header promises; 0 if nobody can tell.
+        missing_bytes: how many a wav file lacks, see :func:`missing_bytes`.
 
     Raises:
         AudioError: the file is missing, not audio, or empty.
@@ -151,21 +189,16 @@ class AudioReader(_AudioFile):
         refusal = f"{path}: is not an audio file that can be read ({READABLE})"
         try:
             with path.open("rb") as stream:
-                head = stream.read(16)
+                video = _video_format(stream.read(16))
+            self.missing_bytes = missing_bytes(path)
         except OSError as error:
             raise AudioError(f"{path}: cannot be read: {error.strerror}") from error
-        video = _video_format(head)
-        self.missing_bytes = _missing_bytes(head, path.stat().st_size)
         if video:
             raise AudioError(f"{refusal}: it is {video}, extract its audio first")
         try:
-            self._file = soundfile.SoundFile(_name(path))
-        except soundfile.SoundFileError as error:
-            reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-            # What libsndfile says of files without MPEG frames.
-            if reason.startswith("File does not exist"):
-                reason = "no audio in it is recognised"
-            raise AudioError(f"{refusal}: {reason}") from error
+            self._file = open_sound(path)
+        except AudioError as error:
+            raise AudioError(f"{refusal}: {error}") from error
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         self.frames = self._file.frames
         if self.frames == 0:
@@ -299,7 +332,14 @@ class AudioWriter(_AudioFile):
 
 
 def check_finite(block: Samples, name: object, position: int, sample_rate: int) -> None:
-    """Raise an AudioError that names the first value of ``block`` that is no finite number."""
+    """Raise an AudioError that names the first value that is no finite number.
+
+    Args:
+        block: [channel, sample].
+        name: of the file, for the message.
+        position: the block's first sample in the file.
+        sample_rate: in Hz.
+    """
     finite = np.isfinite(block).all(axis=0)
     if not finite.all():
         first = position + int(np.argmin(finite))

@@ -44,6 +44,18 @@ def read(path: Path) -> Samples:
     return np.asarray(soundfile.read(path, always_2d=True)[0].T, np.float32)
 
 
+def write_audio(path: Path, audio: Samples, sample_rate: int, encoding: Encoding) -> AudioWriter:
+    """Write ``audio`` [channel, sample]; the closed writer returned knows peak and clipping."""
+    with (
+        atomic_path(path) as temporary,
+        AudioWriter(
+            temporary, sample_rate, len(audio), encoding, frames=audio.shape[1], shown=path
+        ) as writer,
+    ):
+        writer.write(audio)
+    return writer
+
+
 def files_of(folder: Path) -> list[str]:
     """The files below ``folder``, by their paths in it."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())

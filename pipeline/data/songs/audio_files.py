@@ -17,12 +17,12 @@ import soundfile
 import torch
 from torch import Tensor
 
+from lasaft.audio import missing_bytes, open_sound, reason
 from lasaft.errors import AudioError, DataError
 
 # The audio streams of a MUSDB18 file, in the file's order.
 STEM_MP4_STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 
-_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what a writer to a pipe leaves in a wav header
 _STEM_MP4_SLACK_SECONDS = 0.5  # AAC priming: a container's length differs from the decoded one
 
 
@@ -41,13 +41,9 @@ def read_sound_header(path: Path) -> Header:
     Raises:
         AudioError: the file is no audio, or shorter than its header says.
     """
-    try:
-        missing = _missing_wav_bytes(path)
-        with soundfile.SoundFile(str(path)) as file:
-            header = Header(file.samplerate, file.channels, file.frames)
-            whole = missing or _ends_where_it_says(file)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(f"cannot be read as audio ({_reason(error)})") from error
+    with _open_sound(path) as file:
+        header = Header(file.samplerate, file.channels, file.frames)
+        missing, whole = missing_bytes(path), _ends_where_it_says(file)
     if missing:
         raise AudioError(f"is truncated: {missing} bytes fewer than its header says")
     if not whole:
@@ -58,8 +54,9 @@ def read_sound_header(path: Path) -> Header:
 def is_pcm(path: Path) -> bool:
     """Return whether a file's samples are whole numbers, which are always finite."""
     try:
-        return soundfile.info(str(path)).subtype.startswith("PCM_")
-    except soundfile.LibsndfileError:
+        with open_sound(path) as file:
+            return file.subtype.startswith("PCM_")
+    except AudioError:
         return False
 
 
@@ -71,25 +68,6 @@ def _ends_where_it_says(file: soundfile.SoundFile) -> bool:
         return len(file.read(1, always_2d=True)) == 1
     except soundfile.LibsndfileError:
         return False
-
-
-def _reason(error: Exception) -> str:
-    return str(error).rsplit(": ", maxsplit=1)[-1].strip().rstrip(".") or type(error).__name__
-
-
-def _missing_wav_bytes(path: Path) -> int:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if file.read(4) != b"RIFF":
-            return 0
-        file.seek(12)
-        while len(chunk := file.read(8)) == 8:
-            length = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                end = file.tell() + length
-                return 0 if length in _UNKNOWN_SIZES else max(0, end - size)
-            file.seek(length + length % 2, 1)
-    return 0
 
 
 def require_ffmpeg() -> None:
@@ -114,7 +92,7 @@ def read_stem_mp4_headers(path: Path) -> list[Header]:
     try:
         missing = _missing_mp4_bytes(path)
     except OSError as error:
-        raise AudioError(f"cannot be read ({_reason(error)})") from error
+        raise AudioError(f"cannot be read ({reason(error)})") from error
     if missing:
         raise AudioError(f"is truncated: {missing} bytes fewer than its boxes say")
     entries = "stream=sample_rate,channels,duration"
@@ -123,7 +101,8 @@ def read_stem_mp4_headers(path: Path) -> list[Header]:
         [*command, "-of", "json", f"file:{path}"], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise AudioError(f"cannot be read by ffprobe ({_reason(AudioError(done.stderr))})")
+        said = done.stderr.rsplit(": ", maxsplit=1)[-1].strip()
+        raise AudioError(f"cannot be read by ffprobe ({said})")
     headers = []
     for stream in json.loads(done.stdout).get("streams", []):
         rate = int(stream.get("sample_rate", 0))
@@ -168,7 +147,7 @@ def sound_blocks(
         AudioError: a file ends before the others, or cannot be read.
     """
     with ExitStack() as stack:
-        files = [stack.enter_context(_open_sound(path)) for path in paths]
+        files = [stack.enter_context(_open_sound(path, f"{path.name} ")) for path in paths]
         end = max(file.frames for file in files) if stop is None else stop
         if start:
             for path, file in zip(paths, files, strict=True):
@@ -180,18 +159,18 @@ def sound_blocks(
             yield block
 
 
-def _open_sound(path: Path) -> soundfile.SoundFile:
+def _open_sound(path: Path, shown: str = "") -> soundfile.SoundFile:
     try:
-        return soundfile.SoundFile(str(path))
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(f"{path.name} cannot be read as audio ({_reason(error)})") from error
+        return open_sound(path)
+    except AudioError as error:
+        raise AudioError(f"{shown}cannot be read as audio ({error})") from error
 
 
 def _seek(path: Path, file: soundfile.SoundFile, sample: int) -> None:
     try:
         file.seek(sample)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path.name} has no sample {sample} ({_reason(error)})") from error
+        raise AudioError(f"{path.name} has no sample {sample} ({reason(error)})") from error
 
 
 def _read_block(stream: Tensor, path: Path, file: soundfile.SoundFile) -> None:
@@ -202,7 +181,7 @@ def _read_block(stream: Tensor, path: Path, file: soundfile.SoundFile) -> None:
     try:
         samples = file.read(stream.shape[-1], dtype=kind, always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path.name} is damaged after sample {at} ({_reason(error)})") from error
+        raise AudioError(f"{path.name} is damaged after sample {at} ({reason(error)})") from error
     if samples.shape != stream.shape[::-1]:
         raise AudioError(
             f"{path.name} ends at sample {at + len(samples)} with {samples.shape[1]} channels; "
