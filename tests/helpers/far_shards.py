@@ -29,6 +29,12 @@ def opened(place: str | RemoteFolder, folder: Path, limit: int = LARGE) -> Remot
     return RemoteShardSet(store, read_manifest(store), ShardCache(folder, limit))
 
 
+def wait_until_filled(shards: RemoteShardSet) -> None:
+    """Wait until the background has fetched what it could; a fault of it is raised here."""
+    shards._filler.join()
+    shards._filler.raise_fault()
+
+
 def batches(shards: ShardSet, config: RunConfig, epoch: int = 0) -> list[torch.Tensor]:
     """Return the mixtures and targets of an epoch."""
     plan = draw_plan(shards.manifest, config, epoch)

@@ -13,6 +13,7 @@ from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.windows.cache import ShardCache
 from pipeline.data.windows.remote import RemoteShardSet
+from tests.helpers.far_shards import wait_until_filled
 
 _LIMIT_BYTES = 10**9
 
@@ -23,7 +24,7 @@ def fill(address: str, cache: Path) -> None:
     manifest = read_manifest(store)
     with RemoteShardSet(store, manifest, ShardCache(cache, _LIMIT_BYTES)) as shards:
         shards.fill([shard for track in manifest.tracks for shard in track.shards])
-        shards.join()
+        wait_until_filled(shards)
 
 
 def start(address: str, cache: Path) -> int:

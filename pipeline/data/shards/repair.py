@@ -86,8 +86,11 @@ def repair_shards(config: RunConfig, before: Inspection) -> Repair:
         remove_leftovers(folder)
         known = _known_tracks(folder, before)
         damaged = {_key(fault.shard) for fault in before.faults if fault.shard}
-        damaged |= {key for key, track in known.items()
-                    if track.frames != settings.frames(track.samples)}  # fmt: skip
+        damaged |= {
+            key
+            for key, track in known.items()
+            if track.frames != settings.frames(track.samples)  # not all of its records are left
+        }
         try:
             built = _build(config, before, damaged)
             manifest = Manifest.of(settings, (known | built).values(), known.values())

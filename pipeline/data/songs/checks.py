@@ -79,9 +79,11 @@ def examine_tracks(
 
 def fault_lines(tracks: Sequence[Track], found: Sequence[Findings]) -> list[str]:
     """Return one line a fault, with the track's name in front."""
-    return [f"{_shown(track)}: {fault}"
-            for track, findings in zip(tracks, found, strict=True)
-            for fault in findings.faults]  # fmt: skip
+    return [
+        f"{_shown(track)}: {fault}"
+        for track, findings in zip(tracks, found, strict=True)
+        for fault in findings.faults
+    ]
 
 
 def refuse_faults(tracks: Sequence[Track], found: Sequence[Findings]) -> None:

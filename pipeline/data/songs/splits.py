@@ -33,16 +33,20 @@ def read_splits(file: Path, known: Collection[str]) -> dict[str, str]:
         DataError: every problem with the file: unknown keys and tracks, tracks named twice.
     """
     lists, problems = _name_lists(file)
-    for key in [key for key in lists if key not in SPLITS]:
-        problems.append(f"{key!r} is no split; allowed: {', '.join(SPLITS)}"
-                        f"{did_you_mean(key, SPLITS)}")  # fmt: skip
+    problems += [
+        f"{key!r} is no split; allowed: {', '.join(SPLITS)}{did_you_mean(key, SPLITS)}"
+        for key in lists
+        if key not in SPLITS
+    ]
     by_normal = {normal(name): name for name in known}
     found: dict[str, str] = {}
     for split in SPLITS:
         for line, name in lists.get(split, []):
             if normal(name) not in by_normal:
-                problems.append(f"line {line}: {split} names {name!r}, and there is no such track"
-                                f"{did_you_mean(name, known)}")  # fmt: skip
+                guess = did_you_mean(name, known)
+                problems.append(
+                    f"line {line}: {split} names {name!r}, and there is no such track{guess}"
+                )
             elif (other := found.get(by_normal[normal(name)])) is not None:
                 problems.append(f"line {line}: {split} names {name!r}, which {other} has already")
             else:
@@ -72,12 +76,13 @@ def validation_names(root: Path, training: Collection[str]) -> set[str]:
     _refuse(file, problems)
     named = [name for _, name in lists.get("validation_tracks", [])]
     present = {normal(name) for name in training}
-    _refuse(file, [
+    problems = [
         f"validation_tracks names {name!r}; allowed: the names of tracks in train/"
         f"{did_you_mean(name, training)}"
         for name in named
         if normal(name) not in present | musdb18
-    ])  # fmt: skip
+    ]
+    _refuse(file, problems)
     return {normal(name) for name in named}
 
 
@@ -102,9 +107,7 @@ def _name_lists(
     file: Path, only: str | None = None
 ) -> tuple[Mapping[str, list[tuple[int, str]]], list[str]]:
     """Return (line, name) of each item of each list in a YAML file, and what is wrong with it."""
-    wanted = "YAML with a list validation_tracks of names" if only else (
-        f"YAML with lists of track names under {', '.join(SPLITS)}"
-    )  # fmt: skip
+    wanted = f"YAML with lists of track names under {only or ', '.join(SPLITS)}"
     try:
         root = compose_plain(file)
     except OSError as error:

@@ -64,7 +64,13 @@ class Track:
 
 @dataclass(frozen=True)
 class TrackAudio:
-    """The decoded audio of a track, float32: sources [source, channel, sample], mixture [...]."""
+    """The decoded audio of a track.
+
+    Attributes:
+        sources: float32 [source, channel, sample].
+        mixture: float32 [channel, sample].
+        sample_rate: in Hz.
+    """
 
     sources: Tensor
     mixture: Tensor
@@ -110,9 +116,17 @@ def list_tracks(
     for place, found in zip(places, stems, strict=True):
         if place.split is not None:
             files = [found.get(normal(name), [place.path / f"{name}.wav"])[0] for name in names]
-            track = Track(place.name, place.split, place.path, tuple(sources), wav,
-                          tuple(files) if wav else (place.path,), has_mixture)  # fmt: skip
-            tracks.append(track)
+            tracks.append(
+                Track(
+                    name=place.name,
+                    split=place.split,
+                    path=place.path,
+                    sources=tuple(sources),
+                    is_wav=wav,
+                    files=tuple(files) if wav else (place.path,),
+                    has_mixture=has_mixture,
+                )
+            )
     if dev_mode:
         tracks = list({track.split: track for track in reversed(tracks)}.values())[::-1]
     return tracks

@@ -57,7 +57,8 @@ class Score:
     """What all parts of a song agree on.
 
     Args:
-        samples, sample_rate: length of the song.
+        samples: length of the song.
+        sample_rate: Hz.
         tempo_bpm: beats a minute.
         swing: delay of every second eighth, in beats.
         tonic: pitch class of the key, 0 is C.
@@ -86,7 +87,7 @@ class Score:
 
     @property
     def beat_seconds(self) -> float:
-        """Length of a beat."""
+        """Length of a beat in seconds."""
         return 60.0 / self.tempo_bpm
 
     def section_bars(self, sections: Iterable[Section] | None = None) -> Iterator[SectionBar]:
@@ -96,7 +97,7 @@ class Score:
                 yield section, bar, (section.first_bar + bar) * BEATS_A_BAR
 
     def seconds_at(self, beat: float) -> float:
-        """Return the time of ``beat``, with swing on the off-beats."""
+        """Return the time of ``beat`` in seconds, with swing on the off-beats."""
         late = self.swing if beat % 1 == 0.5 else 0.0
         return (beat + late) * self.beat_seconds
 
@@ -125,7 +126,7 @@ class Score:
         return tuple(self.pitch_of(root + step) % 12 for step in steps)
 
     def gate(self, source: str, attack: float = 0.005, release: float = 0.06) -> NDArray:
-        """Return 1 where ``source`` plays and 0 where it rests, [sample], with soft edges.
+        """Return 1 where ``source`` plays and 0 where it rests, [sample], with edges in seconds.
 
         The part that opens before a beat is what a player does: breath, pick, stick.
         """

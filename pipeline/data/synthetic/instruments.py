@@ -10,7 +10,7 @@ from pipeline.data.synthetic.tones import Array, hertz, partials
 
 
 def instrument(rng: np.random.Generator, name: str, sample_rate: int) -> Callable[[int], Array]:
-    """Return what makes the sound of one pitch, [sample], at velocity 1."""
+    """Return what makes the sound of a MIDI pitch: float64 [sample], at velocity 1."""
     order = np.arange(1.0, 21.0)
     bite = rng.uniform(0.8, 1.2)
     if name == "keys":  # an electric piano: soft body, a short bright tine

@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 
 def hertz(pitch: float | Array) -> Array:
-    """Return the frequency of a MIDI pitch (69 is 440 Hz)."""
+    """Return the frequency in Hz of MIDI pitches (69 is 440 Hz), in the same shape."""
     return 440.0 * 2.0 ** ((np.asarray(pitch, np.float64) - 69.0) / 12.0)
 
 

@@ -51,7 +51,17 @@ _NOISES = {
 
 @dataclass(frozen=True)
 class Singer:
-    """What makes one voice different from another."""
+    """What makes one voice different from another.
+
+    Attributes:
+        centre: MIDI pitch in the middle of the range.
+        formant_scale: factor of all formants.
+        breath: level of the breath against the pulses.
+        tilt_hz: where the pulses' low-pass begins.
+        vibrato_hz: how fast the pitch swings.
+        vibrato_cents: how far.
+        glide: seconds from one pitch to the next, at most.
+    """
 
     centre: int
     formant_scale: float
@@ -165,6 +175,7 @@ def _pitch(
 
 
 def _loudness(syllables: list[Syllable], samples: int, rate: int) -> Array:
+    """Return the envelope of the voice, [sample]."""
     times, values = [0.0], [0.0]
     for one in syllables:
         level, length = one.note.velocity, one.end - one.start
@@ -212,6 +223,7 @@ def _mouth(singer: Singer, syllables: list[Syllable], samples: int, rate: int) -
 
 
 def _shape(vowel: str) -> Array:
+    """Return the five formants in Hz, then their levels, [10]."""
     return np.array([*_FORMANTS[vowel], *_LEVELS[vowel]], np.float64)
 
 

@@ -193,7 +193,14 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
 
 
 def _walk(random: np.random.Generator, lengths: np.ndarray, frames: int, count: int) -> np.ndarray:
-    """Return [2, count]: tracks and starts of windows that cover everything, again and again."""
+    """Return int64 [2, count]: tracks and starts of windows that cover everything, repeatedly.
+
+    Args:
+        random: is drawn from.
+        lengths: frames of each track, [track].
+        frames: of a window.
+        count: how many windows.
+    """
     passes: list[np.ndarray] = []
     drawn = 0
     while drawn < count:
@@ -206,6 +213,7 @@ def _walk(random: np.random.Generator, lengths: np.ndarray, frames: int, count: 
 
 
 def _cover(random: np.random.Generator, index: int, length: int, frames: int) -> np.ndarray:
+    """Return int64 [2, window]: track and start of windows that touch every frame of a track."""
     phase = int(random.integers(0, frames))
     starts = np.arange(phase - frames, length, frames).clip(0, length - frames)
     starts = np.unique(starts)

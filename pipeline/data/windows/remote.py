@@ -96,23 +96,13 @@ class RemoteShardSet(ShardSet):
             self._touched.pop(entry.path, None)
 
     def read_direct(self, entry: ShardEntry, column: str, index: int) -> Tensor:
-        """Return a record batch from the store itself."""
+        """Return a record batch from the store, float16 [frame, 2 * channels, bins]."""
         return self._batches.get(entry, column, index)
 
     def fill(self, order: Iterable[ShardEntry]) -> None:
         """Fetch whole shards in the background in this order; goes on if it does already."""
         self._batches.forget()
         self._filler.start(order)
-
-    def join(self) -> None:
-        """Wait until the background has fetched what it could.
-
-        Raises:
-            DataError: a shard is missing or damaged.
-            StageError: the cache cannot be written.
-        """
-        self._filler.join()
-        self._filler.raise_fault()
 
     def close(self) -> None:
         """End the background threads; safe to call again."""
@@ -124,9 +114,12 @@ class _CachedReader(ShardReader):
     """A cached copy; where it is damaged it is given up, and the store is asked."""
 
     def __init__(
-        self, shards: RemoteShardSet, entry: ShardEntry, touched: set[tuple[str, int]],
+        self,
+        shards: RemoteShardSet,
+        entry: ShardEntry,
+        touched: set[tuple[str, int]],
         file: BinaryIO,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._shards, self._file = shards, file
         super().__init__(shards.folder, entry, shards.manifest.settings, touched)
 

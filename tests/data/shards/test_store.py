@@ -25,7 +25,7 @@ from pipeline.data.windows.reader import ShardSet
 from pipeline.data.windows.remote import RemoteShardSet, open_shards
 from pipeline.training.loop.worker import run_session
 from pipeline.workflow import doctor
-from tests.helpers.far_shards import LARGE, batches, entries_of, opened, same
+from tests.helpers.far_shards import LARGE, batches, entries_of, opened, same, wait_until_filled
 from tests.helpers.object_store import (
     DroppingWay,
     address,
@@ -92,7 +92,7 @@ def test_batches_from_the_store_are_those_from_the_folder(
         assert same(
             batches(far, local_run), batches(own, local_run)
         )  # from the store, while it fills
-        far.join()  # three songs to train on, one to validate on
+        wait_until_filled(far)  # three songs to train on, one to validate on
         assert same(batches(far, local_run, 1), batches(own, local_run, 1))  # from the cache
         for (_, one), (_, other) in zip(
             validation_tracks(far), validation_tracks(own), strict=True
@@ -200,7 +200,7 @@ def test_dropped_connections_do_no_harm(
     way = DroppingWay(store_port, drops=6, after_bytes=100_000)
     with opened(address("whole", way.port), tmp_path / "cache") as far:
         assert same(batches(far, local_run), batches(ShardSet(local_shards), local_run))
-        far.join()
+        wait_until_filled(far)
     way.close()
     assert way.drops <= 0, "nothing was dropped"
 

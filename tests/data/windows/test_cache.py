@@ -13,7 +13,7 @@ from pipeline.data.shards.manifest import ShardEntry, read_manifest
 from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.windows.cache import ShardCache
 from pipeline.data.windows.reader import ShardSet
-from tests.helpers.far_shards import batches, entries_of, opened, same
+from tests.helpers.far_shards import batches, entries_of, opened, same, wait_until_filled
 
 # The cache
 
@@ -75,7 +75,7 @@ def test_a_damaged_copy_is_found_and_fetched_again(
     cache, wanted = tmp_path / "cache", batches(ShardSet(local_shards), local_run)
     with opened(store, cache) as far:
         batches(far, local_run)
-        far.join()
+        wait_until_filled(far)
     entries = [track.shards[0] for track in read_manifest(local_shards).split("train")]
     files = [cache / f"{entry.sha256}.arrow" for entry in entries]
     damaged = bytearray(files[0].read_bytes())
@@ -87,7 +87,7 @@ def test_a_damaged_copy_is_found_and_fetched_again(
     for _ in range(2):  # each is found, given up, and fetched again
         with opened(store, cache) as far:
             assert same(batches(far, local_run), wanted)
-            far.join()
+            wait_until_filled(far)
     assert all(hashlib.sha256(f.read_bytes()).hexdigest() == f.stem for f in files)
 
 
