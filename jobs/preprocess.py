@@ -1,6 +1,6 @@
 """Turns songs into shards: ``python -m jobs.preprocess --musdb_root R --shards_dir S``.
 
-With ``--verify`` it reads the shards again, with ``--repair`` it builds the damaged ones alone.
+With ``--verify`` it reads the shards again, with ``--repair`` it replaces the damaged ones alone.
 """
 
 from __future__ import annotations

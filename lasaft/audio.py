@@ -33,7 +33,7 @@ SUBTYPES = {
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # A RIFF header counts in 32 bits; the rest is room for the other chunks.
 _WAV_LIMIT_BYTES = 2**32 - 2**16
-# What writers to a pipe, who cannot know it, put for the length lies above this, or just there.
+# A program that writes to a pipe cannot know the length: what it puts there is this or more.
 _PIPED_BYTES = 2**31 - 2**12
 
 
@@ -228,7 +228,7 @@ class AudioReader(_AudioFile):
 
 
 class _Sink(io.FileIO):
-    """A file for libsndfile, which tells nobody when its last piece cannot be written."""
+    """A file for libsndfile, which reports no error when its last piece cannot be written."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")

@@ -63,7 +63,7 @@ def inspection_result(config: RunConfig, found: Inspection) -> Result:
 
 
 def repair_result(config: RunConfig, repair: Repair) -> Result:
-    """Return what was built again."""
+    """Return what was damaged, and that it is right now."""
     after = inspection_result(config, repair.after)
     lines = [f"repaired  {fault}" for fault in repair.before.faults]
     repaired = [fault.path for fault in repair.before.faults]
@@ -89,7 +89,6 @@ def training_result(result: TrainResult) -> Result:
 
 def search_result(config: RunConfig, result: SearchResult) -> Result:
     """Return the table of a search, its winner, and what trains it."""
-    from jobs.cli.show import table_text
     from pipeline.search.ranking import training_command
     from pipeline.tracking import ui_command
 

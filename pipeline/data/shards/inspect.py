@@ -51,11 +51,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a look at a whole shard folder found.
+    """What reading all shards of a folder or store again has found.
 
     Attributes:
         faults: one for each damaged file; none if all is well.
-        manifest: what the folder should hold, or None if the manifest is damaged.
+        manifest: what the place should hold, or None if the manifest is damaged.
         settings: what the shards were made with.
         shards: how many there are.
         size_bytes: how much was read.

@@ -21,7 +21,7 @@ from pipeline.data.songs.tracks import MIXTURE
 if TYPE_CHECKING:
     from pipeline.data.shards.store import RemoteFolder
 
-FORMAT = 2  # 1 also told how loud each track is, and its hash counts that
+FORMAT = 2  # format 1 also has the levels of each track, and its hash covers them
 FRAMES_PER_BATCH = 256
 MANIFEST_NAME = "manifest.json"
 
@@ -196,18 +196,19 @@ def track_entry(records: Sequence[ShardRecord]) -> TrackEntry:
 
 
 def _levels(records: Sequence[ShardRecord]) -> dict[str, dict[str, float]] | None:
-    """Return what format 1 says of a track, from records that are all of that time."""
-    parts = [record.loudness for record in records if record.loudness is not None]
-    if len(parts) < len(records):
-        return None
+    """Return the levels that format 1 has, None unless all records tell of loudness."""
     values = records[0].samples * records[0].settings.channels
-    return {
-        column: {
-            "peak": max(part[column]["peak"] for part in parts),
-            "rms": (sum(part[column]["energy"] for part in parts) / values) ** 0.5,
+    parts = [record.loudness or {} for record in records]
+    try:
+        return {
+            column: {
+                "peak": max(part[column]["peak"] for part in parts),
+                "rms": (sum(part[column]["energy"] for part in parts) / values) ** 0.5,
+            }
+            for column in records[0].settings.columns
         }
-        for column in records[0].settings.columns
-    }
+    except KeyError:
+        return None
 
 
 class Manifest(Settings):

@@ -96,7 +96,8 @@ def repair_shards(config: RunConfig, before: Inspection) -> Repair:
             manifest = Manifest.of(settings, (known | built).values(), known.values())
             _refuse_other_shards(folder, known, manifest)
             _take_over(folder / STAGED, folder)
-            atomic_write_bytes(folder / MANIFEST_NAME, manifest_text(manifest).encode())
+            if before.manifest is None:
+                atomic_write_bytes(folder / MANIFEST_NAME, manifest_text(manifest).encode())
         finally:
             shutil.rmtree(folder / STAGED, ignore_errors=True)
         after = inspect_shards(folder)

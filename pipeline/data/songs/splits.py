@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import yaml
@@ -126,26 +126,21 @@ def _name_lists(
             continue
         if key in lists:
             problems.append(f"line {line}: {key} is given twice")
-        lists.setdefault(key, [])
-        problem = _problem_of(value)
-        if problem is not None:
-            problems.append(f"not readable: line {line}: {key} {problem}; allowed: {wanted}")
-        else:
-            lists[key] += list(_items(value))
+        names = lists.setdefault(key, [])
+        try:
+            names += _names(value)
+        except ValueError as error:
+            problems.append(f"not readable: line {line}: {key} {error}; allowed: {wanted}")
     return lists, problems
 
 
-def _problem_of(value: yaml.Node) -> str | None:
+def _names(value: yaml.Node) -> list[tuple[int, str]]:
+    """Return (line, name) of each item of a list; ValueError says what is wrong with it."""
     if isinstance(value, yaml.ScalarNode) and value.value in ("", "~", "null"):
-        return None  # a list that is left empty
+        return []  # a list that is left empty
     if not isinstance(value, yaml.SequenceNode):
-        return "is no list"
+        raise ValueError("is no list")
     for item in value.value:
         if not isinstance(item, yaml.ScalarNode) or item.tag not in PLAIN_TAGS:
-            return f"has an item that is no text (line {item.start_mark.line + 1})"
-    return None
-
-
-def _items(value: yaml.Node) -> Iterator[tuple[int, str]]:
-    for item in value.value if isinstance(value, yaml.SequenceNode) else ():
-        yield item.start_mark.line + 1, item.value
+            raise ValueError(f"has an item that is no text (line {item.start_mark.line + 1})")
+    return [(item.start_mark.line + 1, item.value) for item in value.value]

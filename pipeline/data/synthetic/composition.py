@@ -1,4 +1,4 @@
-"""Writes the score of a song: tempo, key, form, chords, and who plays on which beat."""
+"""Writes the score of a song: tempo, key, form, chords, and which parts play on which beat."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Score:
         return 0 <= beat < self.active[source].size and bool(self.active[source][int(beat)])
 
     def entry(self, source: str, beat: float, beats: float) -> tuple[float, float] | None:
-        """Return (beat, beats) of a note: who rests on its first beats enters late, or not."""
+        """Return (beat, beats) of a note from where its source plays, None if it never does."""
         start = beat
         while start < beat + beats:
             if self.plays(source, start):

@@ -1,1 +1,1 @@
-"""What training reads: draw plan, shards near and far, batches."""
+"""Windows for training: draw plan, shards in a folder or an object store, batches."""

@@ -206,7 +206,7 @@ class _Mixer:
         yield from (e for track in others for e in track.shards if e.path not in seen)
 
     def fill(self, step: int, batch: Batch, stop: threading.Event) -> bool:
-        """Fill ``batch`` with the windows of ``step``; return False if told to stop."""
+        """Fill ``batch`` with the windows of ``step``; return False if stopped before the end."""
         for row, sample in enumerate(self._plan.samples(step, self._rank, self._world_size)):
             if stop.is_set():
                 return False

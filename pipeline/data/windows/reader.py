@@ -49,7 +49,7 @@ class ShardReader:
     """A memory-mapped shard; every byte is checked before it is handed out.
 
     Size and Arrow metadata are checked here, the values of a record batch when they are first
-    touched. Arrow itself reads flipped bits without a word.
+    touched. Arrow itself reads flipped bits without an error.
 
     Args:
         folder: the shard folder.
@@ -140,7 +140,7 @@ class ShardSet:
         self._touched: dict[str, set[tuple[str, int]]] = {}
 
     def reader(self, entry: ShardEntry) -> Reader:
-        """Return the open reader of a shard; the least recently used one is let go."""
+        """Return the open reader of a shard; the least recently used one is closed."""
         with self._lock:
             found = self._open.get(entry.path)
             if found is None:
@@ -156,7 +156,7 @@ class ShardSet:
         return reader
 
     def fill(self, order: Iterable[ShardEntry]) -> None:
-        """Begin to bring shards near in the order of their first use; here they are near."""
+        """Begin to copy shards to this node in the order of use; those of a folder need no copy."""
 
     def close(self) -> None:
         """End what works in the background; here nothing does."""

@@ -1,4 +1,4 @@
-"""Shards of an object store as a shard set: cached copies where there are some, else range reads.
+"""Shards of an object store as a shard set: from cached copies, or by range reads.
 
 Training starts at once: what is not in the node's cache yet is read from the store, a record batch
 at a time, while whole shards are fetched in the background in the order of the draw plan.
@@ -35,7 +35,7 @@ _FILL_THREADS = 2
 _READ_THREADS = 16
 _READ_AHEAD_BYTES = 512 * 2**20
 _MOST_OPEN_OBJECTS = 512
-_FETCHES = 2  # a wrong byte may come from the way: the store is asked again once
+_FETCHES = 2  # a byte may change on its way through the network: a second try tells
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -111,7 +111,7 @@ class RemoteShardSet(ShardSet):
 
 
 class _CachedReader(ShardReader):
-    """A cached copy; where it is damaged it is given up, and the store is asked."""
+    """A cached copy; where it is damaged it is given up, and the store is read."""
 
     def __init__(
         self,
@@ -272,7 +272,7 @@ class _Filler:
             ) from error
 
     def _is_filled(self, file: BinaryIO, entry: ShardEntry) -> bool:
-        """Fill ``file`` from the store; return False if told to stop."""
+        """Fill ``file`` from the store; return False if stopped before the end."""
         source = open_object(self._store, entry)
         for _ in range(_FETCHES):
             digest = hashlib.sha256()

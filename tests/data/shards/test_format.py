@@ -226,6 +226,10 @@ def test_records_of_format_1_give_that_manifest_again() -> None:
     manifest, records = read_manifest(FORMAT_1), all_records(FORMAT_1)
     entries = [track_entry(records[:2]), track_entry(records[2:])]
     assert Manifest.of(manifest.settings, entries[::-1]) == manifest
+    loudness = {"bass": {"peak": 0.5}}
+    for damaged in (None, {}, loudness):
+        record = records[1].model_copy(update={"loudness": damaged})
+        assert track_entry([records[0], record]).levels is None
     bare = [entry.without_levels() for entry in entries]
     assert Manifest.of(manifest.settings, bare, manifest.tracks) == manifest
 

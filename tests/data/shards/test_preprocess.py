@@ -248,6 +248,8 @@ def test_leftovers_of_killed_tasks_are_removed(
     before, meanwhile = (tmp_path / "shards" / "train" / f".x.000.arrow.tmp-{n}" for n in (1, 2))
     before.parent.mkdir(parents=True)
     before.write_bytes(b"half")
+    staged = tmp_path / "shards" / ".repair" / "train"
+    staged.mkdir(parents=True)
 
     def run_tasks(*arguments: Any, **more: Any) -> list[Any]:
         assert not before.exists()
@@ -258,6 +260,7 @@ def test_leftovers_of_killed_tasks_are_removed(
     monkeypatch.setattr(stage, "run_tasks", run_tasks)
     preprocess(small_config(songs, tmp_path))
     assert not meanwhile.exists()
+    assert not staged.parent.exists()
 
 
 def test_too_small_a_disk_is_said_before_any_work(
