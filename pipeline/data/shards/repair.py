@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +12,7 @@ from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.files import atomic_write_bytes
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.data.shards.build import RECORD_SUFFIX, file_stem, read_record
+from pipeline.data.shards.build import RECORD_SUFFIX, read_record, shard_name
 from pipeline.data.shards.inspect import (
     Inspection,
     all_records,
@@ -33,12 +33,12 @@ from pipeline.data.shards.preprocess import STAGED, alone, build_tracks, remove_
 from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.shards.upload import MARK_SUFFIX, upload_shards
 from pipeline.data.songs.checks import check_tracks
-from pipeline.data.songs.tracks import Track, list_tracks
+from pipeline.data.songs.tracks import list_tracks
 
 _AGAIN = "run python -m jobs.preprocess with the options that the shards were made with"
 _HASH_LINE = re.compile(rb'\{\n"hash": "([^"]*)",\n')
 
-Key = tuple[str, str]  # a track's split, and its name as the start of a file name
+Tracks = dict[str, TrackEntry]  # by what the paths of a track's shards begin with
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,9 @@ def repair_shards(config: RunConfig, before: Inspection) -> Repair:
     with alone(folder):
         remove_leftovers(folder)
         known = _known_tracks(folder, before)
-        damaged = {_key(fault.shard) for fault in before.faults if fault.shard}
-        damaged |= {
-            key
-            for key, track in known.items()
-            if track.frames != settings.frames(track.samples)  # not all of its records are left
-        }
+        damaged = {_stem(fault.shard) for fault in before.faults if fault.shard}
+        # Where the manifest is damaged, some records of a track may be lost with their shards.
+        damaged |= {k for k, v in known.items() if v.frames != settings.frames(v.samples)}
         try:
             built = _build(config, before, damaged)
             manifest = Manifest.of(settings, (known | built).values(), known.values())
@@ -133,47 +130,48 @@ def _sound(repair: Repair) -> Repair:
     return repair
 
 
-def _key(shard: str) -> Key:
-    path = PurePosixPath(shard)
-    return path.parent.name, path.stem.rpartition(".")[0]
+def _stem(shard: str) -> str:
+    """Return what the paths of all shards of a track begin with."""
+    return shard.rsplit(".", 2)[0]
 
 
-def _known_tracks(folder: Path, before: Inspection) -> dict[Key, TrackEntry]:
+def _by_stem(tracks: Iterable[TrackEntry]) -> Tracks:
+    return {_stem(track.shards[0].path): track for track in tracks}
+
+
+def _known_tracks(folder: Path, before: Inspection) -> Tracks:
     """Return the tracks as the manifest has them, or where it is damaged, the records."""
     if before.manifest is not None:
-        tracks: Sequence[TrackEntry] = before.manifest.tracks
-    else:
-        groups: dict[Key, list[ShardRecord]] = {}
-        for record in sorted(all_records(folder), key=lambda record: record.number):
-            groups.setdefault((record.split, record.name), []).append(record)
-        tracks = [track_entry(group) for group in groups.values()]
-    return {(track.split, file_stem(track.name)): track for track in tracks}
+        return _by_stem(before.manifest.tracks)
+    groups: dict[str, list[ShardRecord]] = {}
+    for record in sorted(all_records(folder), key=lambda record: record.number):
+        groups.setdefault(_stem(record.shard.path), []).append(record)
+    return _by_stem(map(track_entry, groups.values()))
 
 
-def _build(config: RunConfig, before: Inspection, damaged: set[Key]) -> dict[Key, TrackEntry]:
+def _build(config: RunConfig, before: Inspection, damaged: set[str]) -> Tracks:
     """Build the damaged tracks beside the shards."""
     if not damaged:
         return {}
     folders, settings = RunFolder.of(config), before.settings
     listed = list_tracks(folders.songs, sources=settings.sources, is_wav=config.data.musdb_is_wav)
-    found: dict[Key, Track] = {(track.split, file_stem(track.name)): track for track in listed}
-    missing = [f"{split}/{stem}" for split, stem in sorted(damaged - found.keys())]
+    found = {_stem(shard_name(track.split, track.name, 0)): track for track in listed}
+    missing = sorted(damaged - found.keys())
     if missing:
         raise DataError(
             f"musdb_root {folders.songs}: holds no track {', '.join(missing)}; allowed: the songs "
             "that the shards were made from"
         )
-    tracks = [found[key] for key in sorted(damaged)]
+    tracks = [found[stem] for stem in sorted(damaged)]
     samples = check_tracks(
         tracks, root=folders.songs, sample_rate=settings.sample_rate, channels=settings.channels
     )
     staged = folders.shards / STAGED
     staged.mkdir()
-    built = build_tracks(config, staged, settings, tracks, samples, title="repair")
-    return {(track.split, file_stem(track.name)): track for track in built}
+    return _by_stem(build_tracks(config, staged, settings, tracks, samples, title="repair"))
 
 
-def _refuse_other_shards(folder: Path, known: dict[Key, TrackEntry], new: Manifest) -> None:
+def _refuse_other_shards(folder: Path, known: Tracks, new: Manifest) -> None:
     """Compare what was built with the records, and the manifest with what is left of it."""
     recorded = {shard.path: shard for track in known.values() for shard in track.shards}
     shards = [shard for track in new.tracks for shard in track.shards]
