@@ -76,15 +76,3 @@ def tiny_model(seed: int = 0, **options: Any) -> LaSAFT:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LaSAFT(tiny_config(**options)).eval()
-
-
-def write_audio(path: Path, audio: Samples, sample_rate: int, encoding: Encoding) -> AudioWriter:
-    """Write ``audio`` [channel, sample]; the closed writer returned knows peak and clipping."""
-    with (
-        atomic_path(path) as temporary,
-        AudioWriter(
-            temporary, sample_rate, len(audio), encoding, frames=audio.shape[1], shown=path
-        ) as writer,
-    ):
-        writer.write(audio)
-    return writer
