@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,14 +75,25 @@ def to_json(config: RunConfig) -> str:
 def from_json(text: str | bytes, origin: str = "config") -> RunConfig:
     """Return the configuration in ``text``, validated again.
 
+    What an earlier version wrote may have an option that is gone: it is left out.
+
     Raises:
         ConfigError: every problem, each with the option, the value and what is allowed.
     """
     try:
-        return RunConfig.model_validate_json(text)
+        return RunConfig.model_validate_json(_without_removed(text))
     except ValidationError as error:
         problems = problems_of(error, options_of(RunConfig))
         raise ConfigError([f"{origin}: {problem}" for problem in problems]) from error
+
+
+def _without_removed(text: str | bytes) -> str | bytes:
+    try:
+        tree = json.loads(text)
+        del tree["search"]["perturb_epochs"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return text
+    return json.dumps(tree)
 
 
 def run_problems(run: RunConfig) -> Iterator[str]:

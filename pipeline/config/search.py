@@ -28,8 +28,8 @@ class SearchConfig(Settings):
             "num_trials, else random)"
         ),
     )
-    scheduler: Literal["none", "asha", "pbt", "median"] = option(
-        "none", "how weak trials are ended early, or changed in flight"
+    scheduler: Literal["none", "asha", "median"] = option(
+        "none", "how weak trials are ended early"
     )
     objectives: tuple[str, ...] = option(
         ("sdr",), "sdr or val_loss first; more of them (parameters, seconds) give a Pareto front"
@@ -51,7 +51,6 @@ class SearchConfig(Settings):
     )
     grace_epochs: int = option(1, "asha, median: no trial ends before so many epochs", ge=1)
     reduction_factor: int = option(3, "asha: one in so many goes on at each rung", ge=2, le=16)
-    perturb_epochs: int = option(2, "pbt: epochs between two changes of the weak trials", ge=1)
     seeds: int = option(
         0, "train the top settings again with so many new seeds", ge=0, le=99, role="limit"
     )
@@ -81,11 +80,6 @@ def _problems(search: SearchConfig) -> Iterator[str]:
         yield f"objectives: got {name!r}, allowed: {', '.join(OBJECTIVES)}"
     if not names or names[0] not in WATCHED or len(set(names)) < len(names):
         yield f"objectives: got {', '.join(names)}, allowed: sdr or val_loss first, each once"
-    if search.scheduler == "pbt" and search.searcher == "optuna":
-        yield (
-            "searcher: got optuna, allowed with scheduler pbt: grid or random, because pbt changes "
-            "the settings itself"
-        )
 
 
 def search_without_effect(search: SearchConfig) -> dict[str, str]:
@@ -94,12 +88,10 @@ def search_without_effect(search: SearchConfig) -> dict[str, str]:
         names = set(SearchConfig.model_fields) - {"space"}
         return dict.fromkeys(names, "no space says what to search")
     reasons: dict[str, str] = {}
-    if search.scheduler not in ("asha", "median"):
+    if search.scheduler == "none":
         reasons["grace_epochs"] = f"scheduler {search.scheduler} ends no trial early"
     if search.scheduler != "asha":
         reasons["reduction_factor"] = f"scheduler is {search.scheduler}"
-    if search.scheduler != "pbt":
-        reasons["perturb_epochs"] = f"scheduler is {search.scheduler}"
     if not search.seeds:
         reasons["top_settings"] = "seeds is 0, so nothing is trained again"
     if search.searcher == "grid":

@@ -23,7 +23,7 @@ class Budget(tune.Stopper):
     """Ends everything when epochs, hours or GPU-hours are used up.
 
     An epoch begins only if ``total_epochs`` has room for it beside those that are being trained, so
-    the limit is met exactly. A population goes in steps of its own and may pass it by one of them.
+    the limit is met exactly.
 
     Args:
         search: the limits.

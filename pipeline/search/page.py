@@ -113,7 +113,6 @@ def _content(config: RunConfig, result: SearchResult) -> dict[str, Any]:
         "facts": _facts(config, result),
         "command": training_command(config, result),
         "preset": result.preset.read_text(encoding="utf-8"),
-        "in_flight": config.search.scheduler == "pbt",
         "better": {name: "higher" if more else "lower" for name, more in OBJECTIVES.items()},
     }
 

@@ -7,11 +7,11 @@ import random
 from collections.abc import Iterator
 
 from lasaft.errors import ConfigError
-from pipeline.config import RunConfig, SearchConfig
+from pipeline.config import RunConfig
 from pipeline.config.run import without_effect
 from pipeline.search.candidates import BrokenSampleError, Checker, trial_base
 from pipeline.search.proposals import draw
-from pipeline.search.space import Dimension, Space, named_networks, pbt_problems
+from pipeline.search.space import Dimension, Space, named_networks
 from pipeline.search.space_reader import read_space, space_names
 
 # A value that is in no valid sample of so many is in none.
@@ -32,14 +32,13 @@ def search_problems(run: RunConfig) -> Iterator[str]:
     except ConfigError as error:
         yield from error.problems
         return
-    if search.scheduler == "pbt":
-        yield from pbt_problems(space)
-        if run.train.processes > 1:
-            yield (
-                f"scheduler: got pbt, allowed with {run.train.processes} processes a trial: none, "
-                "asha, median, because each change would start the processes anew"
-            )
-    yield from _schedule_problems(search, trial_base(run).train.max_epochs)
+    base = trial_base(run)
+    epochs = base.train.max_epochs
+    if search.scheduler != "none" and search.grace_epochs >= epochs:
+        yield (
+            f"grace_epochs: got {search.grace_epochs}, allowed with scheduler {search.scheduler}: "
+            f"fewer than the epochs of a trial, {epochs} (trial_epochs, else max_epochs)"
+        )
     if search.searcher == "grid":
         for dimension in space.dimensions:
             if dimension.kind != "choices":
@@ -52,26 +51,7 @@ def search_problems(run: RunConfig) -> Iterator[str]:
             "searcher: got optuna, which is not installed; allowed: grid, random, or first "
             'pip install -c constraints.txt "optuna>=4,<5" (the extra optuna)'
         )
-    yield from _value_problems(Checker(trial_base(run), space), space)
-
-
-def _schedule_problems(search: SearchConfig, epochs: int) -> Iterator[str]:
-    """Yield what keeps a scheduler from doing anything in trials of ``epochs`` epochs."""
-    waits = {"asha": "grace_epochs", "median": "grace_epochs", "pbt": "perturb_epochs"}
-    name = waits.get(search.scheduler, "")
-    if name and getattr(search, name) >= epochs:
-        yield (
-            f"{name}: got {getattr(search, name)}, allowed with scheduler {search.scheduler}: "
-            f"fewer than the epochs of a trial, {epochs} (trial_epochs, else max_epochs)"
-        )
-    if search.scheduler == "pbt" and search.max_concurrent_trials is not None:
-        yield (
-            f"max_concurrent_trials: got {search.max_concurrent_trials}, allowed with scheduler "
-            "pbt: None, because its trials take turns (num_cpus and resources_per_worker limit "
-            "how many train at the same time)"
-        )
-    if search.scheduler == "pbt" and search.num_trials == 1:
-        yield "num_trials: got 1, allowed with scheduler pbt: at least 2, to learn from each other"
+    yield from _value_problems(Checker(base, space), space)
 
 
 def idle_in_trials(run: RunConfig) -> dict[str, str]:

@@ -281,8 +281,6 @@ def preset_text(config: RunConfig, result: SearchResult, trial: Trial) -> str:
         f"# Trial {trial.name} of a search over {result.space.name}: {figures} in validation.\n"
         f"# {settings}\n"
     )
-    if config.search.scheduler == "pbt":
-        head += "# Population based training changed these in flight: they are the last ones.\n"
     return head + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

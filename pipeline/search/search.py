@@ -118,9 +118,7 @@ class _Run:
         other = (
             self.settings.total_epochs, self.settings.max_hours, self.settings.max_gpu_hours
         )  # fmt: skip
-        # A population is all there from the start.
-        bounded = other == (None, None, None) or self.settings.scheduler == "pbt"
-        return limit or (_DEFAULT_TRIALS if bounded else None)
+        return limit or (_DEFAULT_TRIALS if other == (None, None, None) else None)
 
     def trials(self, *, repeats: bool = False) -> list[Trial]:
         """Return the search's own trials, or the repeats with other seeds."""
@@ -208,7 +206,7 @@ class _Run:
             waiting = [first]
         settings = self.settings.model_copy(update={"scheduler": scheduler})
         epochs = self.book.checker.base.train.max_epochs
-        rules = build_scheduler(settings, self.space, epochs)
+        rules = build_scheduler(settings, epochs)
         watched = settings.objectives[0]
         for trial in [one for one in trials if one.status in ("done", "stopped")]:
             replay(rules, trial, watched, f"before-{trial.name}")
@@ -223,32 +221,23 @@ class _Run:
             queue = Queue(
                 waiting, more, lambda trial: self._payload(trial, places), begun, budget.has_room
             )
-            source: dict[str, Any] = {"search_alg": queue}
-            if scheduler == "pbt":
-                # Tune refuses a searcher there.
-                payloads = [self._payload(one, places) for one in [*waiting, *iter(more, None)]]
-                source = {"param_space": _listed(payloads)}
-            tuner = self._tuner(source, rules, budget, watch.callback(), places)
+            tuner = self._tuner(queue, rules, budget, watch.callback(), places)
             try:
                 tuner.fit()
             finally:
                 budget.save()
-        for name in ("ray", "ids"):
-            shutil.rmtree(self.book.root / name, ignore_errors=True)
+        shutil.rmtree(self.book.root / "ray", ignore_errors=True)
         self.note = budget.used_up and f"the budget is used up: {budget.used_up}"
 
-    def _tuner(self, source: Any, rules: Any, budget: Any, callback: Any, places: Places) -> Any:
+    def _tuner(self, queue: Any, rules: Any, budget: Any, callback: Any, places: Places) -> Any:
         from ray import tune
 
         storage = self._fresh_storage()
-        queue = source.get("search_alg")
         return tune.Tuner(
             tune.with_resources(_trainable(), self._resources(places)),
-            param_space=source.get("param_space"),
             tune_config=tune.TuneConfig(
-                search_alg=queue, scheduler=rules, num_samples=1 if queue is None else -1,
-                # A population is there as a whole: those that wait for others hold no place.
-                reuse_actors=True, max_concurrent_trials=places.trials if queue else None,
+                search_alg=queue, scheduler=rules, num_samples=-1, reuse_actors=True,
+                max_concurrent_trials=places.trials,
             ),
             run_config=tune.RunConfig(
                 name="tune", storage_path=str(storage), verbose=0, stop=budget,
@@ -281,28 +270,10 @@ class _Run:
         return {
             "name": trial.name,
             "config": to_json(config),
-            "settings": trial.settings,
             "watched": self.settings.objectives[0],
             "timed": "seconds" in self.settings.objectives,
             "gpu": places.gpus > 0,
-            "pointing": self.settings.scheduler == "pbt",
         }
-
-
-def _listed(payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return Tune's form of a list of trials: everything follows from the name."""
-    from ray import tune
-
-    by_name = {payload["name"]: payload for payload in payloads}
-    space: dict[str, Any] = {"name": tune.grid_search(list(by_name))}
-
-    def named(key: str) -> Any:
-        def pick(spec: Any) -> Any:
-            return by_name[spec.config.name][key]
-
-        return tune.sample_from(pick)
-
-    return space | {key: named(key) for key in payloads[0].keys() - {"name"}}
 
 
 def _trainable() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,8 +27,6 @@ SEARCHED = {
         "channel_swap_probability", "mixup_probability", "mixup_share",
     ),
 }  # fmt: skip
-# A training reads these anew in every epoch, so they can change in flight.
-IN_FLIGHT = ("lr", "gradient_clip_val", *SEARCHED["data"][1:])
 RANGES = ("uniform", "log", "integer")
 
 Settings = dict[str, Any]
@@ -113,13 +111,3 @@ def named_networks(space: Space) -> list[Mapping[str, Any]]:
         if dimension.name == VARIANT
         for name in dimension.choices
     ]
-
-
-def pbt_problems(space: Space) -> Iterator[str]:
-    """Yield the options that population based training cannot change in flight."""
-    others = [one.name for one in space.dimensions if one.name not in IN_FLIGHT]
-    if others:
-        yield (
-            f"scheduler: got pbt, allowed: only where the space has no options but those that can "
-            f"change in flight ({', '.join(IN_FLIGHT)}), and it has {', '.join(others)}"
-        )

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lasaft.errors import LasaftError, StageError
-from lasaft.files import atomic_write_bytes, atomic_write_json
+from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
 from pipeline.search.trials import best_epoch, mark_failed, read_curve, reason_of
@@ -21,26 +18,22 @@ from pipeline.training.train import fit
 
 _SONG_SECONDS = 240.0
 _TIMED_SECONDS = 12.0
-_POINTER = "folder.txt"
 
 
 def run_trial(payload: dict[str, Any]) -> None:
     """Train one trial to its end; called by Ray Tune.
 
     Args:
-        payload: ``config`` (JSON), ``settings`` (which population based training changes),
-            ``watched`` (what is reported), ``timed`` (whether separation is timed) and
-            ``pointing`` (whether other trials may start from where this one is).
+        payload: ``config`` (JSON), ``watched`` (what is reported), ``timed`` (whether separation
+            is timed) and ``gpu`` (whether the trial has one).
     """
     # A trial of several processes needs longer than Tune's 2 s to end in order.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
-    config = with_settings(from_json(payload["config"], "trial"), payload["settings"])
-    folder = config.output_dir.with_name(_own_name(payload["name"], config.output_dir))
-    config = config.model_copy(update={"output_dir": folder})
+    config = from_json(payload["config"], "trial")
+    folder = config.output_dir
     if (folder / "failed.json").exists():
         return
     try:
-        _adopt(config, payload)
         _train(config, payload)
         if payload["timed"] and not (folder / "speed.json").exists():
             atomic_write_json(folder / "speed.json", {"seconds_per_song": _seconds(config)})
@@ -50,29 +43,8 @@ def run_trial(payload: dict[str, Any]) -> None:
         mark_failed(folder, reason_of(error))
 
 
-def _own_name(name: str, folder: Path) -> str:
-    """Return the name that this trial began with: a population's trial gets a better one's."""
-    from ray import tune
-
-    trial_id = tune.get_context().get_trial_id()
-    file = folder.parents[1] / "ids" / f"{trial_id}.json"
-    if not file.exists():
-        atomic_write_json(file, name)
-    return json.loads(file.read_bytes())
-
-
-def with_settings(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
-    """Return ``config`` with other values of options that can change in flight."""
-    tree = config.model_dump()
-    for group in ("train", "data"):
-        tree[group] |= {name: value for name, value in settings.items() if name in tree[group]}
-    return RunConfig.model_validate(tree)
-
-
 def _train(config: RunConfig, payload: dict[str, Any]) -> None:
     if config.train.processes > 1:
-        from pipeline.search.trial_process import train_many
-
         train_many(config, lambda epoch: _report(config, payload["watched"], epoch))
         return
     import torch
@@ -85,16 +57,14 @@ def _train(config: RunConfig, payload: dict[str, Any]) -> None:
     def on_epoch(epoch: int, values: dict[str, float]) -> None:
         # The last epoch is reported when the training has ended: nothing can cut it short.
         if epoch + 1 < config.train.max_epochs:
-            _report(config, payload["watched"], epoch + 1, points=payload["pointing"])
+            _report(config, payload["watched"], epoch + 1)
 
     if not (RunFolder.of(config).training / "result.json").exists():
         with noticed() as hurry:
             run_session(config, device, on_epoch, hurry)
 
 
-def _report(
-    config: RunConfig, watched: str, epoch: int | None = None, *, points: bool = False
-) -> None:
+def _report(config: RunConfig, watched: str, epoch: int | None = None) -> None:
     """Tell Tune how good the trial is after ``epoch`` (None: at its end).
 
     Raises:
@@ -109,39 +79,7 @@ def _report(
     score = None if best is None else getattr(best, watched)
     if score is None or curve[-1].val_loss is None:
         raise StageError(f"the {watched} is not a number after epoch {len(curve)}")
-    report = {"epoch": len(curve), "score": score, "seconds": curve[-1].seconds}
-    if not points:
-        tune.report(report)
-        return
-    pointer = config.output_dir / "pointer"
-    pointer.mkdir(exist_ok=True)
-    (pointer / _POINTER).write_text(str(config.output_dir))
-    tune.report(report, checkpoint=tune.Checkpoint.from_directory(str(pointer)))
-
-
-def _adopt(config: RunConfig, payload: dict[str, Any]) -> None:
-    """Take another trial's weights and history, where population based training says so."""
-    from ray import tune
-
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is None:
-        return
-    with checkpoint.as_directory() as place:
-        source = Path((Path(place) / _POINTER).read_text())
-    mine = config.output_dir
-    changed = {"settings": payload["settings"], "weights_of": source.name}
-    if source == mine:
-        return
-    atomic_write_json(mine / "changed.json", changed)
-    # The journal is cut back to the state's place when training goes on, so it may be longer.
-    for name in ("training/state.safetensors", "training/metrics.jsonl"):
-        if (source / name).exists():
-            # Whole or not at all: the search reads the journal while it is replaced.
-            atomic_write_bytes(mine / name, (source / name).read_bytes())
-    for name in ("checkpoint", "checkpoints"):
-        shutil.rmtree(mine / name, ignore_errors=True)
-        if (source / name).exists():
-            shutil.copytree(source / name, mine / name)
+    tune.report({"epoch": len(curve), "score": score, "seconds": curve[-1].seconds})
 
 
 def _seconds(config: RunConfig) -> float:

@@ -192,15 +192,14 @@ class TrialBook:
             for key, value in plan["settings"].items()
         }
         folder = self.root / "trials" / name
-        changed = _json(folder / "changed.json").get("settings", {})
-        config = trial_config(self.checker, settings | changed, folder, plan["repeat"])
+        config = trial_config(self.checker, settings, folder, plan["repeat"])
         status, reason = _ending(folder)
         curve = read_curve(RunFolder.of(config).metrics)
         if status == "waiting" and curve:
             status = "running"
         speed = _json(folder / "speed.json").get("seconds_per_song")
         return Trial(
-            name, folder, plan["number"], settings | changed, config, plan["parameters"],
+            name, folder, plan["number"], settings, config, plan["parameters"],
             plan["repeat"], curve, status, reason, speed,
         )  # fmt: skip
 

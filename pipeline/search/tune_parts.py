@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ray.tune.schedulers import (
-    ASHAScheduler,
-    FIFOScheduler,
-    MedianStoppingRule,
-    PopulationBasedTraining,
-    TrialScheduler,
-)
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.config.search import OBJECTIVES, SearchConfig
-from pipeline.search.space import Dimension, Space
 from pipeline.search.trials import Trial, best_epoch
 
 _NEVER = 10**9
@@ -96,7 +87,7 @@ class _Standing:
         self.trial_id = trial_id
 
 
-def build_scheduler(search: SearchConfig, space: Space, epochs: int) -> TrialScheduler:
+def build_scheduler(search: SearchConfig, epochs: int) -> TrialScheduler:
     """Return Tune's scheduler for ``search``; trials have ``epochs`` epochs."""
     watched: dict[str, Any] = {"metric": "score"}
     watched["mode"] = "max" if OBJECTIVES[search.objectives[0]] else "min"
@@ -113,35 +104,7 @@ def build_scheduler(search: SearchConfig, space: Space, epochs: int) -> TrialSch
                 time_attr="epoch", grace_period=search.grace_epochs, min_samples_required=2,
                 min_time_slice=_NEVER, **watched,
             )  # fmt: skip
-        case "pbt":
-            source = random.Random(search.search_seed)
-            mutations = {one.name: _mutation(one, source) for one in space.dimensions}
-            return PopulationBasedTraining(
-                time_attr="epoch", perturbation_interval=search.perturb_epochs,
-                hyperparam_mutations={"settings": mutations},
-                custom_explore_fn=_Explore(space), synch=True, **watched,
-            )  # fmt: skip
     return FIFOScheduler()
-
-
-def _mutation(one: Dimension, source: random.Random) -> Any:
-    """Return what Tune draws another value from: neighbours among choices, or the range."""
-    return list(one.choices) if one.kind == "choices" else functools.partial(one.draw, source)
-
-
-class _Explore:
-    """Keeps what population based training makes within the space's ranges."""
-
-    def __init__(self, space: Space) -> None:
-        self._space = space
-
-    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
-        settings = dict(config["settings"])
-        for one in self._space.dimensions:
-            value = settings.get(one.name)
-            if one.kind != "choices" and value is not None:
-                settings[one.name] = min(max(value, one.low), one.high)
-        return {**config, "settings": settings}
 
 
 def replay(scheduler: TrialScheduler, trial: Trial, watched: str, trial_id: str) -> None:

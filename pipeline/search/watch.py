@@ -134,11 +134,6 @@ class _Hooks(TrialProgressCallback):
     def __init__(self, watch: Watch) -> None:
         super().__init__()
         self._watch = watch
-        self._names: dict[str, str] = {}
-
-    def _name(self, trial: Any) -> str:
-        """Return the name that ``trial`` began with: a population's trial gets a better one's."""
-        return self._names.setdefault(trial.trial_id, trial.config["name"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune keeps a copy of itself on disk, which nobody reads."""
@@ -146,25 +141,25 @@ class _Hooks(TrialProgressCallback):
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial starts, or starts again."""
-        self._watch.begun(self._name(trial))
+        self._watch.begun(trial.config["name"])
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict, **info: Any
     ) -> None:
         """An epoch of a trial is done."""
-        self._watch.came(self._name(trial), result)
+        self._watch.came(trial.config["name"], result)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial has ended by itself, by the scheduler or by the budget."""
-        self._watch.ended(self._name(trial))
+        self._watch.ended(trial.config["name"])
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial's process has ended, and is started again."""
-        self._watch.died(self._name(trial))
+        self._watch.died(trial.config["name"])
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial's process has ended too often."""
-        self._watch.ended(self._name(trial), _error_of(trial))
+        self._watch.ended(trial.config["name"], _error_of(trial))
 
 
 def _error_of(trial: Any) -> BaseException | str:

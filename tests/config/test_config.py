@@ -95,6 +95,12 @@ def test_the_defaults_fit_together_and_survive_json() -> None:
     assert from_json(to_json(RunConfig())) == RunConfig()
 
 
+def test_a_configuration_of_an_earlier_version_is_read() -> None:
+    tree = json.loads(to_json(RunConfig()))
+    tree["search"]["perturb_epochs"] = 2
+    assert from_json(json.dumps(tree)) == RunConfig()
+
+
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.path)
 def test_every_option_says_what_it_means(option: Option) -> None:
     assert 3 < len(option.description) < 130

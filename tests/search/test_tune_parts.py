@@ -11,12 +11,12 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from lasaft.config import ModelConfig
+from lasaft.errors import ConfigError
 from pipeline.config import RunConfig, SearchConfig
 from pipeline.search.budget import Budget
 from pipeline.search.candidates import Checker
 from pipeline.search.space import Dimension, Space
-from pipeline.search.trial_process import with_settings
-from pipeline.search.trials import Epoch, Trial, TrialBook, best_epoch, epoch_of, mark_failed
+from pipeline.search.trials import Epoch, Trial, TrialBook, best_epoch, claim, epoch_of, mark_failed
 from pipeline.search.tune_parts import build_scheduler, replay
 from pipeline.training.loop.journal import History, make_record
 
@@ -43,7 +43,7 @@ def _decision(scheduler: TrialScheduler, trial_id: str, epoch: int, score: float
 
 @pytest.mark.parametrize("kind", ["asha", "median"])
 def test_a_scheduler_goes_on_with_the_trials_of_before(kind: Any) -> None:
-    scheduler = build_scheduler(SearchConfig(space="x", scheduler=kind), SPACE, 9)
+    scheduler = build_scheduler(SearchConfig(space="x", scheduler=kind), 9)
     for number in range(3):
         replay(scheduler, _trial(f"{number}", [3.0, 4.0, 5.0]), "sdr", f"before-{number}")
     assert _decision(scheduler, "weak", 1, 1.0) == TrialScheduler.STOP
@@ -52,7 +52,7 @@ def test_a_scheduler_goes_on_with_the_trials_of_before(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["asha", "median"])
 def test_a_trial_that_ends_without_a_report_disturbs_no_scheduler(kind: Any) -> None:
-    scheduler = build_scheduler(SearchConfig(space="x", scheduler=kind), SPACE, 9)
+    scheduler = build_scheduler(SearchConfig(space="x", scheduler=kind), 9)
     nobody: Any = None
     failed: Any = _Running("failed")
     scheduler.on_trial_add(nobody, failed)
@@ -64,7 +64,7 @@ def test_a_trial_that_ends_without_a_report_disturbs_no_scheduler(kind: Any) -> 
 
 
 def test_a_trial_that_goes_on_is_not_counted_twice_at_a_rung() -> None:
-    scheduler = build_scheduler(SearchConfig(space="x", scheduler="asha"), SPACE, 9)
+    scheduler = build_scheduler(SearchConfig(space="x", scheduler="asha"), 9)
     for number in range(3):
         replay(scheduler, _trial(f"{number}", [3.0, 4.0, 5.0]), "sdr", f"before-{number}")
     replay(scheduler, _trial("mine", [6.0]), "sdr", "mine")
@@ -75,7 +75,7 @@ def test_a_trial_that_goes_on_is_not_counted_twice_at_a_rung() -> None:
 
 def test_less_is_better_where_the_objective_says_so() -> None:
     search = SearchConfig(space="x", scheduler="asha", objectives=("val_loss",))
-    scheduler = build_scheduler(search, SPACE, 9)
+    scheduler = build_scheduler(search, 9)
     for number in range(3):
         replay(scheduler, _trial(f"{number}", [0.0, 0.0, 0.0]), "val_loss", f"before-{number}")
     assert _decision(scheduler, "weak", 1, 2.0) == TrialScheduler.STOP
@@ -113,14 +113,15 @@ def test_an_epoch_begins_only_where_the_budget_has_room_for_it(tmp_path: Path) -
     assert budget.has_room()
 
 
-def test_population_training_stays_within_the_space_and_changes_only_rates() -> None:
-    search = SearchConfig(space="x", scheduler="pbt")
-    scheduler: Any = build_scheduler(search, SPACE, 9)
-    changed = scheduler._custom_explore_fn({"name": "a", "settings": {"lr": 5.0}})
-    assert changed == {"name": "a", "settings": {"lr": 1e-2}}
-    config = with_settings(BASE, {"lr": 0.25})
-    assert config.train.lr == 0.25
-    assert config.model == BASE.model
+def test_a_search_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    search = SearchConfig(space="x")
+    config = RunConfig(model=BASE.model, search=search, output_dir=tmp_path)
+    claim(config, SPACE, "hash")
+    file = tmp_path / "search" / "identity.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"search.perturb_epochs": 2}))
+    claim(config, SPACE, "hash")
+    with pytest.raises(ConfigError, match="data hash: got 'other'"):
+        claim(config, SPACE, "other")
 
 
 def test_a_trial_is_what_its_files_say(tmp_path: Path) -> None:
