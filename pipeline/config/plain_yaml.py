@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
+_NULLS = ("", "~", "null", "Null", "NULL")
 _LARGEST_BYTES = 1_000_000
 
 
@@ -36,6 +37,37 @@ def compose_plain(path: Path) -> yaml.Node | None:
         return yaml.compose(data.decode(), Loader=_PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"is no plain YAML ({_one_line(error)})") from error
+
+
+def read_plain(path: Path) -> Any:
+    """Return a YAML file as mappings, lists, texts and None.
+
+    Raises:
+        ValueError: the file is no plain YAML, too large, or gives a key twice; one line.
+        OSError: it cannot be read.
+    """
+    root = compose_plain(path)
+    return None if root is None else _value(root)
+
+
+def _value(node: yaml.Node) -> Any:
+    if node.tag not in PLAIN_TAGS:
+        raise _fault(node, f"the tag {node.tag} is refused")
+    if isinstance(node, yaml.ScalarNode):
+        return None if node.style is None and node.value in _NULLS else node.value
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item) for item in node.value]
+    mapping: dict[Any, Any] = {}
+    for key_node, item in node.value:
+        key = _value(key_node) if isinstance(key_node, yaml.ScalarNode) else "?"
+        if key in mapping:
+            raise _fault(key_node, f"{key}: is given twice")
+        mapping[key] = _value(item)
+    return mapping
+
+
+def _fault(node: yaml.Node, problem: str) -> ValueError:
+    return ValueError(f"is no plain YAML (line {node.start_mark.line + 1}: {problem})")
 
 
 def _one_line(error: Exception) -> str:
