@@ -3,7 +3,7 @@
     python -m benchmarks.search --cpus 2
 
 Two tables: the seconds a trial takes beyond its training, one trial at a time in process; and the
-same twelve samples with and without ASHA. Everything is made in a temporary folder.
+same twelve candidates with and without ASHA. Everything is made in a temporary folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Search over options with Ray Tune: spaces, samples, trials, the table and the winner's settings.
+"""Search over options with Ray Tune: spaces, candidates, trials, the table, the best settings.
 
-A search is files first: ``search/plan/`` says what each trial is, each trial's folder how far it
+The files are the truth: ``search/plan/`` says what each trial is, each trial's folder how far it
 came. Ray Tune only decides what runs now and what ends early, so a search that was killed anywhere
 goes on from the files.
 """

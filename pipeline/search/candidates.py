@@ -1,4 +1,4 @@
-"""From values of a space's options to the settings of a trial, or the reason why there are none."""
+"""Candidates: the settings of a trial to be, made valid, or the reason why they cannot be."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from typing import Any
 from pydantic import ValidationError
 
 from lasaft.config import VARIANTS, ModelConfig
-from lasaft.errors import ConfigError
 from pipeline.config import RunConfig
 from pipeline.config.options import options_of, problems_of
 from pipeline.config.run import without_effect
 from pipeline.search.space import VARIANT, Dimension, Settings, Space
 
-# With match_parameters a network may be so much larger or smaller: a channel more or less changes
-# a small network by some percent.
-SIZE_TOLERANCE = 0.05
+# How far, relatively, a network may be from match_parameters: one channel more or less changes a
+# small network by some percent.
+_SIZE_TOLERANCE = 0.05
 _WIDEST = 4096
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The settings of one trial.
+class Candidate:
+    """The settings of a trial to be.
 
     Args:
         settings: value by option, of those options of the space that matter here.
         config: the whole configuration with them.
-        parameters: size of the network; None where nobody has counted it.
+        parameters: size of the network; None where it was not counted.
     """
 
     settings: Settings
@@ -37,15 +36,15 @@ class Sample:
     parameters: int | None = None
 
 
-class BrokenSampleError(Exception):
-    """A sample that breaks a rule of the options or a constraint: another one is drawn."""
+class InvalidCandidateError(Exception):
+    """Settings that break a rule of the options or a constraint of the space."""
 
 
 class Checker:
-    """Settles samples: options fit together, idle options are left out, constraints hold.
+    """Makes candidates: options fit together, those without effect are left out, constraints hold.
 
     Args:
-        base: every option that the space does not name.
+        base: the options that the space does not name.
         space: the options and the constraints.
     """
 
@@ -64,28 +63,28 @@ class Checker:
         row = VARIANTS.get(settings.get(VARIANT, ""), {})
         return row[name] if name in row else self._tree[self._options[name].section][name]
 
-    def settle(self, settings: Settings, *, sizes: bool = True) -> Sample:
-        """Return the trial of ``settings``.
+    def settle(self, settings: Settings, *, sizes: bool = True) -> Candidate:
+        """Return the candidate with ``settings``, without those that have no effect.
 
         Args:
             settings: value by option.
             sizes: whether networks are counted, which needs torch, and held to the constraints.
 
         Raises:
-            BrokenSampleError: they break a rule; its text says which.
+            InvalidCandidateError: they break a rule; its text says which.
         """
         config = self._config(settings)
         idle = {*without_effect(config)}
         if config.train.processes == 1:
             idle.add("sync_batchnorm")  # it changes the last digits only
-        mattering = {name: value for name, value in settings.items() if name not in idle}
-        if mattering != settings:
-            config = self._config(mattering)
+        used = {name: value for name, value in settings.items() if name not in idle}
+        if used != settings:
+            config = self._config(used)
         for name in self.space.constraints.odd:
             value = getattr(getattr(config, self._options[name].section), name)
             if value % 2 == 0:
-                raise BrokenSampleError(f"{name}: got {value}, allowed: an odd number")
-        return self._sized(mattering, config) if sizes else Sample(mattering, config)
+                raise InvalidCandidateError(f"{name}: got {value}, allowed: an odd number")
+        return self._sized(used, config) if sizes else Candidate(used, config)
 
     def _config(self, settings: Mapping[str, Any]) -> RunConfig:
         tree = {**self._tree}
@@ -97,22 +96,19 @@ class Checker:
         try:
             return RunConfig.model_validate(tree)
         except ValidationError as error:
-            raise BrokenSampleError("; ".join(problems_of(error, self._options))) from None
+            raise InvalidCandidateError("; ".join(problems_of(error, self._options))) from None
 
-    def _sized(self, settings: Settings, config: RunConfig) -> Sample:
+    def _sized(self, settings: Settings, config: RunConfig) -> Candidate:
         limits = self.space.constraints
         if limits.match_parameters is not None:
             settings, config = self._matched(settings, config, limits.match_parameters)
         count = count_parameters(config.model)
-        if count < (limits.min_parameters or 0):
-            raise BrokenSampleError(
-                f"min_parameters: a network of {count} is below {limits.min_parameters:g}"
-            )
-        if limits.max_parameters is not None and count > limits.max_parameters:
-            raise BrokenSampleError(
-                f"max_parameters: a network of {count} is above {limits.max_parameters:g}"
-            )
-        return Sample(settings, config, count)
+        least, most = limits.min_parameters, limits.max_parameters
+        if least is not None and count < least:
+            raise InvalidCandidateError(f"min_parameters: a network of {count} is below {least:g}")
+        if most is not None and count > most:
+            raise InvalidCandidateError(f"max_parameters: a network of {count} is above {most:g}")
+        return Candidate(settings, config, count)
 
     def _matched(
         self, settings: Settings, config: RunConfig, wanted: float
@@ -132,8 +128,8 @@ class Checker:
             below, above = (middle, above) if at(middle)[1] < wanted else (below, middle)
         best = min((below, above), key=lambda value: abs(at(value)[1] - wanted))
         config, count = at(best)
-        if abs(count - wanted) > SIZE_TOLERANCE * wanted:
-            raise BrokenSampleError(
+        if abs(count - wanted) > _SIZE_TOLERANCE * wanted:
+            raise InvalidCandidateError(
                 f"match_parameters: no {width} brings the network to {wanted:g}; the nearest is "
                 f"{count}, with {width} {best}"
             )
@@ -141,7 +137,7 @@ class Checker:
 
 
 def count_parameters(model: ModelConfig) -> int:
-    """Return the number of trained values of a network; nothing is computed, nothing allocated."""
+    """Return the number of trained values of a network, which is built without memory for them."""
     return _count(model.model_dump_json())
 
 
@@ -154,16 +150,6 @@ def _count(text: str) -> int:
     with torch.device("meta"):
         network = LaSAFT(ModelConfig.model_validate_json(text))
     return sum(each.numel() for each in network.parameters() if each.requires_grad)
-
-
-def refuse(reasons: list[str]) -> None:
-    """Raise the ``reasons`` if there are any.
-
-    Raises:
-        ConfigError: all of them.
-    """
-    if reasons:
-        raise ConfigError(list(dict.fromkeys(reasons)))
 
 
 def trial_base(run: RunConfig) -> RunConfig:

@@ -1,4 +1,4 @@
-"""How many trials run at the same time, and what each holds: found from the cluster's nodes."""
+"""How many trials fit on the cluster at the same time, and what resources each one holds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pipeline.cluster.connection import living_nodes
 from pipeline.cluster.resources import room
 from pipeline.config import RunConfig
 
-# What the process beside a trial of several processes holds: Ray refuses 0, and any more could
-# keep the last worker from finding a place.
-BESIDE = 0.001
-# Tune may hold the next trial's such process already, and the last one's still.
-_SPARE = 0.01
+# CPUs of the process that starts the workers of a trial of several processes: Ray refuses 0, and
+# more could keep the last worker from finding a place.
+STARTER_CPUS = 0.001
+# Several of these may be there at a time: the last trial's still, the next one's already.
+_SPARE_CPUS = 0.01
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,20 @@ class Places:
 
 
 def find_places(config: RunConfig, wanted: int | None) -> Places:
-    """Return the places for trials on the cluster; call while connected.
+    """Return the places for trials on the cluster; call while connected to it.
 
     Args:
-        config: processes of a trial, what they hold, the limit of trials at a time.
-        wanted: how many trials there are to run, None if nobody knows.
+        config: the processes of a trial, their resources, the most trials at a time.
+        wanted: how many trials there are to run, None if that is not known.
 
     Raises:
         ConfigError: there is no room for a single trial.
     """
-    nodes = [node["Resources"] for node in living_nodes()]
-    return share_places(config, nodes, wanted)
+    return share_places(config, [node["Resources"] for node in living_nodes()], wanted)
 
 
 def gpus_of_a_trial(config: RunConfig) -> float:
-    """Return the GPUs that one trial holds, all its processes together."""
+    """Return the GPUs that one trial holds, in all its processes together."""
     train = config.train
     each = 1.0 if train.gpus else config.search.trial_gpus or train.resources.get("GPU", 0.0)
     return each * train.processes
@@ -55,9 +54,9 @@ def share_places(
     train, search = config.train, config.search
     cpus, processes = train.resources.get("CPU"), train.processes
     gpus = gpus_of_a_trial(config) / processes
-    # Without GPUs and without a word about CPUs, a process takes one of them, or what there is.
-    least = cpus or (min(1.0, sum(node.get("CPU", 0) for node in nodes) / processes))
-    beside = _SPARE if processes > 1 and not cpus else 0.0
+    # Where no option says how many CPUs, a process takes one, or its share of less.
+    least = cpus or min(1.0, sum(node.get("CPU", 0) for node in nodes) / processes)
+    beside = _SPARE_CPUS if processes > 1 and not cpus else 0.0
     least = math.floor(10_000 * (least - beside)) / 10_000
     if gpus and not cpus:
         least = min(least, 0.5)

@@ -1,4 +1,4 @@
-"""What is wrong with a search, found before anything starts: its file, its values, its needs."""
+"""What is wrong with the options and the space of a search, found before anything starts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from lasaft.errors import ConfigError
 from pipeline.config import RunConfig
 from pipeline.config.run import without_effect
-from pipeline.search.candidates import BrokenSampleError, Checker, trial_base
+from pipeline.search.candidates import Checker, InvalidCandidateError, trial_base
 from pipeline.search.proposals import draw
 from pipeline.search.space import Dimension, Space, named_networks
 from pipeline.search.space_reader import read_space, space_names
 
-# A value that is in no valid sample of so many is in none.
+# A value that none of so many candidates has is in no valid trial.
 _TRIES = 200
 
 
@@ -39,13 +39,12 @@ def search_problems(run: RunConfig) -> Iterator[str]:
             f"grace_epochs: got {search.grace_epochs}, allowed with scheduler {search.scheduler}: "
             f"fewer than the epochs of a trial, {epochs} (trial_epochs, else max_epochs)"
         )
-    if search.searcher == "grid":
-        for dimension in space.dimensions:
-            if dimension.kind != "choices":
-                yield (
-                    f"searcher: got grid, allowed: random or optuna, because {dimension.name} is "
-                    f"a range ({dimension.kind})"
-                )
+    ranges = [dimension for dimension in space.dimensions if dimension.kind != "choices"]
+    for dimension in ranges if search.searcher == "grid" else ():
+        yield (
+            f"searcher: got grid, allowed: random or optuna, because {dimension.name} is "
+            f"a range ({dimension.kind})"
+        )
     if search.searcher == "optuna" and importlib.util.find_spec("optuna") is None:
         yield (
             "searcher: got optuna, which is not installed; allowed: grid, random, or first "
@@ -71,7 +70,7 @@ def idle_in_trials(run: RunConfig) -> dict[str, str]:
     for _ in range(_TRIES):
         try:
             trial = checker.settle(draw(checker, source), sizes=False).config
-        except BrokenSampleError:
+        except InvalidCandidateError:
             continue
         idle.append({*without_effect(trial.model_copy(update={"search": run.search}))})
     always = set.intersection(*idle) if idle else set[str]()
@@ -79,44 +78,42 @@ def idle_in_trials(run: RunConfig) -> dict[str, str]:
     reasons = dict.fromkeys(before - always if idle else (), "")
     reasons |= dict.fromkeys(always - before, f"no trial of the space {space.name} uses it")
     searched = {one.name for one in space.dimensions if not one.when}
-    searched |= {name for one in named_networks(space) for name in one}
+    searched.update(*named_networks(space))
     if space.constraints.match_parameters is not None:
         searched.add(space.constraints.width)
     return reasons | dict.fromkeys(searched, f"the space {space.name} says it for every trial")
 
 
 def _value_problems(checker: Checker, space: Space) -> Iterator[str]:
-    """Yield the values that are in no valid sample, and the options that never have an effect."""
+    """Yield the values of ``space`` that no valid trial has, each with the reason."""
     for dimension in space.dimensions:
         tested = dimension.choices
         if dimension.kind != "choices":
             ends = (dimension.low, dimension.high)
             tested = tuple(int(end) for end in ends) if dimension.whole else ends
-        reasons = {value: _refused(checker, dimension, value) for value in tested}
-        wrong = {value: reason for value, reason in reasons.items() if reason}
-        if dimension.kind != "choices" and len(wrong) < len(tested):
+        reasons = {value: _why_never(checker, dimension, value) for value in tested}
+        if dimension.kind != "choices" and not all(reasons.values()):
             continue  # a range may reach too far: what breaks a rule is drawn again
-        for value, reason in wrong.items():
-            yield f"space {space.name}: {dimension.name} {value!r} is in no valid sample: {reason}"
+        for value in [value for value, reason in reasons.items() if reason]:
+            yield (
+                f"space {space.name}: {dimension.name} {value!r} is in no valid trial: "
+                f"{reasons[value]}"
+            )
 
 
-def _refused(checker: Checker, dimension: Dimension, value: object) -> str:
-    """Return why no sample has ``value``, or nothing if one has it."""
+def _why_never(checker: Checker, dimension: Dimension, value: object) -> str:
+    """Return why no valid trial has ``value``, or nothing if one has it."""
     source, reason = random.Random(0), "its conditions never hold"
     for _ in range(_TRIES):
-        settings = draw(checker, source)
-        if dimension.name not in settings:
-            continue
-        # What is behind it in the space may depend on it.
         settings = draw(checker, source, **{dimension.name: value})
         if dimension.name not in settings:
             continue
         try:
-            sample = checker.settle(settings, sizes=False)
-        except BrokenSampleError as error:
+            candidate = checker.settle(settings, sizes=False)
+        except InvalidCandidateError as error:
             reason = str(error)
             continue
-        if dimension.name in sample.settings:
+        if dimension.name in candidate.settings:
             return ""
         reason = "it has no effect with the others (give it a condition with when)"
     return reason

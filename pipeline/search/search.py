@@ -18,8 +18,8 @@ from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
-from pipeline.search.candidates import Checker, Sample, trial_base
-from pipeline.search.capacity import BESIDE, Places, find_places, gpus_of_a_trial
+from pipeline.search.candidates import Candidate, Checker, trial_base
+from pipeline.search.capacity import STARTER_CPUS, Places, find_places, gpus_of_a_trial
 from pipeline.search.proposals import grid, propose_optuna, propose_random
 from pipeline.search.ranking import SearchResult, conclude, ranked
 from pipeline.search.space import Space
@@ -93,7 +93,7 @@ class _Run:
     space: Space
     book: TrialBook
     note: str = ""
-    _grid: list[Sample] = field(default_factory=list)
+    _grid: list[Candidate] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.settings = self.config.search
@@ -150,17 +150,17 @@ class _Run:
         if not self._may_propose():
             return None
         if self.searcher == "grid":
-            sample: Sample | None = self._grid[len(earlier)]
+            candidate: Candidate | None = self._grid[len(earlier)]
         elif self.searcher == "optuna":
             goals = [(name, OBJECTIVES[name]) for name in self.settings.objectives]
             seed = self.settings.search_seed
-            sample = propose_optuna(self.book.checker, seed, goals, earlier)
+            candidate = propose_optuna(self.book.checker, seed, goals, earlier)
         else:
-            sample = propose_random(self.book.checker, self.settings.search_seed, earlier)
-        if sample is None:
+            candidate = propose_random(self.book.checker, self.settings.search_seed, earlier)
+        if candidate is None:
             atomic_write_json(self.book.root / "drawn_out", len(earlier))
             return None
-        return self.book.plan(sample, len(earlier))
+        return self.book.plan(candidate, len(earlier))
 
     def _repeats_missing(self) -> list[tuple[Trial, int]]:
         """Return the repeats that are not planned yet, once the trials have ended."""
@@ -184,8 +184,8 @@ class _Run:
         if self.note or not self.settings.seeds:
             return
         for trial, repeat in self._repeats_missing():
-            sample = Sample(trial.settings, trial.config, trial.parameters)
-            self.book.plan(sample, trial.number, repeat)
+            candidate = Candidate(trial.settings, trial.config, trial.parameters)
+            self.book.plan(candidate, trial.number, repeat)
         self._tune(places, self.trials(repeats=True), lambda: None, "none")
 
     def _has_held_back(self) -> bool:
@@ -257,7 +257,7 @@ class _Run:
         from ray import tune
 
         if self.config.train.processes > 1:
-            return tune.PlacementGroupFactory([{"CPU": BESIDE}])
+            return tune.PlacementGroupFactory([{"CPU": STARTER_CPUS}])
         bundle = {"CPU": places.cpus} | ({"GPU": places.gpus} if places.gpus else {})
         return tune.PlacementGroupFactory([bundle])
 

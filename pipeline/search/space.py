@@ -74,7 +74,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Constraints:
-    """What every sample must keep to; None and nothing mean no limit.
+    """What every candidate must keep to; None and nothing mean no limit.
 
     Args:
         odd: whole options that must be odd.

@@ -17,7 +17,7 @@ from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import identity, values
-from pipeline.search.candidates import Checker, Sample, trial_base
+from pipeline.search.candidates import Candidate, Checker, trial_base
 from pipeline.search.space import Settings, Space
 from pipeline.training.loop.identity import DATA_HASH, claim_folder
 from pipeline.training.loop.journal import read_history
@@ -164,13 +164,13 @@ class TrialBook:
     root: Path
     checker: Checker
 
-    def plan(self, sample: Sample, number: int, repeat: int = 0) -> Trial:
+    def plan(self, candidate: Candidate, number: int, repeat: int = 0) -> Trial:
         """Write down what a new trial is, and return it."""
-        assert sample.parameters is not None, "an uncounted sample"
+        assert candidate.parameters is not None, "an uncounted candidate"
         name = f"{number:04d}" + (f"-seed{repeat}" if repeat else "")
         plan = {
-            "number": number, "repeat": repeat, "settings": sample.settings,
-            "parameters": sample.parameters,
+            "number": number, "repeat": repeat, "settings": candidate.settings,
+            "parameters": candidate.parameters,
         }  # fmt: skip
         atomic_write_json(self.root / "plan" / f"{name}.json", plan)
         return self.read(name)

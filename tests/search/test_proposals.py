@@ -13,7 +13,7 @@ from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
 from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig, SearchConfig, TrainConfig
-from pipeline.search.candidates import BrokenSampleError, Checker, count_parameters
+from pipeline.search.candidates import Checker, InvalidCandidateError, count_parameters
 from pipeline.search.capacity import share_places
 from pipeline.search.importance import importances
 from pipeline.search.proposals import draw, grid, propose_optuna, propose_random
@@ -43,10 +43,10 @@ def _trial(number: int, settings: dict[str, Any], sdr: float | None = None, **ot
 def _proposed(checker: Checker, count: int, seed: int = 0) -> list[dict[str, Any]]:
     trials: list[Trial] = []
     for number in range(count):
-        sample = propose_random(checker, seed, trials)
-        if sample is None:
+        candidate = propose_random(checker, seed, trials)
+        if candidate is None:
             break
-        trials.append(_trial(number, sample.settings))
+        trials.append(_trial(number, candidate.settings))
     return [trial.settings for trial in trials]
 
 
@@ -95,7 +95,7 @@ def test_ranges_are_drawn_within_their_ends_and_as_they_say(tmp_path: Path) -> N
     drawn = {one.name: [one.draw(source) for _ in range(2000)] for one in space.dimensions}
     assert set(drawn["dk"]) == set(range(4, 65, 4))
     logs = np.log10(drawn["lr"])
-    # A uniform sample's mean and share below a third: 2000 draws, 4 standard deviations.
+    # Mean of uniform draws and the share below a third: 2000 draws, 4 standard deviations.
     assert np.mean(logs) == pytest.approx(-2.5, abs=4 * 3 / np.sqrt(12 * 2000))
     assert np.mean(logs < -3) == pytest.approx(1 / 3, abs=4 * np.sqrt(2 / 9 / 2000))
     assert 0 <= min(drawn["gain_probability"]) < max(drawn["gain_probability"]) <= 0.5
@@ -113,7 +113,7 @@ constraints: {odd: n_blocks, max_parameters: 30000}
     for settings in _proposed(checker, 4):
         assert settings["n_blocks"] % 2 == 1
         assert (checker.settle(settings).parameters or 0) <= 30000
-    with pytest.raises(BrokenSampleError, match="n_blocks: got 4"):
+    with pytest.raises(InvalidCandidateError, match="n_blocks: got 4"):
         checker.settle({"n_blocks": 4, "internal_channels": 4})
 
 
@@ -131,10 +131,10 @@ def test_networks_are_brought_to_equal_sizes(tmp_path: Path) -> None:
 options: {block: [tfc, tfc_tdf], modulation: [film, gpocm]}
 constraints: {match_parameters: 1.5e5, width: internal_channels}
 """
-    samples = grid(_checker(tmp_path, text))
-    assert len(samples) == 4
-    assert len({one.settings["internal_channels"] for one in samples}) > 2
-    for one in samples:
+    candidates = grid(_checker(tmp_path, text))
+    assert len(candidates) == 4
+    assert len({one.settings["internal_channels"] for one in candidates}) > 2
+    for one in candidates:
         assert one.parameters == pytest.approx(1.5e5, rel=0.05)
         assert one.config.model.internal_channels == one.settings["internal_channels"]
 
@@ -158,20 +158,20 @@ options:
     def run() -> list[Trial]:
         trials: list[Trial] = []
         for number in range(24):
-            sample = propose_optuna(checker, 3, [("sdr", True)], trials)
-            assert sample is not None
-            film = sample.settings["modulation"] == "film"
-            score = -abs(np.log10(sample.settings["lr"]) + 2) - 4 * film
+            candidate = propose_optuna(checker, 3, [("sdr", True)], trials)
+            assert candidate is not None
+            film = candidate.settings["modulation"] == "film"
+            score = -abs(np.log10(candidate.settings["lr"]) + 2) - 4 * film
             status = "failed" if number == 4 else "stopped" if number % 5 == 3 else "done"
-            trials.append(_trial(number, sample.settings, float(score), status=status))
+            trials.append(_trial(number, candidate.settings, float(score), status=status))
         return trials
 
     trials = run()
     assert [one.settings for one in trials] == [one.settings for one in run()]
     early, late = ([one.figure("sdr") or 0.0 for one in part] for part in (trials[:8], trials[-8:]))
     assert np.mean(late) > np.mean(early) + 0.5
-    sample = propose_optuna(checker, 3, [("sdr", True), ("parameters", False)], trials)
-    assert sample is not None
+    candidate = propose_optuna(checker, 3, [("sdr", True), ("parameters", False)], trials)
+    assert candidate is not None
 
 
 def test_whole_trials_rank_before_those_cut_short() -> None:

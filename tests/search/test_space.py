@@ -149,12 +149,12 @@ def test_a_space_that_is_not_there_is_told() -> None:
 @pytest.mark.parametrize(
     ("text", "words", "told"),
     [
-        ("options: {n_blocks: [4, 5]}", [], "n_blocks 4 is in no valid sample: n_blocks: got 4"),
+        ("options: {n_blocks: [4, 5]}", [], "n_blocks 4 is in no valid trial: n_blocks: got 4"),
         ("options: {dk: [4, 8]}", ["--block", "tfc"],
-         "dk 4 is in no valid sample: it has no effect"),
+         "dk 4 is in no valid trial: it has no effect"),
         ("options: {block: [tfc_tdf, tfc_lasaft], dk: {choices: [4], when: {block: tfc_tdf}}}", [],
-         "dk 4 is in no valid sample: it has no effect"),
-        ("options: {num_frame: [100, 64]}", [], "num_frame 100 is in no valid sample"),
+         "dk 4 is in no valid trial: it has no effect"),
+        ("options: {num_frame: [100, 64]}", [], "num_frame 100 is in no valid trial"),
         ("options: {lr: {log: [0.001, 0.1]}}", ["--searcher", "grid"], "lr is a range (log)"),
         ("options: {dk: [4, 8]}", ["--dk", "16"], "dk: has no effect, because the space mine says"),
         ("options: {block: [tfc, tfc_tdf]}", ["--dk", "16"],
