@@ -1,4 +1,4 @@
-"""What a search may cost: epochs, hours, GPU hours."""
+"""The budget of a search: epochs, hours, GPU hours."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from lasaft.errors import StageError
@@ -16,18 +17,19 @@ from pipeline.cluster.connection import living_nodes
 from pipeline.config.search import SearchConfig
 from pipeline.search.trials import Trial
 
+# How often the Ray node of this process is looked up.
 _NODE_SECONDS = 5.0
 
 
 class Budget(tune.Stopper):
-    """Ends everything when epochs, hours or GPU-hours are used up.
+    """Ends the search when its epochs, hours or GPU hours are used up.
 
     An epoch begins only if ``total_epochs`` has room for it beside those that are being trained, so
     the limit is met exactly.
 
     Args:
         search: the limits.
-        file: keeps the time over interruptions.
+        file: keeps the search's seconds over interruptions.
         gpus: GPUs of a trial.
         trials: all trials so far.
     """
@@ -41,7 +43,7 @@ class Budget(tune.Stopper):
         self._running: dict[str, str] = {}
         self._held: set[str] = set()
         self._before = json.loads(file.read_bytes())["seconds"] if file.exists() else 0.0
-        self._start, self._written, self._looked = time.monotonic(), 0.0, time.monotonic()
+        self._start, self._written, self._node_seen = time.monotonic(), 0.0, time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -62,7 +64,7 @@ class Budget(tune.Stopper):
         return ""
 
     def begin(self, trial_id: str, name: str) -> None:
-        """Take into account that Tune's trial ``trial_id`` trains the trial ``name``."""
+        """Count the trial ``name``, which Tune knows as ``trial_id``, as training."""
         self._running[trial_id] = name
         self._held.discard(name)
 
@@ -72,15 +74,15 @@ class Budget(tune.Stopper):
         return total is None or sum(self._epochs.values()) + len(self._running) < total
 
     def count(self, name: str, epochs: int, seconds: float) -> None:
-        """Take an epoch of a trial into account."""
+        """Set the epochs that a trial has done, and the seconds that they took."""
         self._epochs[name], self._trained[name] = epochs, seconds
 
     def end(self, name: str) -> None:
-        """Take into account that a trial trains no more."""
+        """Count a trial as training no more."""
         self._running = {key: value for key, value in self._running.items() if value != name}
 
     def holds(self, name: str) -> bool:
-        """Return whether a trial was ended here, and only for want of epochs."""
+        """Return whether a trial was ended only because no epochs were left."""
         return name in self._held
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -95,27 +97,26 @@ class Budget(tune.Stopper):
         return True
 
     def stop_all(self) -> bool:
-        """Return whether a limit is reached; Tune asks all the time.
+        """Return whether a limit is reached; Tune calls this at each of its steps.
 
         Raises:
-            StageError: this process's Ray node has ended: Tune itself would wait for ever.
+            StageError: this process's Ray node has ended, for which Tune would wait for ever.
         """
-        if time.monotonic() - self._written > 1.0:
+        now = time.monotonic()
+        if now - self._written > 1.0:
             self.save()
-        if time.monotonic() - self._looked > _NODE_SECONDS:
-            self._looked = time.monotonic()
+        if now - self._node_seen > _NODE_SECONDS:
+            self._node_seen = now
             _require_own_node()
         return bool(self.used_up)
 
     def save(self) -> None:
-        """Write the time down."""
+        """Write the search's seconds to the file."""
         self._written = time.monotonic()
         atomic_write_json(self._file, {"seconds": round(self.seconds, 1)})
 
 
 def _require_own_node() -> None:
-    import ray
-
     mine = ray.get_runtime_context().get_node_id()
     if all(node["NodeID"] != mine for node in living_nodes()):
         raise StageError(

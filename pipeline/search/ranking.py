@@ -21,7 +21,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
 from pipeline.search.candidates import Checker
 from pipeline.search.space import SEARCHED, Settings, Space
-from pipeline.search.trials import Trial, shown
+from pipeline.search.trials import Trial, settings_of, shown
 
 _FIGURES = ("sdr", "val_loss", "parameters", "seconds")
 
@@ -246,9 +246,8 @@ def winning_config(config: RunConfig) -> RunConfig:
 
     assert config.search.space is not None, "a search without a space"
     file = RunFolder.of(config).search / "winner.json"
-    settings = json.loads(file.read_bytes())["settings"]
-    typed = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
-    return with_settings(config, read_space(config.search.space), typed)
+    settings = settings_of(json.loads(file.read_bytes()))
+    return with_settings(config, read_space(config.search.space), settings)
 
 
 def with_settings(config: RunConfig, space: Space, settings: Settings) -> RunConfig:

@@ -221,7 +221,7 @@ class _Run:
             queue = Queue(
                 waiting, more, lambda trial: self._payload(trial, places), begun, budget.has_room
             )
-            tuner = self._tuner(queue, rules, budget, watch.callback(), places)
+            tuner = self._tuner(queue, rules, budget, watch, places)
             try:
                 tuner.fit()
             finally:

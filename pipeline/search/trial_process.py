@@ -1,4 +1,4 @@
-"""One trial in a Ray Tune worker: it trains, reports each epoch, and goes on where it was."""
+"""The process of one trial: it trains alone or with workers of its own, and reports each epoch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from pipeline.training.train import fit
 
 _SONG_SECONDS = 240.0
 _TIMED_SECONDS = 12.0
+_POLL_SECONDS = 0.1
+_END_SECONDS = 50.0
+# The thread in which this process trains with others, if it does.
+_running: list[threading.Thread] = []
 
 
 def run_trial(payload: dict[str, Any]) -> None:
@@ -44,24 +48,76 @@ def run_trial(payload: dict[str, Any]) -> None:
 
 
 def _train(config: RunConfig, payload: dict[str, Any]) -> None:
-    if config.train.processes > 1:
-        train_many(config, lambda epoch: _report(config, payload["watched"], epoch))
+    if (RunFolder.of(config).training / "result.json").exists():
         return
+
+    def report(epoch: int) -> None:
+        _report(config, payload["watched"], epoch)
+
+    if config.train.processes > 1:
+        _train_many(config, report)
+    else:
+        _train_alone(config, report, gpu=payload["gpu"])
+
+
+def _train_alone(config: RunConfig, report: Callable[[int], None], *, gpu: bool) -> None:
     import torch
 
     from pipeline.cluster.preemption import noticed
     from pipeline.training.loop.worker import run_session
 
-    device = torch.device("cuda" if payload["gpu"] and torch.cuda.is_available() else "cpu")
-
     def on_epoch(epoch: int, values: dict[str, float]) -> None:
         # The last epoch is reported when the training has ended: nothing can cut it short.
         if epoch + 1 < config.train.max_epochs:
-            _report(config, payload["watched"], epoch + 1)
+            report(epoch + 1)
 
-    if not (RunFolder.of(config).training / "result.json").exists():
-        with noticed() as hurry:
-            run_session(config, device, on_epoch, hurry)
+    device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+    with noticed() as hurry:
+        run_session(config, device, on_epoch, hurry)
+
+
+def _train_many(config: RunConfig, report: Callable[[int], None]) -> None:
+    """Train with Ray Train in a thread, and report each epoch from this one.
+
+    The workers wait after each epoch until it has been reported. Where the report ends this trial
+    (it raises SystemExit), they get that as an answer and end by themselves: Ray Train then gives
+    back what they hold, which it does not when it is killed from outside.
+    """
+    folder = RunFolder.of(config)
+    reported = len(read_curve(folder.metrics))
+    (folder.training / "failure.json").unlink(missing_ok=True)
+    answer(folder, reported, go=True)
+    failures: list[Exception] = []
+    thread = threading.Thread(target=_fit, args=(config, folder, failures), daemon=True)
+    _running[:] = [thread]
+    thread.start()
+    try:
+        while thread.is_alive():
+            if reported < min(len(read_curve(folder.metrics)), config.train.max_epochs - 1):
+                reported += 1
+                report(reported)
+                answer(folder, reported, go=True)
+            else:
+                time.sleep(_POLL_SECONDS)
+    except BaseException:
+        answer(folder, reported, go=False)
+        wait_for_end()
+        raise
+    if failures:
+        raise failures[0]
+
+
+def wait_for_end() -> None:
+    """Wait until the training in this process's thread has ended, for ``_END_SECONDS`` at most."""
+    for thread in _running:
+        thread.join(_END_SECONDS)
+
+
+def _fit(config: RunConfig, folder: RunFolder, failures: list[Exception]) -> None:
+    try:
+        fit(config, folder)
+    except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
+        failures.append(error)
 
 
 def _report(config: RunConfig, watched: str, epoch: int | None = None) -> None:
@@ -102,59 +158,3 @@ def _seconds(config: RunConfig) -> float:
         separator.separate(0.1 * song, rate, targets)
         times.append(time.perf_counter() - start)
     return min(times) * _SONG_SECONDS / _TIMED_SECONDS
-
-
-_POLL_SECONDS = 0.1
-_END_SECONDS = 50.0
-# The training that this process runs: where the process itself is ended, it is waited for.
-_running: list[threading.Thread] = []
-
-
-def train_many(config: RunConfig, report: Callable[[int], None]) -> None:
-    """Train with Ray Train in a thread, and report each epoch from this one.
-
-    The processes wait after each epoch until it has been reported. If the report ends this trial,
-    they are told and end by themselves: Ray Train then gives its places back, which it does not
-    when it is killed from outside.
-
-    Args:
-        config: of the trial.
-        report: called with the number of epochs that are done; may raise SystemExit.
-    """
-    folder = RunFolder.of(config)
-    if (folder.training / "result.json").exists():
-        return
-    told = len(read_curve(folder.metrics))
-    (folder.training / "failure.json").unlink(missing_ok=True)
-    answer(folder, told, go=True)
-    failures: list[Exception] = []
-    thread = threading.Thread(target=_fit, args=(config, folder, failures), daemon=True)
-    _running[:] = [thread]
-    thread.start()
-    try:
-        while thread.is_alive():
-            if told < min(len(read_curve(folder.metrics)), config.train.max_epochs - 1):
-                told += 1
-                report(told)
-                answer(folder, told, go=True)
-            else:
-                time.sleep(_POLL_SECONDS)
-    except BaseException:
-        answer(folder, told, go=False)
-        wait_for_end()
-        raise
-    if failures:
-        raise failures[0]
-
-
-def wait_for_end() -> None:
-    """Return when the training that this process began has ended, after some time in any case."""
-    for thread in _running:
-        thread.join(_END_SECONDS)
-
-
-def _fit(config: RunConfig, folder: RunFolder, failures: list[Exception]) -> None:
-    try:
-        fit(config, folder)
-    except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-        failures.append(error)

@@ -1,9 +1,10 @@
-"""The trials of a search on disk: what each is, how far it came, how it ended, and why."""
+"""The folder of a search: whose it is, its trials, how far each came, how it ended, and why."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial, as its files tell it.
+    """One trial, as its files were when it was read.
 
     Args:
         name: its folder's name: 0007, or 0007-seed1 of a repeat.
@@ -79,11 +80,8 @@ class Trial:
     def title(self) -> str:
         """A name for people, which can be one of a folder."""
         words = [f"{name}={shown(value)}" for name, value in self.settings.items()]
-        text = " ".join([self.name, *words])
-        allowed = "".join(
-            letter if letter.isalnum() or letter in "_ .+=-" else "-" for letter in text
-        )
-        return allowed[:_LONGEST_NAME].rstrip(". ")
+        text = re.sub(r"[^\w .+=-]", "-", " ".join([self.name, *words]))
+        return text[:_LONGEST_NAME].rstrip(". ")
 
     @property
     def epochs(self) -> int:
@@ -154,7 +152,7 @@ def _finite(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class TrialBook:
-    """All trials of a search: ``plan/<name>.json`` is written once, ``trials/<name>/`` as it runs.
+    """The trials of a search: ``plan/<name>.json`` is written once, ``trials/<name>/`` as it runs.
 
     Args:
         root: the search's folder.
@@ -187,12 +185,9 @@ class TrialBook:
     def read(self, name: str) -> Trial:
         """Return one trial as it is now."""
         plan = json.loads((self.root / "plan" / f"{name}.json").read_bytes())
-        settings = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in plan["settings"].items()
-        }
+        settings = settings_of(plan)
         folder = self.root / "trials" / name
-        config = trial_config(self.checker, settings, folder, plan["repeat"])
+        config = _trial_config(self.checker, settings, folder, plan["repeat"])
         status, reason = _ending(folder)
         curve = read_curve(RunFolder.of(config).metrics)
         if status == "waiting" and curve:
@@ -204,11 +199,16 @@ class TrialBook:
         )  # fmt: skip
 
 
-def trial_config(checker: Checker, settings: Settings, folder: Path, repeat: int) -> RunConfig:
-    """Return the whole configuration of a trial.
+def settings_of(record: dict[str, Any]) -> Settings:
+    """Return the settings in a JSON record, whose lists were tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record["settings"].items()
+    }
 
-    Its own models are few: the best one, and no state once it has ended.
-    """
+
+def _trial_config(checker: Checker, settings: Settings, folder: Path, repeat: int) -> RunConfig:
+    """Return the whole configuration of a trial, which keeps only the best model when it ends."""
     base = checker.settle(settings, sizes=False).config
     train = base.train.model_copy(
         update={
@@ -222,11 +222,10 @@ def trial_config(checker: Checker, settings: Settings, folder: Path, repeat: int
 
 
 def _ending(folder: Path) -> tuple[Status, str]:
-    failure, stopped = _json(folder / "failed.json"), _json(folder / "stopped.json")
-    if failure:
-        return "failed", failure["reason"]
-    if stopped:
-        return "stopped", stopped["reason"]
+    endings: tuple[Status, ...] = ("failed", "stopped")
+    for status in endings:
+        if found := _json(folder / f"{status}.json"):
+            return status, found["reason"]
     done = (folder / "training" / "result.json").exists()
     return ("done", "") if done else ("waiting", "")
 
@@ -237,29 +236,28 @@ def _json(path: Path) -> dict[str, Any]:
 
 def mark_failed(folder: Path, reason: str) -> None:
     """Record that a trial has failed, and why."""
-    atomic_write_json(folder / "failed.json", {"reason": reason})
-    _drop_state(folder)
+    _mark(folder / "failed.json", reason)
 
 
 def mark_stopped(folder: Path, reason: str) -> None:
     """Record that a trial was ended early, and why."""
-    atomic_write_json(folder / "stopped.json", {"reason": reason})
-    _drop_state(folder)
+    _mark(folder / "stopped.json", reason)
 
 
-def _drop_state(folder: Path) -> None:
-    (folder / "training" / "state.safetensors").unlink(missing_ok=True)
+def _mark(file: Path, reason: str) -> None:
+    """Write how a trial ended; the state to go on from is of no use any more."""
+    atomic_write_json(file, {"reason": reason})
+    (file.parent / "training" / "state.safetensors").unlink(missing_ok=True)
 
 
 def reason_of(error: BaseException) -> str:
     """Return an error in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines and isinstance(error, LasaftError) else (lines or [""])[-1]
-    return text if isinstance(error, LasaftError) else f"{type(error).__name__}: {text}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return lines[0] if isinstance(error, LasaftError) else f"{type(error).__name__}: {lines[-1]}"
 
 
 def claim(config: RunConfig, space: Space, data_hash: str) -> None:
-    """Make the search's folder this search's, or find that it is.
+    """Write down which search the folder is of, or compare this one with what is written there.
 
     Raises:
         ConfigError: it is another's; one line for each option that differs.

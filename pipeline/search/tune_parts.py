@@ -1,8 +1,10 @@
-"""Ray Tune's parts for our trials: who comes next, who ends early, when the budget is used up."""
+"""What Ray Tune is given: the trials in their order, and the scheduler that ends weak ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
@@ -15,13 +17,13 @@ _NEVER = 10**9
 
 
 class Queue(Searcher):
-    """Gives Tune one trial after the other: those that wait on disk, then new ones.
+    """Gives Tune one trial after the other: those that are planned, then new ones.
 
     Args:
-        waiting: trials that were begun, or planned and never begun.
+        waiting: trials that are planned, begun or not.
         more: plans the next new trial; None when there is none.
-        payload: what a trial's process is told.
-        begun: called with Tune's id and the trial before it is handed out.
+        payload: the argument of a trial's process.
+        begun: called with Tune's id and the trial before it begins.
         has_room: whether another trial may begin now.
     """
 
@@ -38,7 +40,7 @@ class Queue(Searcher):
         self._payload, self._begun, self._has_room = payload, begun, has_room
 
     def suggest(self, trial_id: str) -> Any:
-        """Return what the next trial is told; None: not now, FINISHED: there is no more."""
+        """Return the argument of the next trial; None: not now, FINISHED: there are no more."""
         if not self._has_room():
             return None
         trial = self._waiting.pop(0) if self._waiting else self._more()
@@ -53,7 +55,7 @@ class Queue(Searcher):
         """Do nothing: the files say how a trial ended."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune keeps a copy of itself on disk, which nobody reads."""
+        """Return nothing: the copy that Tune keeps on disk is never read."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
@@ -72,38 +74,24 @@ class _Median(MedianStoppingRule):
             super().on_trial_complete(tune_controller, trial, result)
 
 
-class _Nobody:
-    """Tune's controller as a scheduler sees it before anything runs."""
+@dataclass(eq=False)
+class _EarlierTrial:
+    """What a scheduler reads of a trial."""
 
-    def get_live_trials(self) -> list[Any]:
-        """Return no trial."""
-        return []
-
-
-class _Standing:
-    """A trial of an earlier run, as a scheduler sees it."""
-
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
+    trial_id: str
 
 
 def build_scheduler(search: SearchConfig, epochs: int) -> TrialScheduler:
     """Return Tune's scheduler for ``search``; trials have ``epochs`` epochs."""
-    watched: dict[str, Any] = {"metric": "score"}
-    watched["mode"] = "max" if OBJECTIVES[search.objectives[0]] else "min"
-    match search.scheduler:
-        case "asha":
-            return ASHAScheduler(
-                time_attr="epoch", max_t=max(epochs, search.grace_epochs),
-                grace_period=search.grace_epochs, reduction_factor=search.reduction_factor,
-                **watched,
-            )  # fmt: skip
-        case "median":
-            # Never a pause: a trial that waits for others holds nothing that they could use.
-            return _Median(
-                time_attr="epoch", grace_period=search.grace_epochs, min_samples_required=2,
-                min_time_slice=_NEVER, **watched,
-            )  # fmt: skip
+    mode = "max" if OBJECTIVES[search.objectives[0]] else "min"
+    common: dict[str, Any] = {"metric": "score", "mode": mode, "time_attr": "epoch"}
+    common["grace_period"] = search.grace_epochs
+    if search.scheduler == "asha":
+        longest, factor = max(epochs, search.grace_epochs), search.reduction_factor
+        return ASHAScheduler(max_t=longest, reduction_factor=factor, **common)
+    if search.scheduler == "median":
+        # No trial pauses for others: they could not use what it holds.
+        return _Median(min_samples_required=2, min_time_slice=_NEVER, **common)
     return FIFOScheduler()
 
 
@@ -111,11 +99,11 @@ def replay(scheduler: TrialScheduler, trial: Trial, watched: str, trial_id: str)
     """Tell ``scheduler`` the epochs that ``trial`` had before this run, under ``trial_id``."""
     if not isinstance(scheduler, ASHAScheduler | MedianStoppingRule):
         return
-    standing: Any = _Standing(trial_id)
-    nobody: Any = _Nobody()
-    scheduler.on_trial_add(nobody, standing)
+    controller: Any = SimpleNamespace(get_live_trials=list)  # as before anything runs
+    replayed: Any = _EarlierTrial(trial_id)
+    scheduler.on_trial_add(controller, replayed)
     for count in range(1, trial.epochs + 1):
         best = best_epoch(trial.curve[:count])
         score = None if best is None else getattr(best, watched)
         if score is not None:
-            scheduler.on_trial_result(nobody, standing, {"epoch": count, "score": score})
+            scheduler.on_trial_result(controller, replayed, {"epoch": count, "score": score})

@@ -17,19 +17,23 @@ from pipeline.search.trials import Trial, TrialBook, mark_failed, mark_stopped, 
 from pipeline.tracking import Tracker, tracking_address
 
 
-class Watch:
-    """Follows the trials of one run of Tune; use as a context manager around it.
+class Watch(TrialProgressCallback):
+    """Follows the trials of one run of Tune; its callback, and a context manager around it.
+
+    It takes the place of Tune's own reporter, which would print a line about each trial that ends
+    without a report.
 
     Args:
         config: the search's settings.
         book: the trials on disk.
         budget: counts their epochs.
-        total: how many trials there will be, None if nobody knows.
+        total: how many trials there will be, None if that is not known.
     """
 
     def __init__(
         self, config: RunConfig, book: TrialBook, budget: Budget, total: int | None
     ) -> None:
+        super().__init__()
         self.config, self.book, self.budget = config, book, budget
         trials = book.all()
         ended = sum(trial.status not in ("waiting", "running") for trial in trials)
@@ -45,24 +49,25 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         for name in list(self._trackers):
-            self._close(self.book.read(name))
+            self._close_tracker(self.book.read(name))
         for thread in self._closing:
             thread.join()
         self._progress.close()
 
-    def callback(self) -> TrialProgressCallback:
-        """Return Tune's view of this."""
-        return _Hooks(self)
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: the copy that Tune keeps on disk is never read."""
+        return {}
 
-    def begun(self, name: str) -> None:
-        """Take the start of a trial into account."""
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Open the record in MLflow of a trial that starts, or starts again."""
+        name = trial.config["name"]
         if name in self._trackers or not self.config.tracking.log:
             return
-        trial = self.book.read(name)
-        tracking = trial.config.tracking.model_copy(
-            update={"run_id": trial.title, "tracking_uri": tracking_address(self.config)}
+        found = self.book.read(name)
+        tracking = found.config.tracking.model_copy(
+            update={"run_id": found.title, "tracking_uri": tracking_address(self.config)}
         )
-        config = trial.config.model_copy(update={"tracking": tracking})
+        config = found.config.model_copy(update={"tracking": tracking})
         folder = RunFolder.of(config)
         tracker = Tracker(config, folder, parent=RunFolder.of(self.config))
         tracker.__enter__()
@@ -71,44 +76,59 @@ class Watch:
         tracker.follow(folder.metrics)
         self._trackers[name] = tracker
 
-    def came(self, name: str, result: dict[str, Any]) -> None:
-        """Take an epoch of a trial into account."""
+    def on_trial_result(
+        self, iteration: int, trials: list, trial: Any, result: dict, **info: Any
+    ) -> None:
+        """Count an epoch of a trial."""
         if "score" not in result:
             return
+        name = trial.config["name"]
         self.budget.count(name, result["epoch"], result["seconds"])
         self._scores[name] = score = result["score"]
-        self._progress.advance(0, self._note(f"trial {name} epoch {result['epoch']} {score:.4g}"))
+        self._advance(0, f"trial {name} epoch {result['epoch']} {score:.4g}")
 
-    def died(self, name: str) -> None:
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Say that the process of a trial has ended, and that another one goes on with it."""
+        name = trial.config["name"]
         self._progress.say(f"search: the process of trial {name} ended; it goes on where it was")
 
-    def ended(self, name: str, error: BaseException | str | None = None) -> None:
-        """Write down how a trial has ended, where its own files do not say it."""
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Write down that a trial was ended early, unless its files say that it is done."""
+        name = trial.config["name"]
         self.budget.end(name)
-        trial = self.book.read(name)
-        if error is not None and trial.status not in ("done", "failed", "stopped"):
-            text = error if isinstance(error, str) else reason_of(error)
-            mark_failed(trial.folder, f"its process ended again and again: {text}")
-        elif trial.status == "running" and not (self.budget.used_up or self.budget.holds(name)):
+        found = self.book.read(name)
+        if found.status == "running" and not (self.budget.used_up or self.budget.holds(name)):
             watched = self.config.search.objectives[0]
-            by = f"{self.config.search.scheduler}: {watched} {trial.figure(watched):.4g}"
-            mark_stopped(trial.folder, f"{by} after {trial.epochs} epochs")
+            by = f"{self.config.search.scheduler}: {watched} {found.figure(watched):.4g}"
+            mark_stopped(found.folder, f"{by} after {found.epochs} epochs")
+        self._end(name)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Write down that a trial has failed: its process has ended too often."""
+        name, error = trial.config["name"], trial.get_error()
+        self.budget.end(name)
+        found, cause = self.book.read(name), getattr(error, "cause", None) or error
+        if found.status in ("waiting", "running"):
+            known = isinstance(cause, BaseException)
+            reason = reason_of(cause) if known else "no reason was given"
+            mark_failed(found.folder, f"its process ended again and again: {reason}")
+        self._end(name)
+
+    def _end(self, name: str) -> None:
         trial = self.book.read(name)
-        if trial.status in ("waiting", "running"):
-            return
-        self._close(trial)
-        self._progress.advance(1, self._note(f"trial {name} {trial.status}"))
+        if trial.status not in ("waiting", "running"):
+            self._close_tracker(trial)
+            self._advance(1, f"trial {name} {trial.status}")
 
-    def _note(self, text: str) -> str:
+    def _advance(self, count: int, note: str) -> None:
         watched = self.config.search.objectives[0]
-        if not self._scores:
-            return text
-        best = max if OBJECTIVES[watched] else min
-        return f"{text}, best {watched} so far {best(self._scores.values()):.4g}"
+        if self._scores:
+            best = (max if OBJECTIVES[watched] else min)(self._scores.values())
+            note = f"{note}, best {watched} so far {best:.4g}"
+        self._progress.advance(count, note)
 
-    def _close(self, trial: Trial) -> None:
-        """End the trial's record in MLflow without waiting for it."""
+    def _close_tracker(self, trial: Trial) -> None:
+        """End the trial's record in MLflow, in a thread of its own."""
         tracker = self._trackers.pop(trial.name, None)
         if tracker is None:
             return
@@ -122,47 +142,3 @@ class Watch:
         )
         thread.start()
         self._closing.append(thread)
-
-
-class _Hooks(TrialProgressCallback):
-    """Tune calls these; everything is in the payload's name.
-
-    As Tune's own reporter, so that it has none beside this one: it would print a line about each
-    trial that ends without a report.
-    """
-
-    def __init__(self, watch: Watch) -> None:
-        super().__init__()
-        self._watch = watch
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune keeps a copy of itself on disk, which nobody reads."""
-        return {}
-
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial starts, or starts again."""
-        self._watch.begun(trial.config["name"])
-
-    def on_trial_result(
-        self, iteration: int, trials: list, trial: Any, result: dict, **info: Any
-    ) -> None:
-        """An epoch of a trial is done."""
-        self._watch.came(trial.config["name"], result)
-
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial has ended by itself, by the scheduler or by the budget."""
-        self._watch.ended(trial.config["name"])
-
-    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial's process has ended, and is started again."""
-        self._watch.died(trial.config["name"])
-
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial's process has ended too often."""
-        self._watch.ended(trial.config["name"], _error_of(trial))
-
-
-def _error_of(trial: Any) -> BaseException | str:
-    error = trial.get_error()
-    cause = getattr(error, "cause", None) or error
-    return cause if isinstance(cause, BaseException) else "no reason was given"
