@@ -1,13 +1,14 @@
-"""A whole search: trials on Ray Tune, repeats of the best with other seeds, and what came out."""
+"""A whole search: trials on Ray Tune, then repeats of the best with other seeds."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from ray import tune
+from ray.tune.trainable.function_trainable import wrap_function
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_json
@@ -18,16 +19,20 @@ from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
+from pipeline.search.budget import Budget
 from pipeline.search.candidates import Candidate, Checker, trial_base
 from pipeline.search.capacity import STARTER_CPUS, Places, find_places, gpus_of_a_trial
 from pipeline.search.proposals import grid, propose_optuna, propose_random
 from pipeline.search.ranking import SearchResult, conclude, ranked
-from pipeline.search.space import Space
 from pipeline.search.space_reader import read_space
+from pipeline.search.trial_process import run_trial, wait_for_end
 from pipeline.search.trials import Trial, TrialBook, alone, claim
+from pipeline.search.tune_parts import Queue, build_scheduler, replay
+from pipeline.search.watch import Watch
 
 _DEFAULT_TRIALS = 12
-# A trial whose process dies (no memory, a lost node) is started again so often.
+_UNFINISHED, _ENDED = ("waiting", "running"), ("done", "stopped")
+# How often a trial is started again whose process has died (no memory, a lost node).
 _MAX_FAILURES = 3
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -43,9 +48,8 @@ def search(config: RunConfig, begin: Callable[[], None] = lambda: None) -> Searc
     """Search for the best settings, or go on where an earlier call was stopped.
 
     Args:
-        config: the run's settings; the shards must be there, and ``search.space`` says what to
-            try.
-        begin: called once nothing speaks against the search, before it goes on.
+        config: the run's settings, with a ``search.space``; the shards must be there.
+        begin: called before the first trial, once the folder, shards and space are known to fit.
 
     Returns:
         The ranked trials and the files with the winner's settings.
@@ -66,97 +70,80 @@ def search(config: RunConfig, begin: Callable[[], None] = lambda: None) -> Searc
         raise DataError(
             f"shards_dir: {place} has no validation tracks, by which trials are compared"
         )
-    checker = Checker(trial_base(config), space)
     with alone(folder.search):
         claim(config, space, manifest.hash)
-        book = TrialBook(folder.search, checker)
-        run = _Run(config, space, book)
+        run = _Run(config, TrialBook(folder.search, Checker(trial_base(config), space)))
         begin()
         if run.has_work():
             with ready_cluster(config):
                 run.work()
-        return conclude(config, space, book.all(), run.note)
+        return conclude(config, space, run.book.all(), run.note)
 
 
-@dataclass
 class _Run:
     """One call of a search.
 
     Args:
         config: the run's settings.
-        space: what is searched.
         book: the trials on disk.
-        note: why it has ended before all trials have.
+
+    Attributes:
+        note: why this call ended before all trials had ended; empty if they have.
     """
 
-    config: RunConfig
-    space: Space
-    book: TrialBook
-    note: str = ""
-    _grid: list[Candidate] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.settings = self.config.search
-        if self.searcher == "grid":
-            self._grid = grid(self.book.checker)
-        elif not self.book.names():
-            propose_random(self.book.checker, self.settings.search_seed, [])  # or say what is wrong
-
-    @property
-    def searcher(self) -> str:
-        """The way trials are chosen."""
-        wanted = self.settings.searcher
+    def __init__(self, config: RunConfig, book: TrialBook) -> None:
+        self.config, self.book, self.note = config, book, ""
+        self.settings, self.space = config.search, book.checker.space
         free = self.settings.num_trials is None and self.space.is_grid
-        return wanted or ("grid" if free else "random")
+        self.searcher = self.settings.searcher or ("grid" if free else "random")
+        self._grid = grid(book.checker) if self.searcher == "grid" else []
+        if self.searcher != "grid" and not book.names():
+            # A space without a valid candidate is refused before the cluster is touched.
+            propose_random(book.checker, self.settings.search_seed, [])
 
     @property
     def limit(self) -> int | None:
-        """How many trials there may be; None if another budget says it."""
-        limit = self.settings.num_trials
+        """How many trials there may be; None if only the other budgets limit them."""
+        search = self.settings
         if self.searcher == "grid":
-            return min(limit or len(self._grid), len(self._grid))
-        other = (
-            self.settings.total_epochs, self.settings.max_hours, self.settings.max_gpu_hours
-        )  # fmt: skip
-        return limit or (_DEFAULT_TRIALS if other == (None, None, None) else None)
+            return min(search.num_trials or len(self._grid), len(self._grid))
+        others = (search.total_epochs, search.max_hours, search.max_gpu_hours)
+        return search.num_trials or (_DEFAULT_TRIALS if others == (None, None, None) else None)
 
     def trials(self, *, repeats: bool = False) -> list[Trial]:
         """Return the search's own trials, or the repeats with other seeds."""
         return [trial for trial in self.book.all() if bool(trial.repeat) == repeats]
 
     def has_work(self) -> bool:
-        """Whether anything is left to do within the budget."""
-        from pipeline.search.budget import Budget
+        """Return whether anything is left to do within the budget."""
+        self._note_budget(self._budget())
+        unfinished = any(one.status in _UNFINISHED for one in self.book.all())
+        left = unfinished or self._may_propose() or bool(self._repeats_missing())
+        return not self.note and left
 
-        budget = Budget(self.settings, self.clock, gpus_of_a_trial(self.config), self.book.all())
-        if budget.used_up:
-            self.note = f"the budget is used up: {budget.used_up}"
-            return False
-        open_ones = [one for one in self.book.all() if one.status in ("waiting", "running")]
-        return bool(open_ones or self._may_propose() or self._repeats_missing())
+    def _budget(self) -> Budget:
+        clock = self.book.root / "clock.json"
+        return Budget(self.settings, clock, gpus_of_a_trial(self.config), self.book.all())
+
+    def _note_budget(self, budget: Budget) -> None:
+        self.note = budget.used_up and f"the budget is used up: {budget.used_up}"
 
     def _may_propose(self) -> bool:
         drawn_out = (self.book.root / "drawn_out").exists()
         return not drawn_out and (self.limit is None or len(self.trials()) < self.limit)
 
-    @property
-    def clock(self) -> Path:
-        """The file that keeps the search's time."""
-        return self.book.root / "clock.json"
-
     def propose(self) -> Trial | None:
         """Plan the next new trial; None when the search has enough, or nothing new is left."""
-        earlier = self.trials()
         if not self._may_propose():
             return None
+        earlier, checker, seed = self.trials(), self.book.checker, self.settings.search_seed
         if self.searcher == "grid":
             candidate: Candidate | None = self._grid[len(earlier)]
         elif self.searcher == "optuna":
             goals = [(name, OBJECTIVES[name]) for name in self.settings.objectives]
-            seed = self.settings.search_seed
-            candidate = propose_optuna(self.book.checker, seed, goals, earlier)
+            candidate = propose_optuna(checker, seed, goals, earlier)
         else:
-            candidate = propose_random(self.book.checker, self.settings.search_seed, earlier)
+            candidate = propose_random(checker, seed, earlier)
         if candidate is None:
             atomic_write_json(self.book.root / "drawn_out", len(earlier))
             return None
@@ -164,7 +151,7 @@ class _Run:
 
     def _repeats_missing(self) -> list[tuple[Trial, int]]:
         """Return the repeats that are not planned yet, once the trials have ended."""
-        ended = [one for one in self.trials() if one.status in ("done", "stopped")]
+        ended = [one for one in self.trials() if one.status in _ENDED]
         top = ranked(ended, self.settings.objectives[0])[: self.settings.top_settings]
         known = {(one.number, one.repeat) for one in self.trials(repeats=True)}
         return [
@@ -193,69 +180,61 @@ class _Run:
         limited = self.settings.total_epochs is not None
         return limited and any(one.status == "running" for one in self.trials())
 
-    def _tune(self, places: Places, trials: Sequence[Trial], more: Any, scheduler: str) -> None:
-        from pipeline.search.budget import Budget
-        from pipeline.search.tune_parts import Queue, build_scheduler, replay
-        from pipeline.search.watch import Watch
-
-        waiting = [one for one in trials if one.status in ("waiting", "running")]
+    def _tune(
+        self,
+        places: Places,
+        trials: Sequence[Trial],
+        more: Callable[[], Trial | None],
+        scheduler: Literal["none", "asha", "median"],
+    ) -> None:
+        """Let Tune run the unfinished ``trials``, then those that ``more`` plans."""
+        waiting = [one for one in trials if one.status in _UNFINISHED]
         if not waiting:
             first = more()
             if first is None:
                 return
             waiting = [first]
         settings = self.settings.model_copy(update={"scheduler": scheduler})
-        epochs = self.book.checker.base.train.max_epochs
-        rules = build_scheduler(settings, epochs)
         watched = settings.objectives[0]
-        for trial in [one for one in trials if one.status in ("done", "stopped")]:
+        rules = build_scheduler(settings, self.book.checker.base.train.max_epochs)
+        for trial in [one for one in trials if one.status in _ENDED]:
             replay(rules, trial, watched, f"before-{trial.name}")
-        gpus = gpus_of_a_trial(self.config)
-        budget = Budget(settings, self.clock, gpus, self.book.all())
+        budget = self._budget()
+
+        def begun(trial_id: str, trial: Trial) -> None:
+            replay(rules, trial, watched, trial_id)
+            budget.begin(trial_id, trial.name)
+
+        def payload(trial: Trial) -> dict[str, Any]:
+            return self._payload(trial, places)
+
+        queue = Queue(waiting, more, payload, begun, budget.has_room)
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        # Our own files are the truth: what Tune keeps of an earlier call is not read.
+        storage = self.book.root / "ray"
+        shutil.rmtree(storage, ignore_errors=True)
         with Watch(self.config, self.book, budget, self.limit) as watch:
-
-            def begun(identity: str, trial: Trial) -> None:
-                replay(rules, trial, watched, identity)
-                budget.begin(identity, trial.name)
-
-            queue = Queue(
-                waiting, more, lambda trial: self._payload(trial, places), begun, budget.has_room
-            )
-            tuner = self._tuner(queue, rules, budget, watch, places)
+            tuner = tune.Tuner(
+                tune.with_resources(_trainable(), self._resources(places)),
+                tune_config=tune.TuneConfig(
+                    search_alg=queue, scheduler=rules, num_samples=-1, reuse_actors=True,
+                    max_concurrent_trials=places.trials,
+                ),
+                run_config=tune.RunConfig(
+                    name="tune", storage_path=str(storage), verbose=0, stop=budget,
+                    failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
+                    callbacks=[watch],
+                ),
+            )  # fmt: skip
             try:
                 tuner.fit()
             finally:
                 budget.save()
-        shutil.rmtree(self.book.root / "ray", ignore_errors=True)
-        self.note = budget.used_up and f"the budget is used up: {budget.used_up}"
+        shutil.rmtree(storage, ignore_errors=True)
+        self._note_budget(budget)
 
-    def _tuner(self, queue: Any, rules: Any, budget: Any, callback: Any, places: Places) -> Any:
-        from ray import tune
-
-        storage = self._fresh_storage()
-        return tune.Tuner(
-            tune.with_resources(_trainable(), self._resources(places)),
-            tune_config=tune.TuneConfig(
-                search_alg=queue, scheduler=rules, num_samples=-1, reuse_actors=True,
-                max_concurrent_trials=places.trials,
-            ),
-            run_config=tune.RunConfig(
-                name="tune", storage_path=str(storage), verbose=0, stop=budget,
-                failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
-                callbacks=[callback],
-            ),
-        )  # fmt: skip
-
-    def _fresh_storage(self) -> Path:
-        """Return an empty folder for Tune's own files: ours are the truth."""
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
-        shutil.rmtree(self.book.root / "ray", ignore_errors=True)
-        return self.book.root / "ray"
-
-    def _resources(self, places: Places) -> Any:
-        from ray import tune
-
+    def _resources(self, places: Places) -> tune.PlacementGroupFactory:
         if self.config.train.processes > 1:
             return tune.PlacementGroupFactory([{"CPU": STARTER_CPUS}])
         bundle = {"CPU": places.cpus} | ({"GPU": places.gpus} if places.gpus else {})
@@ -276,15 +255,12 @@ class _Run:
         }
 
 
-def _trainable() -> Any:
+def _trainable() -> type:
     """Return Tune's form of a trial, which ends its training in order before its process ends."""
-    from ray.tune.trainable.function_trainable import wrap_function
-
-    from pipeline.search.trial_process import run_trial, wait_for_end
 
     class SearchTrial(wrap_function(run_trial)):
         def cleanup(self) -> None:
-            # Tune tells the trial to end, but would not wait for it.
+            # Tune asks the trial to end, but would not wait for it.
             try:
                 super().cleanup()
             finally:
