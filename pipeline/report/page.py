@@ -41,6 +41,7 @@ _KIND_WORDS = {
     "published": "as published",
 }
 BOUNDS = ("mixture", *ORACLES)
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -57,33 +58,20 @@ class PageInputs:
 
 def render_page(inputs: PageInputs) -> str:
     """Return the page; the same inputs give the same bytes."""
-    # Everything is escaped but the plots and our own style and script: names come from users.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    shared = {"metrics": _shown(inputs.board), "aggregations": AGGREGATIONS, "series": SERIES}
-    style = environment.get_template("page.css.j2").render(shared)
-    script = environment.get_template("page.js.j2").render()
-    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    board, lead, config = inputs.board, inputs.board.lead, inputs.config
+    metrics = _shown(inputs.board)
+    board, lead = inputs.board, inputs.board.lead
     plotted = _plotted(board)
-    return environment.get_template("page.html.j2").render(
-        **shared,
-        # Rendered from this package's own files alone.
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
-        script_hash=script_hash,
+    return render(
+        _HERE / "page.html.j2",
+        metrics=metrics,
+        aggregations=AGGREGATIONS,
         board=board,
         rows=sorted([*board.measured, *board.published], key=by_average),
         columns=[*board.sources, AVERAGE],
         cards=_cards(board),
         pairs=_pairs(board),
         tracks=_tracks(board),
-        boxes={metric: _boxes(board, plotted, metric) for metric in shared["metrics"]},
+        boxes={metric: _boxes(board, plotted, metric) for metric in metrics},
         plotted=plotted,
         nan_frames=lead.nan_frames if any(lead.nan_frames.values()) else {},
         has_oracle=any(row.kind in ORACLES for row in board.measured),
@@ -91,7 +79,7 @@ def render_page(inputs: PageInputs) -> str:
         training=inputs.training,
         provenance=inputs.provenance,
         commands=inputs.commands,
-        config_text=config and json.dumps(config, indent=2, ensure_ascii=False),
+        config_text=inputs.config and json.dumps(inputs.config, indent=2, ensure_ascii=False),
         metric=METRIC,
         aggregation=AGGREGATION,
         definitions=lead.definitions,
@@ -110,6 +98,41 @@ def render_page(inputs: PageInputs) -> str:
 def _shown(board: Board) -> list[str]:
     """Return the metrics for which any system has a figure."""
     return [m for m in ALL_METRICS if any(key[1] == m for r in board.measured for key in r.cells)]
+
+
+def render(
+    template: Path, *, metrics: Sequence[str] = (), aggregations: Sequence[str] = (), **content: Any
+) -> str:
+    """Return a page from ``template`` with this package's style and script in it.
+
+    Everything is escaped but trusted text, because names come from users.
+
+    Args:
+        template: the file, which may include what lies beside it and in this package.
+        metrics, aggregations: those between which the page switches.
+        content: what else the template names.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, _HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shared = {"metrics": metrics, "aggregations": aggregations, "series": SERIES}
+    script = environment.get_template("page.js.j2").render()
+    return environment.get_template(template.name).render(
+        **shared,
+        **content,
+        style=trusted(environment.get_template("page.css.j2").render(shared)),
+        script=trusted(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def trusted(text: str) -> Markup:
+    """Return text that is not escaped on a page: plots and this program's own files alone."""
+    return Markup(text)  # noqa: S704
 
 
 def _cards(board: Board) -> list[dict[str, Any]]:

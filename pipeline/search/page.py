@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-import pipeline.report
 from lasaft.config import variant_name
 from lasaft.files import atomic_write_bytes
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES, WATCHED
 from pipeline.data.shards.manifest import read_manifest
-from pipeline.report.plots import SERIES
+from pipeline.report.board import read_published
+from pipeline.report.page import render, trusted
 from pipeline.search.importance import FEWEST_TRIALS, importances
 from pipeline.search.plots import (
     COLOURED,
@@ -33,9 +27,8 @@ from pipeline.search.ranking import Row, SearchResult, training_command
 from pipeline.search.space import VARIANT
 from pipeline.search.trials import shown
 
-_REPORT = Path(pipeline.report.__file__).parent
 _TABLE_1 = "lasaft-1"
-# The paper's rows by the README's names of the networks.
+# The paper's names of the networks by the README's.
 _PAPER_ROWS = {
     "CUNET_TFC_FiLM": "FiLM CUNet",
     "CUNET_TFC_FiLM_TDF": "FiLM CUNet + TDF",
@@ -51,32 +44,9 @@ _MOST_AXES = 12
 
 def write_report(config: RunConfig, result: SearchResult) -> Path:
     """Write the search's page and return its path; the same trials give the same bytes."""
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, _REPORT]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    shared = {"metrics": (), "aggregations": (), "series": SERIES}
-    style = environment.get_template("page.css.j2").render(shared)
-    script = environment.get_template("page.js.j2").render()
-    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = environment.get_template("page.html.j2").render(
-        **_content(config, result),
-        style=_trusted(style),
-        script=_trusted(script),
-        script_hash=script_hash,
-        shown=shown,
-        labels=LABELS,
-        coloured=COLOURED,
-    )
+    page = render(Path(__file__).with_name("page.html.j2"), **_content(config, result))
     atomic_write_bytes(result.page, page.encode())
     return result.page
-
-
-def _trusted(text: str) -> Any:
-    return Markup(text)  # noqa: S704 - rendered from this program's own files alone
 
 
 def _content(config: RunConfig, result: SearchResult) -> dict[str, Any]:
@@ -97,15 +67,15 @@ def _content(config: RunConfig, result: SearchResult) -> dict[str, Any]:
         },
         "epochs": sum(trial.epochs for trial in result.trials),
         "whole": len(result.trials) * (config.search.trial_epochs or config.train.max_epochs),
-        "curves": _trusted(curves_plot(rows, first)),
+        "curves": trusted(curves_plot(rows, first)),
         "importances": found,
         "fewest": FEWEST_TRIALS,
-        "importance": _trusted(importance_plot(found)) if found else "",
-        "parallel": _trusted(parallel_plot(rows, first))
+        "importance": trusted(importance_plot(found)) if found else "",
+        "parallel": trusted(parallel_plot(rows, first))
         if len(scored) > 1 and 1 < len(options) <= _MOST_AXES
         else "",
         "fronts": {
-            name: _trusted(front_plot(rows, first, name, lined=len(result.objectives) == 2))
+            name: trusted(front_plot(rows, first, name, lined=len(result.objectives) == 2))
             for name in result.objectives[1:]
             if name not in WATCHED
         },
@@ -113,6 +83,9 @@ def _content(config: RunConfig, result: SearchResult) -> dict[str, Any]:
         "facts": _facts(config, result),
         "command": training_command(config, result),
         "preset": result.preset.read_text(encoding="utf-8"),
+        "shown": shown,
+        "labels": LABELS,
+        "coloured": COLOURED,
         "better": {name: "higher" if more else "lower" for name, more in OBJECTIVES.items()},
     }
 
@@ -126,17 +99,12 @@ def _paper(rows: Sequence[Row]) -> dict[str, Any]:
     """Return the paper's Table 1 beside the trials, where each trial is one of its networks."""
     if not all(set(row.trial.settings) == {VARIANT} for row in rows):
         return {}
-    text = (_REPORT / "published.yaml").read_text(encoding="utf-8")
-    table = next(one for one in yaml.safe_load(text)["tables"] if one["key"] == _TABLE_1)
-    published = {row["system"]: row for row in table["rows"]}
+    table = next(one for one in read_published() if one.key == _TABLE_1)
+    published = {row["system"]: row for row in table.rows}
     mine = {row.trial.settings[VARIANT]: row for row in rows}
     lines = [
-        {
-            "name": _PAPER_ROWS[name],
-            "paper": published.get(_PAPER_ROWS[name]),
-            "row": mine.get(name),
-        }
-        for name in _PAPER_ROWS
+        {"name": system, "paper": published.get(system), "row": mine.get(variant)}
+        for variant, system in _PAPER_ROWS.items()
     ]
     return {"table": table, "lines": lines, "columns": ("vocals", "drums", "bass", "other")}
 

@@ -1,4 +1,4 @@
-"""What a search ends with: the ranked trials, the winner, its settings as a preset, the front."""
+"""The outcome of a search: the ranked trials, the winner, its settings as a preset, the front."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,16 @@ class Row:
     """One line of the table.
 
     Args:
-        rank: its place, from 1; None for a trial without a result.
         trial: the trial.
         repeats: the first objective of the same settings with other seeds.
         on_front: whether no other trial is better in one objective and not worse in the others.
+        rank: its place, from 1; None for a trial without a result.
     """
 
-    rank: int | None
     trial: Trial
     repeats: tuple[float, ...] = ()
     on_front: bool = False
+    rank: int | None = None
 
     @property
     def mean(self) -> float | None:
@@ -114,13 +114,13 @@ def ranked(trials: Sequence[Trial], objective: str) -> list[Trial]:
 
 def front(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
     """Return the trials that no other one beats in every objective (or equals and beats in one)."""
-    points = []
+    signs = [-1.0 if OBJECTIVES[name] else 1.0 for name in objectives]
+    points: list[tuple[Trial, list[float]]] = []
     for trial in trials:
         figures = [trial.figure(name) for name in objectives]
-        if None not in figures:
-            signs = [-1.0 if OBJECTIVES[name] else 1.0 for name in objectives]
-            point = [s * f for s, f in zip(signs, figures, strict=True) if f is not None]
-            points.append((trial, point))
+        known = [figure for figure in figures if figure is not None]
+        if len(known) == len(figures):
+            points.append((trial, [sign * x for sign, x in zip(signs, known, strict=True)]))
     return [
         trial for trial, mine in points if not any(_dominates(other, mine) for _, other in points)
     ]
@@ -138,49 +138,35 @@ def conclude(config: RunConfig, space: Space, trials: Sequence[Trial], note: str
         StageError: no trial has a result.
     """
     names = config.search.objectives
+    first = names[0]
     own = [trial for trial in trials if not trial.repeat]
-    order = ranked(own, names[0])
+    order = ranked(own, first)
     if not order:
         reasons = [f"  trial {one.name}: {one.reason or one.status}" for one in own[:20]]
         raise StageError("\n".join(["search: no trial has a result:", *reasons, note]).rstrip())
-    rows = [_row(trial, order, trials, names) for trial in [*order, *_others(own, order)]]
-    winner = _winner(rows, names[0])
-    rows = [winner, *(row for row in rows if row is not winner)]
-    numbered = [
-        Row(place if row.rank else None, row.trial, row.repeats, row.on_front)
-        for place, row in enumerate(rows, 1)
-    ]
+    ends = [one for one in order if one.status == "done"] or order
+    best = front(ends, names) if len(names) > 1 else []
+    rows = [Row(trial, _repeats(trial, trials, first), trial in best) for trial in order]
+    if repeated := [row for row in rows if row.repeats]:
+        sign = 1.0 if OBJECTIVES[first] else -1.0
+        winner = max(repeated, key=lambda row: sign * statistics.fmean(row.repeats))
+        rows = [winner, *(row for row in rows if row is not winner)]
+    rows = [replace(row, rank=rank) for rank, row in enumerate(rows, 1)]
+    rows += [Row(trial) for trial in own if trial not in order]
     root = RunFolder.of(config).search
-    result = SearchResult(root, space, names, tuple(numbered), numbered[0], tuple(trials), note)
+    result = SearchResult(root, space, names, tuple(rows), rows[0], tuple(trials), note)
     _write(config, result)
     return result
 
 
-def _row(
-    trial: Trial, order: Sequence[Trial], trials: Sequence[Trial], names: Sequence[str]
-) -> Row:
-    repeats = [
+def _repeats(trial: Trial, trials: Sequence[Trial], objective: str) -> tuple[float, ...]:
+    """Return the figures of the finished repeats of ``trial``."""
+    return tuple(
         figure
         for one in trials
         if one.repeat and one.number == trial.number and one.status == "done"
-        if (figure := one.figure(names[0])) is not None
-    ]
-    ends = [one for one in order if one.status == "done"] or order
-    on_front = len(names) > 1 and any(one is trial for one in front(ends, names))
-    return Row(1 if trial in order else None, trial, tuple(repeats), on_front)
-
-
-def _others(own: Sequence[Trial], order: Sequence[Trial]) -> list[Trial]:
-    return [trial for trial in own if trial not in order]
-
-
-def _winner(rows: Sequence[Row], objective: str) -> Row:
-    """Return the best row: by the mean over seeds where there are repeats."""
-    repeated = [row for row in rows if row.repeats]
-    if not repeated:
-        return rows[0]
-    sign = 1.0 if OBJECTIVES[objective] else -1.0
-    return max(repeated, key=lambda row: sign * statistics.fmean(row.repeats))
+        if (figure := one.figure(objective)) is not None
+    )
 
 
 def _write(config: RunConfig, result: SearchResult) -> None:
@@ -192,18 +178,18 @@ def _write(config: RunConfig, result: SearchResult) -> None:
         {
             "space": result.space.name, "objectives": list(names), "winner": winner.name,
             "note": result.note, "trials": rows,
-            "repeats": [_as_data(Row(None, one)) for one in result.trials if one.repeat],
+            "repeats": [_as_data(Row(one)) for one in result.trials if one.repeat],
         },
     )  # fmt: skip
-    atomic_write_bytes(root / "results.csv", csv_text(rows).encode())
+    atomic_write_bytes(root / "results.csv", _csv_text(rows).encode())
     atomic_write_json(root / "winner.json", {"trial": winner.name, "settings": winner.settings})
-    atomic_write_bytes(result.preset, preset_text(config, result, winner).encode())
+    atomic_write_bytes(result.preset, _preset_text(config, result, winner).encode())
     fronts = root / "front"
     for old in fronts.glob("*.yaml"):
         old.unlink()
-    for row in [row for row in result.rows if row.on_front]:
-        text = preset_text(config, result, row.trial)
-        atomic_write_bytes(fronts / f"{row.trial.name}.yaml", text.encode())
+    for trial in [row.trial for row in result.rows if row.on_front]:
+        text = _preset_text(config, result, trial)
+        atomic_write_bytes(fronts / f"{trial.name}.yaml", text.encode())
 
 
 def _as_data(row: Row) -> dict[str, Any]:
@@ -211,7 +197,10 @@ def _as_data(row: Row) -> dict[str, Any]:
     best = trial.best
     return {
         "rank": row.rank, "trial": trial.name, "status": trial.status, "reason": trial.reason,
-        "settings": {name: _plain(value) for name, value in trial.settings.items()},
+        "settings": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in trial.settings.items()
+        },
         **{name: trial.figure(name) for name in _FIGURES},
         "sources": best.sources if best else {}, "best_epoch": best.epoch if best else None,
         "epochs": trial.epochs, "training_seconds": trial.seconds, "seed": trial.config.train.seed,
@@ -220,23 +209,17 @@ def _as_data(row: Row) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+def _csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table as CSV, a column for each option."""
     options = list(dict.fromkeys(name for row in rows for name in row["settings"]))
     flat = ("rank", "trial", "status", *_FIGURES, "best_epoch", "epochs", "mean", "spread")
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*flat, *options, "reason"])
+    writer = csv.DictWriter(
+        text, [*flat, *options, "reason"], extrasaction="ignore", lineterminator="\n"
+    )
+    writer.writeheader()
     for row in rows:
-        settings = [
-            shown(row["settings"][name]) if name in row["settings"] else "" for name in options
-        ]
-        figures = ["" if row[name] is None else row[name] for name in flat]
-        writer.writerow([*figures, *settings, row["reason"]])
+        writer.writerow(row | {name: shown(value) for name, value in row["settings"].items()})
     return text.getvalue()
 
 
@@ -258,32 +241,26 @@ def with_settings(config: RunConfig, space: Space, settings: Settings) -> RunCon
     )
 
 
-def preset_text(config: RunConfig, result: SearchResult, trial: Trial) -> str:
+def _preset_text(config: RunConfig, result: SearchResult, trial: Trial) -> str:
     """Return a preset with all settings of a trial's training, with the run's own epochs."""
     whole = with_settings(config, result.space, trial.settings)
     tree: dict[str, dict[str, Any]] = {}
     for group in ("model", "train", "data"):
         section = getattr(whole, group)
-        names = SEARCHED["data"] if group == "data" else type(section).model_fields
-        tree[group] = {}
-        for name in names:
-            value, default = getattr(section, name), type(section).model_fields[name].default
-            if value is not None or default is not None:
-                tree[group][name] = "None" if value is None else _yaml(value)
+        fields = type(section).model_fields
+        values = section.model_dump(mode="json")
+        tree[group] = {
+            name: "None" if values[name] is None else values[name]
+            for name in (SEARCHED["data"] if group == "data" else fields)
+            if values[name] is not None or fields[name].default is not None
+        }
     figures = ", ".join(
         f"{name} {shown(figure)}"
         for name in result.objectives
         if (figure := trial.figure(name)) is not None
     )
     settings = " ".join(f"{name}={shown(value)}" for name, value in trial.settings.items())
-    head = (
+    return (
         f"# Trial {trial.name} of a search over {result.space.name}: {figures} in validation.\n"
-        f"# {settings}\n"
+        f"# {settings}\n{yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)}"
     )
-    return head + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
-def _yaml(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
