@@ -61,10 +61,7 @@ def importances(trials: Sequence[Trial], objective: str) -> list[Importance]:
 def _groups(pairs: Sequence[tuple[Any, float]]) -> list[list[float]]:
     values = [value for value, _ in pairs]
     different = list(dict.fromkeys(values))
-    numeric = all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
-    )
-    if numeric and len(different) > _MOST_GROUPS:
+    if _numeric(values) and len(different) > _MOST_GROUPS:
         order = sorted(pairs)
         parts = np.array_split(np.array([score for _, score in order]), _MOST_GROUPS)
         return [part.tolist() for part in parts if len(part)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +13,7 @@ from pipeline.config.search import OBJECTIVES
 from pipeline.report.plots import colour, draw
 from pipeline.search.importance import Importance
 from pipeline.search.ranking import Row
+from pipeline.search.space import Settings
 from pipeline.search.trials import shown
 
 # The second series is the page's grey, which the trials without a colour of their own have.
@@ -39,23 +39,30 @@ def curves_plot(rows: Sequence[Row], objective: str) -> str:
             points = [(epoch, value) for epoch, value in points if value is not None]
             if not points:
                 continue
-            top = place < len(COLOURED)
-            ink = colour(COLOURED[place] if top else _GREY)
             epochs, values = zip(*points, strict=True)
-            axes.plot(
-                epochs, values, "-", color=ink, linewidth=2.0 if top else 1.0,
-                alpha=1.0 if top else 0.6,
-            )  # fmt: skip
+            _line(axes, place, epochs, values, faint=0.6)
             mark = {"stopped": "x", "failed": "s"}.get(row.trial.status, "o")
+            size, edge = (7, 1.8) if mark == "x" else (4.5, 0)
             axes.plot(
-                epochs[-1:], values[-1:], mark, color=ink,
-                markersize=7 if mark == "x" else 4.5, markeredgewidth=1.8 if mark == "x" else 0,
+                epochs[-1:], values[-1:], mark, color=_ink(place),
+                markersize=size, markeredgewidth=edge,
             )  # fmt: skip
         axes.set_xlabel("epoch")
         axes.set_ylabel(LABELS[objective])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return draw("search-curves", (8.6, 3.9), paint)
+
+
+def _ink(rank: int) -> str:
+    return colour(COLOURED[rank] if rank < len(COLOURED) else _GREY)
+
+
+def _line(axes: Axes, rank: int, x: Sequence[float], y: Sequence[float], *, faint: float) -> None:
+    """Draw a trial's line: strong for the best ones, with opacity ``faint`` for the others."""
+    top = rank < len(COLOURED)
+    width, alpha = (2.0, 1.0) if top else (1.0, faint)
+    axes.plot(x, y, "-", color=_ink(rank), linewidth=width, alpha=alpha)
 
 
 def importance_plot(found: Sequence[Importance]) -> str:
@@ -84,19 +91,13 @@ def parallel_plot(rows: Sequence[Row], objective: str) -> str:
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        scales = [_scale([row.trial.settings.get(name) for row in rows], _has(rows, name))
-                  for name in names]  # fmt: skip
+        scales = [_scale([row.trial.settings for row in rows], name) for name in names]
         figures = [row.trial.figure(objective) or 0.0 for row in rows]
         low, high = min(figures), max(figures)
         for place in reversed(range(len(rows))):
             heights = [scale[0][place] for scale in scales]
             last = (figures[place] - low) / (high - low) if high > low else 0.5
-            top = place < len(COLOURED)
-            ink = colour(COLOURED[place] if top else _GREY)
-            axes.plot(
-                range(len(names) + 1), [*heights, last], "-", color=ink,
-                linewidth=2.0 if top else 1.0, alpha=1.0 if top else 0.5,
-            )  # fmt: skip
+            _line(axes, place, range(len(names) + 1), [*heights, last], faint=0.5)
         for column, (_, ticks) in enumerate(scales):
             _axis(axes, column, ticks)
         _axis(axes, len(names), [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")])
@@ -109,19 +110,16 @@ def parallel_plot(rows: Sequence[Row], objective: str) -> str:
     return draw("search-parallel", (max(8.6, 0.98 * len(names)), 4.6), paint)
 
 
-def _has(rows: Sequence[Row], name: str) -> list[bool]:
-    return [name in row.trial.settings for row in rows]
+def _scale(settings: Sequence[Settings], name: str) -> tuple[list[float], list[tuple[float, str]]]:
+    """Return each trial's height on the axis of an option, and the axis's marks.
 
-
-def _scale(
-    values: Sequence[Any], there: Sequence[bool]
-) -> tuple[list[float], list[tuple[float, str]]]:
-    """Return each trial's height on an axis, and the axis's marks; a missing value is a dash."""
-    present = [value for value, has in zip(values, there, strict=True) if has]
-    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in present)
-    different = sorted(set(present)) if numeric else sorted(set(present), key=str)
-    gap = 0.0 if all(there) else 0.14
-    marks = [] if all(there) else [(0.0, "-")]
+    The heights go from 0 to 1; trials without the option are at 0, which is marked with a dash.
+    """
+    there = [one[name] for one in settings if name in one]
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in there)
+    different = sorted(set(there), key=None if numeric else str)
+    everywhere = len(there) == len(settings)
+    gap, marks = (0.0, []) if everywhere else (0.14, [(0.0, "-")])
     if numeric and len(different) > 5:
         low, high = different[0], different[-1]
         place = {v: gap + (1 - gap) * _fraction(v, low, high) for v in different}
@@ -130,8 +128,7 @@ def _scale(
         steps = max(1, len(different) - 1)
         place = {v: gap + (1 - gap) * n / steps for n, v in enumerate(different)}
         marks += [(height, shown(value)) for value, height in place.items()]
-    heights = [place[v] if has else 0.0 for v, has in zip(values, there, strict=True)]
-    return heights, marks
+    return [place[one[name]] if name in one else 0.0 for one in settings], marks
 
 
 def _fraction(value: float, low: float, high: float) -> float:
@@ -144,9 +141,7 @@ def _fraction(value: float, low: float, high: float) -> float:
 def _axis(axes: Axes, column: int, marks: Sequence[tuple[float, str]]) -> None:
     axes.plot([column, column], [0, 1], "-", color=colour(None), linewidth=1.2, zorder=0)
     for height, text in marks:
-        axes.text(
-            column + 0.05, height + 0.012, text, fontsize=9, va="bottom", zorder=9
-        )  # fmt: skip
+        axes.text(column + 0.05, height + 0.012, text, fontsize=9, va="bottom", zorder=9)
 
 
 def front_plot(rows: Sequence[Row], first: str, second: str, *, lined: bool) -> str:

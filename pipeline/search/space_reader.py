@@ -1,4 +1,4 @@
-"""From a YAML file to a search space: every key and every value checked, all problems at once."""
+"""Search spaces from YAML files: every key and value is checked, all problems are told at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def find_space(name: str) -> Path:
 
 
 def first_line(path: Path) -> str:
-    """Return the first line of a space: what it is about."""
+    """Return the first line of a space's file, a comment that says what it searches."""
     return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").strip()
 
 
@@ -86,7 +86,7 @@ def read_space(name: str) -> Space:
 
 
 class _Reader:
-    """Turns plain YAML into a space, collecting every problem."""
+    """Makes a space of plain YAML and collects every problem with it."""
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
@@ -99,15 +99,16 @@ class _Reader:
         }
 
     def space(self, tree: Any, name: str) -> Space:
-        """Return the space; what is wrong is noted and left out."""
+        """Return the space without what is wrong in it, which is noted."""
         tree = self._mapping(tree, "the file", ("options", "constraints"))
         listed = tree.get("options")
         if not isinstance(listed, dict) or not listed:
             self._note("options: got nothing, allowed: a mapping of options to values")
             listed = {}
-        found = [self._dimension(str(key), value) for key, value in listed.items()]
-        dimensions = {one.name: one for one in found if one is not None}
-        if len(dimensions) < sum(one is not None for one in found):
+        read = [self._dimension(str(key), value) for key, value in listed.items()]
+        found = [one for one in read if one is not None]
+        dimensions = {one.name: one for one in found}
+        if len(dimensions) < len(found):
             self._note("options: an option is there twice, in two ways of writing it")
         constraints = self._constraints(tree.get("constraints") or {})
         if constraints.match_parameters is not None and constraints.width in dimensions:
@@ -256,20 +257,18 @@ class _Reader:
         return conditions
 
     def _ordered(self, dimensions: dict[str, Dimension]) -> Iterator[Dimension]:
-        """Yield each dimension behind those of its conditions; a circle is noted."""
-        done: set[str] = set()
-        rest = list(dimensions.values())
+        """Yield each dimension after those that its conditions name; a circle is noted."""
+        rest = dict(dimensions)
         while rest:
-            ready = [one for one in rest if not (set(one.when) & dimensions.keys()) - done]
-            if not ready:
-                self._note(f"when: {', '.join(one.name for one in rest)} wait for each other")
+            ready = next((one for one in rest.values() if not one.when.keys() & rest.keys()), None)
+            if ready is None:
+                self._note(f"when: {', '.join(rest)} wait for each other")
                 return
-            yield ready[0]
-            done.add(ready[0].name)
-            rest.remove(ready[0])
-            self._reachable(ready[0], dimensions)
+            yield rest.pop(ready.name)
+            self._require_reachable(ready, dimensions)
 
-    def _reachable(self, one: Dimension, dimensions: dict[str, Dimension]) -> None:
+    def _require_reachable(self, one: Dimension, dimensions: dict[str, Dimension]) -> None:
+        """Note the conditions of ``one`` that no value of the space can meet."""
         for other, values in one.when.items():
             parent = dimensions.get(other)
             if parent and parent.kind == "choices" and not set(values) & set(parent.choices):
@@ -281,29 +280,25 @@ class _Reader:
         tree = self._mapping(tree, "constraints", names)
         odd = tree.get("odd") or []
         odd = [str(name) for name in (odd if isinstance(odd, list) else [odd])]
-        for name in [name for name in odd if self._kind(name) != "int"]:
-            self._note(f"odd: got {name!r}, allowed: options that are whole numbers"
-                       f"{did_you_mean(name, self.options)}")  # fmt: skip
+        whole = {name: option for name, option in self.options.items() if option.kind == "int"}
+        for name in [name for name in odd if name not in whole]:
+            hint = did_you_mean(name, self.options)
+            self._note(f"odd: got {name!r}, allowed: options that are whole numbers{hint}")
         sizes = {name: self._size(name, tree[name]) for name in names[1:4] if name in tree}
         width = str(tree.get("width", "internal_channels"))
         if "width" in tree and "match_parameters" not in tree:
             self._note("width: has no effect without match_parameters; leave it out")
-        if self._kind(width) != "int" or self.options[width].section != "model":
-            self._note(f"width: got {width!r}, allowed: a whole-number option of the network"
-                       f"{did_you_mean(width, self.options)}")  # fmt: skip
-        low, high = sizes.get("min_parameters"), sizes.get("max_parameters")
+        if width not in whole or whole[width].section != "model":
+            hint = did_you_mean(width, self.options)
+            self._note(f"width: got {width!r}, allowed: a whole-number option of the network{hint}")
+        low, high, wanted = (sizes.get(name) for name in names[1:4])
         if low is not None and high is not None and low > high:
             self._note(f"min_parameters: got {low:g}, allowed: at most max_parameters ({high:g})")
-        wanted = sizes.get("match_parameters")
         if wanted is not None and not (low or 0) <= wanted <= (high or math.inf):
             self._note(
                 f"match_parameters: got {wanted:g}, allowed: from min_parameters to max_parameters"
             )
-        return Constraints(tuple(odd), low, high, sizes.get("match_parameters"), width)
-
-    def _kind(self, name: str) -> str:
-        option = self.options.get(name)
-        return option.kind if option is not None else ""
+        return Constraints(tuple(odd), low, high, wanted, width)
 
     def _size(self, name: str, raw: Any) -> float | None:
         value = value_of(Option("", name, "float", None, ""), raw) if isinstance(raw, str) else raw
