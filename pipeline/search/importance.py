@@ -20,14 +20,14 @@ _MOST_GROUPS = 4
 
 @dataclass(frozen=True)
 class Importance:
-    """What one option does to the first objective.
+    """How much one option decides the first objective.
 
     Args:
         name: the option.
         share: share of the variance that lies between its values (epsilon squared, from 0).
         p: chance of such a difference if the option did nothing (Kruskal-Wallis).
         trials: how many trials have the option.
-        fanova: its importance by Optuna's functional ANOVA, where that can be told.
+        fanova: its importance by Optuna's functional ANOVA, where it can be computed.
     """
 
     name: str

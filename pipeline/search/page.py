@@ -1,4 +1,4 @@
-"""The report of a search: one HTML page in the leaderboard's style that needs nothing beside it."""
+"""The report of a search: one HTML page in the style of the leaderboard's, without other files."""
 
 from __future__ import annotations
 

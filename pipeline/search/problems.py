@@ -56,15 +56,15 @@ def search_problems(run: RunConfig) -> Iterator[str]:
 def idle_in_trials(run: RunConfig) -> dict[str, str]:
     """Return the options that do nothing in the trials, each with the reason.
 
-    An empty reason takes one back: the option does nothing with the base settings, and matters in
-    trials.
+    An empty reason stands for an option that does nothing with the base settings and something in
+    the trials: it may be given.
     """
     if run.search.space is None:
         return {}
     try:
         space = read_space(run.search.space)
     except ConfigError:
-        return {}  # search_problems tells what is wrong with it
+        return {}  # search_problems says what is wrong with it
     checker, source = Checker(trial_base(run), space), random.Random(0)
     idle: list[set[str]] = []
     for _ in range(_TRIES):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lasaft.config import VARIANTS
 
-# The network by its README name: a group of options, searched as one.
+# A network by its README name: several options of the model, searched as one.
 VARIANT = "model"
 # The shards fix these, and a search has one set of shards.
 OF_THE_SHARDS = (
@@ -74,7 +74,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Constraints:
-    """What every candidate must keep to; None and nothing mean no limit.
+    """Limits that every candidate keeps; None or empty: no limit.
 
     Args:
         odd: whole options that must be odd.
@@ -91,7 +91,7 @@ class Constraints:
 
 @dataclass(frozen=True)
 class Space:
-    """A whole space; the dimensions stand behind those that their ``when`` names."""
+    """A whole space; each dimension stands after those that its ``when`` names."""
 
     name: str
     dimensions: tuple[Dimension, ...]

@@ -1,4 +1,4 @@
-"""Search spaces from YAML files: every key and value is checked, all problems are told at once."""
+"""Search spaces from YAML files, whose every key and value is checked."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from lasaft.errors import LasaftError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
-from pipeline.search.trials import best_epoch, mark_failed, read_curve, reason_of
+from pipeline.search.trials import mark_failed, read_curve, reason_of, score_of
 from pipeline.training.epoch_gate import answer
 from pipeline.training.train import fit
 
@@ -131,8 +131,7 @@ def _report(config: RunConfig, watched: str, epoch: int | None = None) -> None:
     curve = [
         one for one in read_curve(RunFolder.of(config).metrics) if one.epoch <= (epoch or one.epoch)
     ]
-    best = best_epoch(curve)
-    score = None if best is None else getattr(best, watched)
+    score = score_of(curve, watched)
     if score is None or curve[-1].val_loss is None:
         raise StageError(f"the {watched} is not a number after epoch {len(curve)}")
     tune.report({"epoch": len(curve), "score": score, "seconds": curve[-1].seconds})

@@ -104,7 +104,7 @@ class Trial:
             return float(self.parameters)
         if objective == "seconds":
             return self.seconds_per_song
-        return None if self.best is None else getattr(self.best, objective)
+        return score_of(self.curve, objective)
 
 
 def shown(value: Any) -> str:
@@ -122,6 +122,12 @@ def best_epoch(curve: Sequence[Epoch]) -> Epoch | None:
     """Return the epoch that training selects: the first with the least validation loss."""
     finite = [one for one in curve if one.val_loss is not None]
     return min(finite, key=lambda one: one.val_loss or 0.0) if finite else None
+
+
+def score_of(curve: Sequence[Epoch], watched: str) -> float | None:
+    """Return ``watched`` (sdr or val_loss) of the best epoch so far, None where it is no number."""
+    best = best_epoch(curve)
+    return None if best is None else getattr(best, watched)
 
 
 def read_curve(journal: Path) -> tuple[Epoch, ...]:

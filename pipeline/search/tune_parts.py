@@ -11,7 +11,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from pipeline.config.search import OBJECTIVES, SearchConfig
-from pipeline.search.trials import Trial, best_epoch
+from pipeline.search.trials import Trial, score_of
 
 _NEVER = 10**9
 
@@ -103,7 +103,6 @@ def replay(scheduler: TrialScheduler, trial: Trial, watched: str, trial_id: str)
     replayed: Any = _EarlierTrial(trial_id)
     scheduler.on_trial_add(controller, replayed)
     for count in range(1, trial.epochs + 1):
-        best = best_epoch(trial.curve[:count])
-        score = None if best is None else getattr(best, watched)
+        score = score_of(trial.curve[:count], watched)
         if score is not None:
             scheduler.on_trial_result(controller, replayed, {"epoch": count, "score": score})

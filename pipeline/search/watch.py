@@ -1,4 +1,4 @@
-"""What happens around the trials while Tune runs them: endings on disk, progress, MLflow."""
+"""What follows from Tune's events: how trials ended on disk, progress, records in MLflow."""
 
 from __future__ import annotations
 
