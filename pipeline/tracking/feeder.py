@@ -1,4 +1,4 @@
-"""The thread that tells a run's journal to MLflow: the only file that imports mlflow."""
+"""The thread that sends a run's outbox to MLflow."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import os
 import re
 import threading
 import time
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lasaft.config import variant_name
 from lasaft.files import atomic_write_json
 from pipeline.cluster.locks import taken
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.tracking.address import own_store, tracking_address, without_password
+from pipeline.tracking.address import tracking_address, without_password
+from pipeline.tracking.mlflow_run import find_or_create, run_file
 from pipeline.tracking.outbox import Follower, Outbox
 
 if TYPE_CHECKING:
@@ -30,8 +29,9 @@ _RETRY_SECONDS = 5.0
 _LAST_SECONDS = 20.0
 _LAST_SECONDS_FILE = 120.0
 _PARENT_SECONDS = 0.2
-_METRICS_A_CALL = 500
+_METRICS_A_CALL = 500  # the most that MLflow takes, as of parameters
 _PARAMS_A_CALL = 100
+_RECORDS_AT_ONCE = 100  # of a training's journal, after which is noted how far it has been sent
 # The server has read the entry and will never take it; anything else is worth another try.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 # Its names have letters, digits, and a few signs; a source may be called anything.
@@ -44,11 +44,6 @@ _ENVIRONMENT = {
     "MLFLOW_UV_AUTO_DETECT": "false",  # or it adds the files of a project in this folder to a model
     "GIT_PYTHON_REFRESH": "quiet",
 }
-
-
-def _run_file(folder: RunFolder) -> Path:
-    """Return where the id of a folder's MLflow run is kept."""
-    return folder.tracking / "run.json"
 
 
 class Feeder(threading.Thread):
@@ -109,7 +104,7 @@ class Feeder(threading.Thread):
 
     def _wait_for_parent(self) -> None:
         """Wait until the run that this one belongs to is known to MLflow: it makes the store."""
-        while self._parent is not None and not _run_file(self._parent).exists():
+        while self._parent is not None and not run_file(self._parent).exists():
             time.sleep(_PARENT_SECONDS)
 
     def _attempt(self) -> None:
@@ -177,11 +172,11 @@ class Feeder(threading.Thread):
             done = self._sent["steps"].setdefault(path, {})
             records = list(follower.fresh())
             try:
-                for start in range(0, len(records), _PARAMS_A_CALL):
-                    self._send_records(records[start : start + _PARAMS_A_CALL])
-                    self._send_files(self._at(path).parent, records[start : start + _PARAMS_A_CALL])
-                    for record in records[start : start + _PARAMS_A_CALL]:
-                        done[record["kind"]] = record["step"]
+                for start in range(0, len(records), _RECORDS_AT_ONCE):
+                    part = records[start : start + _RECORDS_AT_ONCE]
+                    self._send_records(part)
+                    self._send_files(self._at(path).parent, part)
+                    done |= {record["kind"]: record["step"] for record in part}
                     self._outbox.mark(self._sent)
             except BaseException:
                 # What it has read and not told has to be read again.
@@ -189,7 +184,8 @@ class Feeder(threading.Thread):
                 raise
 
     def _send_records(self, records: list[dict[str, Any]]) -> None:
-        start = self._run_began()
+        self._run()
+        start = self._sent["run"]["milliseconds"]
         numbers = [
             (name, value, start + int(1000 * record["seconds"]), record["step"])
             for record in records
@@ -306,61 +302,8 @@ class Feeder(threading.Thread):
     def _run(self) -> str:
         """Return the id of this folder's MLflow run, which is made at the first call."""
         if self._sent["run"] is None:
-            self._sent["run"] = self._find_or_create()
+            client, config = self._connected(), self._config
+            self._sent["run"] = find_or_create(client, config, self._folder, self._parent)
             self._outbox.mark(self._sent)
-            atomic_write_json(_run_file(self._folder), self._sent["run"])
+            atomic_write_json(run_file(self._folder), self._sent["run"])
         return self._sent["run"]["run_id"]
-
-    def _run_began(self) -> int:
-        """Return when this folder's MLflow run began, in milliseconds."""
-        self._run()
-        return self._sent["run"]["milliseconds"]
-
-    def _find_or_create(self) -> dict[str, Any]:
-        client, experiment = self._connected(), self._experiment()
-        folder_id = self._folder_id()
-        found = client.search_runs([experiment], f"tags.`lasaft.folder` = '{folder_id}'")
-        name = self._config.tracking.run_id or time.strftime("%Y-%m-%d %H:%M:%S")
-        tags = {
-            "lasaft.folder": folder_id,
-            "lasaft.model": variant_name(self._config.model),
-        }
-        if self._parent is not None:
-            parent = json.loads(_run_file(self._parent).read_bytes())
-            tags["mlflow.parentRunId"] = parent["run_id"]
-        run = found[0] if found else client.create_run(experiment, tags=tags, run_name=name)
-        return {
-            "run_id": run.info.run_id,
-            "experiment_id": experiment,
-            "milliseconds": run.info.start_time,
-        }
-
-    def _folder_id(self) -> str:
-        """Return a name for this folder that no other has; it outlives a kill at any moment."""
-        file = self._outbox.folder / "id"
-        try:
-            return str(json.loads(file.read_bytes()))
-        except (FileNotFoundError, ValueError):
-            name = uuid.uuid4().hex
-            atomic_write_json(file, name)
-            return name
-
-    def _experiment(self) -> str:
-        if self._parent is not None:
-            return json.loads(_run_file(self._parent).read_bytes())["experiment_id"]
-        name = self._config.tracking.experiment_name
-        if tracking_address(self._config) != own_store(self._folder):
-            return self._experiment_called(name)
-        place = (self._folder.root / "mlartifacts").as_uri()
-        experiment = self._connected().get_experiment_by_name(name)
-        if experiment is not None and experiment.artifact_location != place:
-            # The folder was moved or copied. MLflow never changes where an experiment's files go.
-            name = f"{name} in {self._folder.root}"
-        return self._experiment_called(name, place)
-
-    def _experiment_called(self, name: str, place: str | None = None) -> str:
-        client = self._connected()
-        experiment = client.get_experiment_by_name(name)
-        if experiment is not None:
-            return experiment.experiment_id
-        return client.create_experiment(name, artifact_location=place)

@@ -1,0 +1,77 @@
+"""The MLflow run of a folder: found again, or created in its experiment."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lasaft.config import variant_name
+from lasaft.files import atomic_write_json
+from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
+from pipeline.tracking.address import own_store, tracking_address
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def run_file(folder: RunFolder) -> Path:
+    """Return where the ids of a folder's MLflow run and of its experiment are kept."""
+    return folder.tracking / "run.json"
+
+
+def find_or_create(
+    client: MlflowClient, config: RunConfig, folder: RunFolder, parent: RunFolder | None
+) -> dict[str, Any]:
+    """Return the ids of the folder's run and experiment, and when the run began in milliseconds.
+
+    Args:
+        client: connected to the tracking server.
+        config: of the run.
+        folder: its folder.
+        parent: folder of the run that this one is a part of, which MLflow has already.
+    """
+    folder_id = _folder_id(folder)
+    tags = {"lasaft.folder": folder_id, "lasaft.model": variant_name(config.model)}
+    if parent is None:
+        experiment = _experiment(client, config, folder)
+    else:
+        record = json.loads(run_file(parent).read_bytes())
+        experiment, tags["mlflow.parentRunId"] = record["experiment_id"], record["run_id"]
+    found = client.search_runs([experiment], f"tags.`lasaft.folder` = '{folder_id}'")
+    name = config.tracking.run_id or time.strftime("%Y-%m-%d %H:%M:%S")
+    run = found[0] if found else client.create_run(experiment, tags=tags, run_name=name)
+    return {
+        "run_id": run.info.run_id,
+        "experiment_id": experiment,
+        "milliseconds": run.info.start_time,
+    }
+
+
+def _folder_id(folder: RunFolder) -> str:
+    """Return a name for this folder that no other has; it outlives a kill at any moment."""
+    file = folder.tracking / "id"
+    try:
+        return str(json.loads(file.read_bytes()))
+    except (FileNotFoundError, ValueError):
+        name = uuid.uuid4().hex
+        atomic_write_json(file, name)
+        return name
+
+
+def _experiment(client: MlflowClient, config: RunConfig, folder: RunFolder) -> str:
+    """Return the id of the run's experiment, which is created where there is none."""
+    name, place = config.tracking.experiment_name, None
+    found = client.get_experiment_by_name(name)
+    if tracking_address(config) == own_store(folder):
+        place = (folder.root / "mlartifacts").as_uri()
+        if found is not None and found.artifact_location != place:
+            # The folder was moved or copied. MLflow never changes where an experiment's files go.
+            name = f"{name} in {folder.root}"
+            found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    return client.create_experiment(name, artifact_location=place)
