@@ -5,7 +5,6 @@ python -m benchmarks.exports
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import tempfile
 import time
@@ -15,16 +14,13 @@ from typing import Any
 
 import torch
 
-from lasaft.config import MODULATIONS, ModelConfig
+from benchmarks.measure import Table
 from lasaft.export import FORMATS, export_model
 from lasaft.network.model import LaSAFT
+from tests.helpers.models import small_config
 
-_SMALL: dict[str, Any] = {
-    "n_fft": 64, "hop_length": 32, "num_frame": 16, "n_blocks": 3, "internal_channels": 4,
-    "n_internal_layers": 2, "embedding_dim": 6, "bn_factor": 4, "min_bn_units": 4, "num_tdfs": 3,
-    "dk": 5,
-}  # fmt: skip
 _BLOCKS = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc")
+_MODULATIONS = ("none", "film", "pocm", "gpocm")
 _FRAMEWORKS = tuple(itertools.product(("complex", "magnitude"), ("mapping", "masking")))
 _OTHERS: tuple[dict[str, Any], ...] = (
     {"control_vector_type": "one_hot_mode"},
@@ -41,7 +37,7 @@ _OTHERS: tuple[dict[str, Any], ...] = (
 
 def kinds() -> Iterator[dict[str, Any]]:
     """Yield the options of every kind of network."""
-    for block, modulation in itertools.product(_BLOCKS, MODULATIONS):
+    for block, modulation in itertools.product(_BLOCKS, _MODULATIONS):
         yield {"block": block, "modulation": modulation}
     for block, (spec_type, mode) in itertools.product(_BLOCKS, _FRAMEWORKS[1:]):
         yield {"block": block, "spec_type": spec_type, "spec_est_mode": mode}
@@ -49,20 +45,18 @@ def kinds() -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.manual_seed(0)
-    print(f"{'difference':>10} {'MB':>6} {'s':>6}  format  options")
-    worst = 0.0
+    rows, worst = Table("difference", "MB", "CPU s", "format", "options"), 0.0
     with tempfile.TemporaryDirectory() as folder:
         for options in kinds():
-            model = LaSAFT(ModelConfig(**{**_SMALL, **options})).eval()
+            model = LaSAFT(small_config(**options)).eval()
             for ending in FORMATS:
                 start = time.process_time()
                 done = export_model(model, Path(folder) / f"network{ending}")
                 seconds = time.process_time() - start
+                cells = f"{done.error:.1e}", f"{done.bytes / 1e6:.2f}", f"{seconds:.1f}"
+                rows.row(*cells, ending, options)
                 worst = max(worst, done.error)
-                row = f"{done.error:10.1e} {done.bytes / 1e6:6.2f} {seconds:6.1f}"
-                print(f"{row}  {ending:6}  {options}", flush=True)
     print(f"largest difference, of the output's scale: {worst:.1e}")
 
 

@@ -19,7 +19,7 @@ import os
 import statistics
 import sys
 import tempfile
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -27,14 +27,14 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.loader import make_shards
+from benchmarks.measure import Table
 from jobs.cli import parse
 from lasaft.config import VARIANTS, ModelConfig
-from pipeline.config import DataConfig, RunConfig, from_json, to_json
+from pipeline.config import RunConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.worker import run_session
-from tests.helpers.songs import make_musdb
+from tests.helpers.small_training import make_data
 
 NETWORKS = ("CUNET_TFC_GPoCM_LaSAFT", "CUNET_TFC_FiLM")
 COLOURS = {"vocals": "#0072b2", "drums": "#d55e00", "bass": "#009e73", "other": "#cc79a7"}
@@ -81,8 +81,8 @@ def draw(curves: dict[str, Curves], path: Path) -> None:
         panels = figure.subplots(1, len(curves), sharey=True)
         for axes, (name, found) in zip(panels, curves.items(), strict=True):
             for source, values in found.items():
-                axes.plot(range(1, len(values) + 1), values, "o-", ms=3, color=COLOURS[source],
-                          label=source)  # fmt: skip
+                epochs = range(1, len(values) + 1)
+                axes.plot(epochs, values, "o-", ms=3, color=COLOURS[source], label=source)
             axes.set(title=f"preset {name}", xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
@@ -102,46 +102,40 @@ def main() -> int:
     parser.add_argument("--presets", default="laptop,demo", help="curves that are drawn")
     options = parser.parse_args()
     size = {"n_blocks": options.blocks, "n_internal_layers": options.layers}
-    steps = options.steps
+    steps, seeds = options.steps, range(options.seeds)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that are started from here
     names = [name for name in options.presets.split(",") if name]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        data = preset("laptop", root).data
-        make_musdb(
-            root / "songs", train=data.synthetic_train, valid=data.synthetic_valid, test=0,
-            seconds=data.synthetic_seconds, seed=data.synthetic_seed,
-        )  # fmt: skip
-        songs = DataConfig(musdb_root=root / "songs")
-        make_shards(preset("laptop", root).model_copy(update={"data": songs}), root / "shards")
+        laptop = preset("laptop", root)
+        data = laptop.data
+        songs = {"train": data.synthetic_train, "valid": data.synthetic_valid}
+        kind = {"seconds": data.synthetic_seconds, "seed": data.synthetic_seed}
+        make_data(root, laptop, **songs, **kind)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(2, mp_context=context) as pool:
             curves = {name: pool.submit(learn, to_json(preset(name, root))) for name in names}
-            found: dict[str, list[Future[Curves]]] = {
+            runs = {
                 network: [
                     pool.submit(learn, to_json(compared(network, size, seed, steps, root)))
-                    for seed in range(options.seeds)
+                    for seed in seeds
                 ]
                 for network in NETWORKS
             }
         if names:
             draw({name: curves[name].result() for name in sorted(names)}, options.output)
-    ends = {n: [_mean_end(each.result()) for each in runs] for n, runs in found.items()}
     print(
         f"mean SDR over sources after {steps} steps, {options.blocks} blocks of "
         f"{options.layers} convolutions, in dB\n"
     )
-    print("| network | " + " | ".join(f"seed {n}" for n in range(options.seeds)) + " | mean |")
-    print("|---" * (options.seeds + 2) + "|")
-    for network, values in ends.items():
-        cells = " | ".join(f"{value:.2f}" for value in values)
-        print(f"| {network} | {cells} | {statistics.mean(values):.2f} |")
-    better, plain = (ends[network] for network in NETWORKS)
-    return 0 if statistics.mean(better) > statistics.mean(plain) else 1
-
-
-def _mean_end(curves: Curves) -> float:
-    return statistics.mean(values[-1] for values in curves.values())
+    rows = Table("network", *(f"seed {seed}" for seed in seeds), "mean")
+    means = []
+    for network, found in runs.items():
+        ends = [[values[-1] for values in each.result().values()] for each in found]
+        values = [statistics.mean(end) for end in ends]
+        means.append(statistics.mean(values))
+        rows.row(network, *(f"{value:.2f}" for value in [*values, means[-1]]))
+    return 0 if means[0] > means[1] else 1
 
 
 if __name__ == "__main__":

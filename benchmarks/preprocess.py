@@ -9,16 +9,16 @@ from files to published shards; the others are of Ray tasks by the clock: give i
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from benchmarks.loader import SOURCES, write_noise
+from benchmarks.measure import Figures, Table, best_of, peak_bytes, timed
 from lasaft.config import ModelConfig
 from pipeline.cluster.connection import connected
 from pipeline.cluster.fanout import Needs, run_tasks
@@ -28,96 +28,85 @@ from pipeline.data.shards.manifest import ShardSettings
 from pipeline.data.shards.preprocess import works_of
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.tracks import list_tracks
+from tests.helpers.wavs import write_track
 
-_MEMORY = 1_500_000_000
-_LONG_SECONDS = 600
+_LONG_SECONDS = 600.0
 
 
-def works_in(songs: Path, settings: ShardSettings, folder: Path) -> list[Work]:
-    """Return the tasks for all songs below ``songs``."""
-    tracks = list_tracks(songs, sources=SOURCES)
-    samples = check_tracks(tracks, root=songs, sample_rate=44100, channels=2)
+def works_in(songs: Path, settings: ShardSettings, tracks: int, seconds: float) -> list[Work]:
+    """Write tracks of noise below ``songs``; return the tasks that preprocess them."""
+    for number in range(tracks):
+        write_track(songs / "train" / str(number), seconds, first_seed=10 * number)
+    found = list_tracks(songs, sources=settings.sources)
+    samples = check_tracks(found, root=songs, sample_rate=44100, channels=2)
+    shards = songs.with_name(f"{songs.name}-shards")
     return [
         work
-        for track, count in zip(tracks, samples, strict=True)
-        for work in works_of(track, count, settings, folder)
+        for track, count in zip(found, samples, strict=True)
+        for work in works_of(track, count, settings, shards)
     ]
 
 
-def one_core(works: Sequence[Work], repeats: int = 3) -> float:
-    """Return seconds of audio a CPU second, the best of some repeats."""
-    best = 0.0
-    for _ in range(repeats):
-        shutil.rmtree(works[0].folder, ignore_errors=True)
-        start = time.process_time()
-        seconds = sum(build_shards(work).seconds for work in works)
-        best = max(best, seconds / (time.process_time() - start))
-    return best
+def in_this_process(works: Sequence[Work]) -> Figures:
+    """Return the seconds of all works, one after the other."""
+    shutil.rmtree(works[0].folder, ignore_errors=True)
+    return timed(lambda: [build_shards(work) for work in works])
 
 
-def on_ray(works: Sequence[Work], cpus: float) -> float:
-    """Return the seconds by the clock for all works, each task holding ``cpus``.
+def on_ray(works: Sequence[Work], cpus: float) -> Figures:
+    """Return the seconds of all works as Ray tasks that hold so many ``cpus``.
 
     The first tracks are done before, untimed: Ray ends workers that idle, and a new one needs
     seconds until it has imported torch.
     """
     folder = works[0].folder.with_name(f"ray-{cpus:g}-{time.monotonic_ns()}")
-    _build_on_ray([replace(work, folder=folder / "before") for work in works[:2]], cpus)
-    start = time.perf_counter()
-    _build_on_ray([replace(work, folder=folder) for work in works], cpus)
-    seconds = time.perf_counter() - start
+    run_on_ray(build_shards, [replace(work, folder=folder / "before") for work in works[:2]], cpus)
+    again = [replace(work, folder=folder) for work in works]
+    spent = timed(lambda: run_on_ray(build_shards, again, cpus))
     shutil.rmtree(folder)
-    return seconds
+    return spent
 
 
-def _build_on_ray(works: Sequence[Work], cpus: float) -> None:
-    run_tasks(
-        build_shards,
-        [(work,) for work in works],
-        names=[work.name for work in works],
-        needs=Needs(_MEMORY, cpus=cpus),
-    )
+def run_on_ray(task: Callable[[Work], Any], works: Sequence[Work], cpus: float) -> list[Any]:
+    names, needs = [work.name for work in works], Needs(1_500_000_000, cpus=cpus)
+    return run_tasks(task, [(work,) for work in works], names=names, needs=needs)
 
 
-def peak_bytes(work: Work) -> int:
+def memory_of(work: Work) -> int:
     """Build in this task and return the most memory that its process ever had."""
     build_shards(work)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tracks", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--n_fft", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
-    model = ModelConfig(n_fft=asked.n_fft, hop_length=1024)
+    options = parser.parse_args()
+    model = ModelConfig(n_fft=options.n_fft, hop_length=1024)
     settings = ShardSettings.of(RunConfig(model=model))
-    root = Path(tempfile.mkdtemp(prefix="preprocess-"))
-    try:
-        write_noise(root / "songs", asked.tracks, asked.seconds)
-        write_noise(root / "long", 1, _LONG_SECONDS)
+    with tempfile.TemporaryDirectory() as folder:
+        long = works_in(Path(folder) / "long", settings, 1, _LONG_SECONDS)
+        works = works_in(Path(folder) / "songs", settings, options.tracks, options.seconds)
         with connected(ClusterConfig(num_cpus=2)):
-            long = works_in(root / "long", settings, root / "long-shards")
-            (peak,) = run_tasks(
-                peak_bytes, [(long[0],)], names=["long"], needs=Needs(_MEMORY, cpus=2)
-            )
-            works = works_in(root / "songs", settings, root / "shards")
-            times = [(on_ray(works, 2), on_ray(works, 1)) for _ in range(asked.repeats)]
-        speed = one_core(works, asked.repeats)
-    finally:
-        shutil.rmtree(root)
-    one, two = (min(column) for column in zip(*times, strict=True))
-    print(f"\nn_fft {asked.n_fft}, {asked.tracks} wav tracks of {asked.seconds:g} s, 5 stems\n")
-    print("| what | measured | goal |\n|---|---|---|")
-    print(f"| audio seconds a CPU second, one core | {speed:.0f} | 80 (n_fft 2048) |")
-    print(f"| one task, audio seconds a second | {asked.tracks * asked.seconds / one:.0f} | |")
-    print(f"| two tasks against one | {one / two:.2f}x | 1.7x |")
+            (peak,) = run_on_ray(memory_of, long[:1], 2)
+            ways = {"one": partial(on_ray, works, 2), "two": partial(on_ray, works, 1)}
+            best = best_of(options.repeats, ways)
+        best |= best_of(options.repeats, {"core": partial(in_this_process, works)})
+    one, two, core = best["one"]["wall"], best["two"]["wall"], best["core"]["cpu"]
+    audio = options.tracks * options.seconds
     print(
-        f"| peak memory of a task, {_LONG_SECONDS / 60:g} minutes | {peak / 1e6:.0f} MB | 800 MB |"
+        f"\nn_fft {options.n_fft}, {options.tracks} wav tracks of {options.seconds:g} s, 5 stems\n"
     )
+    rows = Table("what", "measured", "goal")
+    rows.row("audio seconds a CPU second, one core", f"{audio / core:.0f}", "80 (n_fft 2048)")
+    rows.row("one task, audio seconds a second", f"{audio / one:.0f}", "")
+    rows.row("two tasks against one", f"{one / two:.2f}x", "1.7x")
+    minutes = f"{_LONG_SECONDS / 60:g} minutes"
+    rows.row(f"peak memory of a task, {minutes}", f"{peak / 1e6:.0f} MB", "800 MB")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,140 +13,115 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-import psutil
-
-from benchmarks.kills import command_of
-from pipeline.config import ClusterConfig, RunConfig
+from benchmarks.measure import Table
 from tests.helpers.hosts import Hosts, hosts, why_not
+from tests.helpers.small_training import wait_for
 
-_OPTIONS = [
-    "--preset", "demo", "--synthetic_train", "2", "--synthetic_valid", "1", "--synthetic_test", "2",
-    "--synthetic_seconds", "4", "--steps_per_epoch", "20", "--max_epochs", "3",
-    "--mid_epoch_seconds", "2", "--internal_channels", "4", "--n_internal_layers", "1",
-    "--num_tdfs", "2", "--world_size", "2", "--json",
-]  # fmt: skip
-_LONGEST_SECONDS = 900
+_COMMAND = shlex.split(
+    "-m jobs.run --json --preset demo --synthetic_train 2 --synthetic_valid 1 --synthetic_test 2 "
+    "--synthetic_seconds 4 --steps_per_epoch 20 --max_epochs 3 --mid_epoch_seconds 2 "
+    "--internal_channels 4 --n_internal_layers 1 --num_tdfs 2 --world_size 2"
+)
 _SPACE = "options: {lr: [0.002, 0.004]}\n"
+_LIMIT_SECONDS = 900.0
 _MLFLOW_PORT = 5999
 
 
 @dataclass
 class Run:
-    """One run on the hosts: its command, its process and the folder that it fills."""
+    """A run on ``hosts``: its command, given on the head's host, and the folder that it fills."""
 
     hosts: Hosts
-    output: Path
-    more: list[str]
-    process: subprocess.Popen[str] | None = None
+    options: list[str] = field(default_factory=list)
     server: subprocess.Popen[str] | None = None
 
+    def __post_init__(self) -> None:
+        self.output = self.hosts.shared / "run"
+
     def start(self) -> None:
-        """Start the command on the head's host."""
-        command = [sys.executable, "-m", "jobs.run", *_OPTIONS, "--address", self.hosts.head]
-        words = [*command, "--output_dir", str(self.output), *self.more]
-        self.process = self.hosts.start(0, *words)
+        """Give the command."""
+        place = ["--address", self.hosts.head, "--output_dir", str(self.output)]
+        self.process = self.hosts.start(0, sys.executable, *_COMMAND, *place, *self.options)
+
+    def finish(self) -> tuple[int, str, list[str]]:
+        """Wait for the command; return its exit code, its output and the lines of its errors."""
+        out, errors = self.process.communicate(timeout=_LIMIT_SECONDS)
+        return self.process.returncode, out, errors.strip().splitlines()
 
     def start_server(self) -> None:
-        """Start a tracking server on the head's host, which the run is then told of."""
-        address = f"http://{self.hosts.ip(0)}:{_MLFLOW_PORT}"
-        folder = self.hosts.folder / "mlflow"
-        self.server = self.hosts.start(
-            0, sys.executable, "-m", "mlflow", "server", "--host", self.hosts.ip(0), "--port",
-            str(_MLFLOW_PORT), "--workers", "1", "--allowed-hosts", f"{self.hosts.ip(0)}:*",
-            "--backend-store-uri", f"sqlite:///{folder}.db", "--artifacts-destination", str(folder),
-        )  # fmt: skip
-        self.more += ["--tracking_uri", address]
-        asked = ["curl", "-sf", "--retry", "240", "--retry-all-errors", "--retry-delay", "1"]
-        assert self.hosts.run(0, *asked, f"{address}/health").returncode == 0
-
-    def finish(self) -> tuple[int, str, str]:
-        """Wait for the command; return exit code, standard output and standard error."""
-        assert self.process is not None
-        out, errors = self.process.communicate(timeout=_LONGEST_SECONDS)
-        return self.process.returncode, out, errors
+        """Start a tracking server on the head's host, and tell the run of it."""
+        ip, folder = self.hosts.ip(0), self.hosts.folder / "mlflow"
+        command = f"-m mlflow server --host {ip} --port {_MLFLOW_PORT} --workers 1"
+        places = f"--backend-store-uri sqlite:///{folder}.db --artifacts-destination {folder}"
+        words = [*shlex.split(f"{command} {places}"), "--allowed-hosts", f"{ip}:*"]
+        self.server = self.hosts.start(0, sys.executable, *words)
+        address = f"http://{ip}:{_MLFLOW_PORT}"
+        retry = ["--retry", "240", "--retry-all-errors", "--retry-delay", "1"]
+        assert self.hosts.run(0, "curl", "-sf", *retry, f"{address}/health").returncode == 0
+        self.options += ["--tracking_uri", address]
 
     def wait_for(self, stage: str) -> None:
         """Wait until a stage works; for training, until some steps are done."""
         stamp, journal = self.output / f"steps/{stage}.json", self.output / "training/metrics.jsonl"
-        end = time.monotonic() + _LONGEST_SECONDS
-        while time.monotonic() < end:
-            assert self.process is not None
+
+        def works() -> bool:
             assert self.process.poll() is None, self.process.communicate()[1]
             started = stamp.exists() and json.loads(stamp.read_text())["state"] == "started"
-            if started and (stage != "train" or (journal.exists() and journal.stat().st_size)):
-                time.sleep(1)
-                return
-            time.sleep(0.1)
-        raise AssertionError(f"{stage} did not start in {_LONGEST_SECONDS} s")
+            return started and (
+                stage != "train" or (journal.exists() and journal.stat().st_size > 0)
+            )
+
+        wait_for(works, f"{stage} that has started", _LIMIT_SECONDS)
+        time.sleep(1)
 
 
-def train_on(hosts: Hosts, config: RunConfig) -> subprocess.Popen[str]:
-    """Start a training on the head's host; its processes go where Ray has room for them."""
-    anywhere = config.model_copy(update={"cluster": ClusterConfig()})
-    return hosts.start(0, *command_of(anywhere), "--address", hosts.head)
-
-
-def busy_host(hosts: Hosts) -> int:
-    """Return a host, not the head's, on which a worker process of Ray uses the CPU most."""
-
-    def seconds(host: int) -> float:
-        used = 0.0
-        for process, command in hosts.commands(host).items():
-            if command.startswith("ray::"):
-                with suppress(psutil.NoSuchProcess):  # it has just ended
-                    used += psutil.Process(process).cpu_times().user
-        return used
-
-    return max(range(1, hosts.count), key=seconds)
-
-
-def _kill_node(run: Run) -> None:
-    host = busy_host(run.hosts)
+def _restart(run: Run, host: int) -> None:
     run.hosts.kill(host)
     run.hosts.start_ray(host)  # as a cluster launcher replaces it
 
 
+def _kill_node(run: Run) -> None:
+    _restart(run, run.hosts.busiest())
+
+
 def _cut_link(run: Run) -> None:
-    host = busy_host(run.hosts)
+    host = run.hosts.busiest()
     run.hosts.link(host, "down")
     time.sleep(40)
     run.hosts.link(host, "up")
     time.sleep(5)
-    run.hosts.kill(host)  # its raylet gives up by itself after such a time
-    run.hosts.start_ray(host)
+    _restart(run, host)  # its raylet gives up by itself after such a time
 
 
 def _restart_head(run: Run) -> None:
     for host in range(run.hosts.count):
         run.hosts.kill(host)
-    for host in range(run.hosts.count):
-        run.hosts.start_ray(host, num_cpus=0 if host == 0 else 1)
+    run.hosts.start_all()
 
 
 def _stop_for_a_while(run: Run) -> None:
-    processes = run.hosts.processes(busy_host(run.hosts))
+    processes = run.hosts.processes(run.hosts.busiest())
     for process in processes:
         os.kill(process, signal.SIGSTOP)
     time.sleep(8)
     for process in processes:
-        if Path(f"/proc/{process}").exists():
+        with suppress(ProcessLookupError):
             os.kill(process, signal.SIGCONT)
 
 
 def _kill_driver(run: Run) -> None:
-    assert run.process is not None
     os.killpg(run.process.pid, signal.SIGKILL)
 
 
@@ -158,25 +133,19 @@ def _kill_server(run: Run) -> None:
 
 def _fill_disk(run: Run) -> None:
     free = shutil.disk_usage(run.output).free
-    (run.output / "filler").write_bytes(b"")
     with (run.output / "filler").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(free - 4096, 1))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to disturb a run: what is done, and when."""
+    """One way to disturb a run: what is done, and in which stage."""
 
     text: str
     stage: str
     inject: Callable[[Run], None]
     small_disk: bool = False
     server: bool = False
-
-    @property
-    def searches(self) -> bool:
-        """Whether the run has a search in it."""
-        return self.stage == "search"
 
 
 FAULTS = {
@@ -193,59 +162,62 @@ FAULTS = {
 }
 
 
-def disturbed(fault: Fault | None, folder: Path, *, searches: bool = False) -> dict[str, Any]:
-    """Run once on fresh hosts, with a fault; return what became of it.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: how often its command was given, and what the first one said last."""
 
-    Args:
-        fault: what is done to it (None: nothing).
-        folder: short and empty; Ray's files and the run lie in it.
-        searches: whether the run has a search in it.
-
-    Returns:
-        ``exit_codes`` of the commands, ``scores``, ``seconds``, and ``message``: what the first
-        command said last.
-    """
-    shared, more = folder / "shared", []
-    shared.mkdir()
-    if fault is not None and fault.small_disk:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", shared], check=True)
-    if searches:
-        (shared / "space.yaml").write_text(_SPACE)
-        more = ["--space", str(shared / "space.yaml")]
-    try:
-        with hosts(4, folder / "ray") as cluster:
-            for host in range(cluster.count):
-                cluster.start_ray(host, num_cpus=0 if host == 0 else 1)
-            return _observe(Run(cluster, shared / "run", more), fault)
-    finally:
-        if shared.is_mount():
-            subprocess.run(["umount", "--lazy", shared], check=True)
+    scores: Any
+    seconds: float
+    commands: int
+    message: str
 
 
-def _observe(run: Run, fault: Fault | None) -> dict[str, Any]:
-    if fault is not None and fault.server:
+@cache
+def undisturbed(*, searches: bool) -> Outcome:
+    """Run once on fresh hosts, with a search or without."""
+    return _on_hosts(None, searches)
+
+
+def disturbed(fault: Fault) -> Outcome:
+    """Run once on fresh hosts, with a fault."""
+    return _on_hosts(fault, fault.stage == "search")
+
+
+def _on_hosts(fault: Fault | None, searches: bool) -> Outcome:
+    with hosts(4) as cluster:
+        shared = cluster.shared
+        if fault and fault.small_disk:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", shared], check=True)
+        try:
+            run = Run(cluster)
+            if searches:
+                (shared / "space.yaml").write_text(_SPACE)
+                run.options += ["--space", str(shared / "space.yaml")]
+            cluster.start_all()
+            return _observe(run, fault)
+        finally:
+            if shared.is_mount():
+                subprocess.run(["umount", "--lazy", shared], check=True)
+
+
+def _observe(run: Run, fault: Fault | None) -> Outcome:
+    if fault and fault.server:
         run.start_server()
     start = time.monotonic()
     run.start()
-    if fault is not None:
+    if fault:
         run.wait_for(fault.stage)
         fault.inject(run)
     code, out, errors = run.finish()
-    codes = [code]
-    said = errors.strip().splitlines()
-    if code != 0:
+    message, commands = errors[-1] if errors and code else "", 1
+    if code:
         (run.output / "filler").unlink(missing_ok=True)
         run.start()
-        code, out, again = run.finish()
-        codes.append(code)
-        said += [] if code == 0 else again.strip().splitlines()
-    assert code != 0 or out.startswith("{"), f"not a result alone: {out}\n{errors}"
-    return {
-        "exit_codes": codes,
-        "scores": json.loads(out)["scores"] if code == 0 else None,
-        "seconds": time.monotonic() - start,
-        "message": said[-1] if said and codes != [0] else "",
-    }
+        code, out, errors = run.finish()
+        commands = 2
+    assert code == 0, f"the same command ended with {code}: {errors[-1:]}"
+    assert out.startswith("{"), f"not a result alone: {out}\n{errors}"
+    return Outcome(json.loads(out)["scores"], time.monotonic() - start, commands, message)
 
 
 def main() -> int:
@@ -254,37 +226,26 @@ def main() -> int:
     names = parser.parse_args().faults
     if (reason := why_not()) is not None:
         sys.exit(f"reliability: {reason}")
-    print("| fault | while | ends | s | s undisturbed | scores |\n|---|---|---|---|---|---|")
-    truths: dict[bool, dict[str, Any]] = {}
+    rows = Table("fault", "while", "ends", "s", "s undisturbed", "scores")
     failed = False
     for name in names:
         fault = FAULTS[name]
-        if fault.searches not in truths:
-            truths[fault.searches] = _in_folder(None, fault.searches)
-        truth = truths[fault.searches]
+        truth = undisturbed(searches=fault.stage == "search")
         try:
-            result = _in_folder(fault, fault.searches)
-        except (AssertionError, subprocess.TimeoutExpired) as error:
+            found = disturbed(fault)
+        except (AssertionError, TimeoutError, subprocess.TimeoutExpired) as error:
             failed = True
-            print(f"| {fault.text} | {fault.stage} | NO END | - | - | - |", flush=True)
+            rows.row(fault.text, fault.stage, "NO END", "-", "-", "-")
             print(f"reliability: {name}: {error}", file=sys.stderr, flush=True)
             continue
-        same = result["scores"] == truth["scores"] is not None
+        same = found.scores == truth.scores
         failed |= not same
-        ends = "by itself" if result["exit_codes"] == [0] else "with the same command again"
-        print(
-            f"| {fault.text} | {fault.stage} | {ends} | {result['seconds']:.0f} | "
-            f"{truth['seconds']:.0f} | {'the same' if same else 'DIFFERENT'} |",
-            flush=True,
-        )
-        if result["message"]:
-            print(f"reliability: {name}: {result['message']}", file=sys.stderr, flush=True)
+        ends = "by itself" if found.commands == 1 else "with the same command again"
+        seconds = (f"{found.seconds:.0f}", f"{truth.seconds:.0f}")
+        rows.row(fault.text, fault.stage, ends, *seconds, "the same" if same else "DIFFERENT")
+        if found.message:
+            print(f"reliability: {name}: {found.message}", file=sys.stderr, flush=True)
     return 1 if failed else 0
-
-
-def _in_folder(fault: Fault | None, searches: bool) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="lr", dir="/tmp") as folder:
-        return disturbed(fault, Path(folder), searches=searches)
 
 
 if __name__ == "__main__":

@@ -3,66 +3,52 @@
     python -m benchmarks.scaling_hosts
 
 The hosts are network namespaces (root and iproute2 are needed). Run it on an idle machine.
+They share this machine's cores and memory, which no cluster's do. So a step's own work is measured
+with as many trainings at once that know nothing of each other; what training together adds is
+predicted from the bytes of a sum and the latency between the same hosts.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks.kills import config_of, prepare
-from benchmarks.reliability import train_on
+from benchmarks.measure import Table
 from benchmarks.scaling import Machines, Work, predict
 from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.journal import read_history
 from tests.helpers.hosts import Hosts, hosts, why_not
+from tests.helpers.small_training import config_of, prepare, train_on
+
+_WINDOWS = 12  # of a process in a step
 
 
-def check(steps: int) -> list[str]:
-    """Train on 1, 2 and 3 hosts of this machine; return measured beside predicted times of a step.
+def measure(cluster: Hosts, steps: int) -> None:
+    """Train on 1, 2 and 3 hosts; print measured beside predicted times of a step."""
+    rate, latency = network_of(cluster)
 
-    The hosts share this machine's cores and memory, which no cluster's do. So a step's own work is
-    measured with as many trainings at once that know nothing of each other; what training together
-    adds is predicted from the bytes of a sum and the latency between the same hosts.
-    """
-    together, alone = {}, {}
-    with tempfile.TemporaryDirectory(prefix="lr", dir="/tmp") as name:
-        root = Path(name)
-        prepare(root)
-        with hosts(4, root / "ray") as cluster:
-            for host in range(cluster.count):
-                cluster.start_ray(host, num_cpus=0 if host == 0 else 1)
-            for count in (1, 2, 3):
-                several = [_config(root, f"{count} {each}", 1, steps) for each in range(count)]
-                alone[count] = _seconds_of_a_step(cluster, several)
-                together[count] = _seconds_of_a_step(
-                    cluster, [_config(root, f"{count} hosts", count, steps)]
-                )
-            model = several[0].model
-            parameters = sum(each.numel() for each in LaSAFT(model).parameters())
-            latency, rate = _network(cluster)
-    lines = ["| hosts | step ms, measured | step ms, predicted |", "|---|---|---|"]
+    def training(name: str, world: int) -> RunConfig:
+        size = {"world_size": world, "batch_size": _WINDOWS * world, "steps_per_epoch": steps}
+        return config_of(cluster.shared, name, max_epochs=1, mid_epoch_seconds=300.0, **size)
+
+    parameters = sum(each.numel() for each in LaSAFT(training("any", 1).model).parameters())
     machines = Machines(1, rate, latency, 1e9, 1e9, 0.0, 0.0)
-    for count, seconds in together.items():
-        work = Work(alone[count], 4.0 * parameters, 12, 12.0 * steps * count, 0.0, 0.0, 0.0)
-        found = predict(work, machines, count, 1)
-        lines.append(f"| {count} | {1e3 * seconds:.1f} | {1e3 * float(found['step']):.1f} |")
-    return lines
+    rows = Table("hosts", "step ms, measured", "step ms, predicted")
+    for count in (1, 2, 3):
+        several = [training(f"{count} {each}", 1) for each in range(count)]
+        alone = seconds_of_a_step(cluster, several)
+        together = seconds_of_a_step(cluster, [training(f"{count} hosts", count)])
+        windows = float(_WINDOWS * steps * count)
+        work = Work(alone, 4.0 * parameters, _WINDOWS, windows, 0.0, 0.0, 0.0)
+        predicted = float(predict(work, machines, count, 1)["step"])
+        rows.row(count, f"{1e3 * together:.1f}", f"{1e3 * predicted:.1f}")
 
 
-def _config(root: Path, name: str, world: int, steps: int) -> RunConfig:
-    return config_of(
-        root, name, world_size=world, batch_size=12 * world, steps_per_epoch=steps, max_epochs=1,
-        mid_epoch_seconds=300.0,
-    )  # fmt: skip
-
-
-def _seconds_of_a_step(cluster: Hosts, configs: Sequence[RunConfig]) -> float:
+def seconds_of_a_step(cluster: Hosts, configs: Sequence[RunConfig]) -> float:
     """Run these trainings at once; return the mean of their times of a step."""
     commands = [train_on(cluster, config) for config in configs]
     found = []
@@ -90,8 +76,8 @@ for size in (1, 4_000_000):
 """
 
 
-def _network(cluster: Hosts) -> tuple[float, float]:
-    """Return the latency in s and the bytes a second of a sum over two hosts, measured."""
+def network_of(cluster: Hosts) -> tuple[float, float]:
+    """Return the bytes a second and the latency in s of a sum over two hosts, measured."""
     address = f"tcp://{cluster.ip(1)}:29555"
     words = ["python", "-c", _PROBE]
     other = cluster.start(2, *words, "1", address)
@@ -99,15 +85,20 @@ def _network(cluster: Hosts) -> tuple[float, float]:
     other.communicate(timeout=60)
     assert done.returncode == 0, done.stderr
     small, large = (float(word) for word in done.stdout.split())
-    return small / 2, 4.0 * 4_000_000 / max(large - small, 1e-6)
+    return 4.0 * 4_000_000 / max(large - small, 1e-6), small / 2
 
 
-def main() -> int:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--steps", type=int, default=300, help="of each training")
+    options = parser.parse_args()
     if (reason := why_not()) is not None:
         sys.exit(f"scaling_hosts: {reason}")
-    print("\n".join(check(steps=300)))
-    return 0
+    with hosts(4) as cluster:
+        prepare(cluster.shared)
+        cluster.start_all()
+        measure(cluster, options.steps)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

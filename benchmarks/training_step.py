@@ -2,20 +2,20 @@
 
     python -m benchmarks.training_step --variant CUNET_TFC_GPoCM_LaSAFT --batch_size 2
 
-Every form runs in a process of its own, so that memory peaks are its own.
+Every form runs in a process of its own, so that memory peaks are its own. The best of the steps
+counts, in CPU time of the process, or on a GPU in time by the clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
-import time
+from typing import Any
 
 import torch
 
+from benchmarks.measure import Table, in_own_process, peak_bytes, timed
 from benchmarks.plain import plain_form
 from lasaft.config import VARIANTS, ModelConfig
 from lasaft.network.losses import build_loss
@@ -25,7 +25,7 @@ FORMS = ("plain", "ours", "ours, bfloat16")
 
 
 def measure(form: str, options: argparse.Namespace) -> dict[str, float]:
-    """Return seconds and peak memory of a step (the best of several; the first warms up)."""
+    """Return seconds, peak memory in GB and loss of a step; the first step warms up."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)
@@ -38,9 +38,10 @@ def measure(form: str, options: argparse.Namespace) -> dict[str, float]:
     shape = (options.batch_size, config.spec_channels, config.num_frame, config.bins)
     mixture, target = torch.randn(2, *shape, device=device)
     condition = torch.arange(options.batch_size, device=device) % len(config.sources)
-    before, best, value = peak_bytes(device), float("inf"), 0.0
-    for _ in range(options.steps + 1):
-        start = seconds(device)
+    value = 0.0
+
+    def step() -> None:
+        nonlocal value
         with torch.autocast(device.type, torch.bfloat16, enabled=form.endswith("bfloat16")):
             estimate = model.estimate(mixture, condition)
         step_loss = loss(estimate, target, mixture)
@@ -48,22 +49,12 @@ def measure(form: str, options: argparse.Namespace) -> dict[str, float]:
         step_loss.backward()
         optimizer.step()
         value = step_loss.item()
-        best = min(best, seconds(device) - start)
-    return {"seconds": best, "gb": (peak_bytes(device) - before) / 1e9, "loss": value}
 
-
-def seconds(device: torch.device) -> float:
-    """Work done: CPU time of this process, or wall time once the GPU has finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
-def peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    on_gpu = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated if on_gpu else peak_bytes
+    before = peak()
+    best = min(timed(step)["wall" if on_gpu else "cpu"] for _ in range(options.steps + 1))
+    return {"seconds": best, "gb": (peak() - before) / 1e9, "loss": value}
 
 
 def main() -> None:
@@ -80,21 +71,15 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options.measure, options)))
         return
-    results = {}
-    for form in FORMS:
-        command = [sys.executable, "-m", "benchmarks.training_step", *sys.argv[1:]]
-        done = subprocess.run(
-            [*command, "--measure", form], capture_output=True, text=True, check=True
-        )
-        results[form] = json.loads(done.stdout.splitlines()[-1])
     print(f"{options.variant}, batch {options.batch_size}, {options.device}")
-    print("| form | s a step | times as fast | peak GB | share of it | loss |")
-    print("|---|---|---|---|---|---|")
-    plain = results["plain"]
-    for form, found in results.items():
+    rows = Table("form", "s a step", "times as fast", "peak GB", "share of it", "loss")
+    plain: dict[str, Any] = {}
+    for form in FORMS:
+        found = in_own_process("benchmarks.training_step", *sys.argv[1:], "--measure", form)
+        plain = plain or found
         speed, share = plain["seconds"] / found["seconds"], found["gb"] / plain["gb"]
-        row = f"{found['seconds']:.2f} | {speed:.2f} | {found['gb']:.2f} | {share:.2f}"
-        print(f"| {form} | {row} | {found['loss']:.6f} |")
+        cells = (found["seconds"], speed, found["gb"], share)
+        rows.row(form, *(f"{cell:.2f}" for cell in cells), f"{found['loss']:.6f}")
 
 
 if __name__ == "__main__":

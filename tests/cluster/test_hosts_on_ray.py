@@ -6,22 +6,20 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.kills import config_of, differences, prepare, step_of
-from benchmarks.reliability import busy_host, train_on
 from pipeline.config import RunConfig
 from pipeline.training.loop.worker import run_session
 from tests.helpers.hosts import Hosts, hosts, why_not
 from tests.helpers.processes import in_processes
+from tests.helpers.small_training import config_of, prepare, step_of, train_on
+from tests.helpers.training import differences
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -40,11 +38,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster() -> Iterator[Hosts]:
     if (reason := why_not()) is not None:
         pytest.skip(reason)
-    # Ray's sockets need a short path.
-    with hosts(3, Path(tempfile.mkdtemp(prefix="lh", dir="/tmp"))) as made:
-        made.start_ray(0, num_cpus=0)
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(made.start_ray, range(1, made.count)))
+    with hosts(3) as made:
+        made.start_all()
         yield made
 
 
@@ -80,7 +75,7 @@ def test_a_node_that_is_told_to_go_and_then_dies_costs_seconds_of_training(
     with command, _ended(command):
         in_processes(2, root, _session, undisturbed)
         _reach(config, 10, command)
-        host = busy_host(cluster)
+        host = cluster.busiest()
         state = config.output_dir / "training" / "state.safetensors"
         # Without the notice there would be no state before the end of the epoch.
         assert not state.exists()

@@ -9,11 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 _SCRIPTS = Path(sys.executable).parent
 _PORT = 6399
@@ -40,11 +44,13 @@ class Hosts:
     Args:
         count: how many hosts.
         folder: for Ray's own files; its path must be short (socket names).
+        shared: an empty folder that stands for the storage of all hosts.
         token: what Ray's processes show each other.
     """
 
     count: int
     folder: Path
+    shared: Path
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     # Two of these may exist on one machine.
     number: int = field(default_factory=lambda: os.getpid() % 200 + 20)
@@ -75,8 +81,8 @@ class Hosts:
             name, port = self.name(host), f"port{host}"
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
-            _ip("link", "add", "eth0", "netns", name, "type", "veth",
-                "peer", "name", port, "netns", self._hub)  # fmt: skip
+            veth = ["link", "add", "eth0", "netns", name, "type", "veth"]
+            _ip(*veth, "peer", "name", port, "netns", self._hub)
             _ip("-n", self._hub, "link", "set", port, "master", "bridge", "up")
             _ip("-n", name, "addr", "add", f"{self.ip(host)}/24", "dev", "eth0")
             _ip("-n", name, "link", "set", "eth0", "up")
@@ -92,7 +98,6 @@ class Hosts:
             subprocess.run(["ip", "netns", "delete", self.name(host)], check=False)
             shutil.rmtree(Path("/etc/netns") / self.name(host), ignore_errors=True)
         subprocess.run(["ip", "netns", "delete", self._hub], check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the processes on a host."""
@@ -106,23 +111,28 @@ class Hosts:
             "OMP_NUM_THREADS": "1",
         }
 
-    def start_ray(self, host: int, num_cpus: int = 1) -> None:
-        """Start Ray on a host: the head on host 0, else a worker that joins it."""
+    def start_ray(self, host: int) -> None:
+        """Start Ray on a host: the head without a CPU on host 0, else a node of one CPU."""
         where = ["--head", f"--port={_PORT}"] if host == 0 else [f"--address={self.head}"]
+        # The folder of a worker's session is the head's own name for it: each host needs its own.
         folder = self.folder / str(host)
         folder.mkdir(parents=True, exist_ok=True)
-        # The folder of a worker's session is the head's own name for it: each host needs its own.
-        command = [
-            "ray", "start", *where, f"--node-ip-address={self.ip(host)}",
-            f"--temp-dir={folder}", f"--num-cpus={num_cpus}", "--include-log-monitor=false",
-            "--object-store-memory=200000000", "--disable-usage-stats",
-        ]  # fmt: skip
+        place = [f"--node-ip-address={self.ip(host)}", f"--temp-dir={folder}"]
+        size = [f"--num-cpus={min(host, 1)}", "--object-store-memory=200000000"]
+        quiet = ["--include-log-monitor=false", "--disable-usage-stats"]
+        command = ["ray", "start", *where, *place, *size, *quiet]
         done = self.run(host, *command)
         if done.returncode != 0 and host != 0:
             # On a machine with far too much work, Ray's own deadlines can pass.
             self.kill(host)
             done = self.run(host, *command)
         assert done.returncode == 0, done.stdout + done.stderr
+
+    def start_all(self) -> None:
+        """Start Ray on every host."""
+        self.start_ray(0)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self.start_ray, range(1, self.count)))
 
     def run(
         self, host: int, *command: str, seconds: float = 300
@@ -152,9 +162,22 @@ class Hosts:
         """Return the command lines of all processes on a host, words parted by NUL, by id."""
         found = {}
         for process in self.processes(host):
-            with _gone():
+            with suppress(ProcessLookupError, FileNotFoundError):  # it has just ended
                 found[process] = Path(f"/proc/{process}/cmdline").read_bytes().decode()
         return found
+
+    def busiest(self) -> int:
+        """Return the host, not the head's, on which a worker process of Ray uses the CPU most."""
+
+        def seconds(host: int) -> float:
+            used = 0.0
+            for process, command in self.commands(host).items():
+                if command.startswith("ray::"):
+                    with suppress(psutil.NoSuchProcess):  # it has just ended
+                        used += psutil.Process(process).cpu_times().user
+            return used
+
+        return max(range(1, self.count), key=seconds)
 
     def node_id(self, host: int) -> str:
         """Return Ray's name for a host, from the command line of its raylet."""
@@ -170,7 +193,7 @@ class Hosts:
         for _ in range(50):
             alive = self.processes(host)
             for process in alive:
-                with _gone():
+                with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             if not alive:
                 return
@@ -183,22 +206,17 @@ class Hosts:
 
 
 @contextmanager
-def hosts(count: int, folder: Path) -> Iterator[Hosts]:
+def hosts(count: int) -> Iterator[Hosts]:
     """Have ``count`` hosts inside the ``with``; nothing is left of them after it."""
-    made = Hosts(count, folder)
-    try:
-        made.build()
-        yield made
-    finally:
-        made.close()
-
-
-@contextmanager
-def _gone() -> Iterator[None]:
-    try:
-        yield
-    except (ProcessLookupError, FileNotFoundError):
-        return
+    with tempfile.TemporaryDirectory(prefix="lh", dir="/tmp", ignore_cleanup_errors=True) as name:
+        shared = Path(name) / "shared"
+        shared.mkdir()
+        made = Hosts(count, Path(name) / "ray", shared)
+        try:
+            made.build()
+            yield made
+        finally:
+            made.close()
 
 
 def _ip(*words: str) -> None:

@@ -16,7 +16,6 @@ import torch
 
 import lasaft
 import pipeline.training.train
-from benchmarks.kills import WORKER, config_of, differences, disturb, prepare, processes, step_of
 from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.cluster.connection import prepare_environment
 from pipeline.config import RunConfig, TrackingConfig
@@ -28,7 +27,9 @@ from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.worker import run_session
 from pipeline.training.train import train
 from pipeline.workflow.stages import train_network
+from tests.helpers.kills import UNDISTURBED, disturb, processes, training
 from tests.helpers.processes import in_processes
+from tests.helpers.small_training import WORKER, config_of, prepare, step_of
 from tests.helpers.training import (
     run_tiny,
     tiny_config,
@@ -100,13 +101,13 @@ def test_kills_of_driver_raylet_and_worker_cost_nothing_but_time(root: Path) -> 
     """``python -m benchmarks.kills`` does the same many times."""
     steps = {"steps_per_epoch": 40}
     config = config_of(root, "killed", **steps)
-    undisturbed = config_of(root, "undisturbed", **steps)
-    in_processes(2, root, _session, undisturbed)
+    in_processes(2, root, _session, config_of(root, UNDISTURBED, **steps))
     kinds = ["driver", "raylet", "worker"]
     random.Random(5).shuffle(kinds)
-    kills = list(disturb(config, kinds, random.Random(5)))
-    assert len({kill.step for kill in kills}) == 3
-    assert differences(config, undisturbed) == []
+    job = training(root, **steps)
+    kills = list(disturb(job, "killed", kinds, total=80, chance=random.Random(5)))
+    assert len({kill.progress for kill in kills}) == 3
+    assert job.differences("killed") == []
     # A finished training returns at once.
     start = time.monotonic()
     result = train(config)

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from benchmarks import damage
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
 from pipeline.data.shards.inspect import all_records, inspect_shards
 from pipeline.data.shards.manifest import Manifest, manifest_text, read_manifest, track_entry
 from pipeline.data.songs.tracks import list_tracks, read_track
 from pipeline.data.windows.reader import ShardSet
+from tests.helpers import damage
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
 
