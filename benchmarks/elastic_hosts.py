@@ -19,22 +19,15 @@ from benchmarks.measure import Table
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.journal import read_history
+from tests.helpers import small_training
 from tests.helpers.hosts import Hosts, hosts, why_not
-from tests.helpers.small_training import (
-    WORKER,
-    config_of,
-    prepare,
-    shown_by,
-    step_of,
-    train_on,
-    wait_for,
-)
+from tests.helpers.small_training import config_of, prepare, step_of, wait_for
 
 
 def workers(cluster: Hosts) -> int:
     """Return how many processes train."""
     commands = [cluster.commands(host) for host in range(1, cluster.count)]
-    return sum(WORKER in command for found in commands for command in found.values())
+    return sum(small_training.WORKER in command for found in commands for command in found.values())
 
 
 def observe(cluster: Hosts, config: RunConfig, training: subprocess.Popen[str]) -> None:
@@ -57,7 +50,7 @@ def observe(cluster: Hosts, config: RunConfig, training: subprocess.Popen[str]) 
         while workers(cluster) == before and training.poll() is None:
             reached = max(reached, step_of(config))
             time.sleep(0.02)
-        shown_by(config).unlink(missing_ok=True)
+        small_training.shown_by(config).unlink(missing_ok=True)
         wait_for(lambda wanted=wanted: has_trained(wanted), f"first step of {wanted} processes")
         seconds, again = time.monotonic() - began, max(0, reached - step_of(config) + 1)
         rows.row(text, f"{before} -> {wanted}", f"{seconds:.0f}", again if before else 0)
@@ -73,7 +66,7 @@ def main() -> int:
         config = config_of(cluster.shared, "elastic", **options, **limits)
         cluster.start_ray(0)
         cluster.start_ray(1)
-        with train_on(cluster, config) as training:
+        with small_training.train_on(cluster, config) as training:
             try:
                 observe(cluster, config, training)
                 _, errors = training.communicate()

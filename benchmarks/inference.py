@@ -12,14 +12,13 @@ and what counts is time by the clock.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measure import Table, timed
 from benchmarks.plain import plain_form
 from lasaft.config import VARIANTS, ModelConfig
 from lasaft.fast.specialise import specialise
@@ -94,21 +93,20 @@ def forms(model: LaSAFT, device: str) -> dict[str, Separator]:
     }
 
 
-@dataclass
 class Result:
     """What one form needed and made of the song."""
 
-    cpu: float = 0.0
-    wall: float = 0.0
-    pieces: list[Tensor] | None = None
+    def __init__(self) -> None:
+        self.cpu = self.wall = 0.0  # seconds
+        self.pieces: list[Tensor] = []
 
     def run(self, separator: Separator, wave: Tensor) -> None:
         """Separate a piece and add what it took."""
-        cpu, wall = time.process_time(), time.perf_counter()
-        stems = separator.separate(wave, separator.config.sample_rate)
-        self.wall += time.perf_counter() - wall
-        self.cpu += time.process_time() - cpu
-        self.pieces = [*(self.pieces or []), torch.stack(list(stems.values()))]
+        stems: dict[str, Tensor] = {}
+        spent = timed(lambda: stems.update(separator.separate(wave, separator.config.sample_rate)))
+        self.wall += spent["wall"]
+        self.cpu += spent["cpu"]
+        self.pieces.append(torch.stack(list(stems.values())))
 
 
 def measure(separators: Mapping[str, Separator], wave: Tensor, piece: int) -> dict[str, Result]:
@@ -124,21 +122,20 @@ def measure(separators: Mapping[str, Separator], wave: Tensor, piece: int) -> di
 
 def show(results: Mapping[str, Result], floor: float | None) -> None:
     """Print a table; ``floor`` is the time that moving the least possible memory takes."""
-    last = "" if floor is None else " share of the bandwidth floor |"
-    print(f"| form | CPU s | wall s | times as fast | largest difference / scale | SNR dB |{last}")
-    print("|---|---|---|---|---|---|" + ("---|" if last else ""))
-    first, truth = next(iter(results.values())), torch.empty(0)
+    last = [] if floor is None else ["share of the bandwidth floor"]
+    times = ("CPU s", "wall s", "times as fast")
+    rows = Table("form", *times, "largest difference / scale", "SNR dB", *last)
+    first = next(iter(results.values()))
+    truth = torch.cat(first.pieces, dim=-1)
     for name, result in results.items():
-        stems = torch.cat(result.pieces or [], dim=-1)
-        truth = stems if result is first else truth
-        difference = stems - truth
+        difference = torch.cat(result.pieces, dim=-1) - truth
         largest = float(difference.abs().max() / truth.abs().max())
         snr = 20 * float((truth.norm() / difference.norm().clamp_min(1e-30)).log10())
-        equality = " | " if result is first else f"{largest:.1e} | {snr:.0f}"
+        equality = ["", ""] if result is first else [f"{largest:.1e}", f"{snr:.0f}"]
         speed = first.cpu / result.cpu if floor is None else first.wall / result.wall
-        share = "" if floor is None else f" {floor / result.wall:.2f} |"
-        print(
-            f"| {name} | {result.cpu:.2f} | {result.wall:.2f} | {speed:.2f} | {equality} |{share}"
+        cells = [f"{value:.2f}" for value in (result.cpu, result.wall, speed)]
+        rows.row(
+            name, *cells, *equality, *([] if floor is None else [f"{floor / result.wall:.2f}"])
         )
 
 
@@ -169,14 +166,7 @@ def bytes_per_second() -> float:
     """How fast the GPU copies memory, reading and writing counted."""
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(10):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        target.copy_(source)
-        torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * len(source) / best
+    return 2 * len(source) / min(timed(lambda: target.copy_(source))["wall"] for _ in range(10))
 
 
 def benchmark(variant: str, options: argparse.Namespace) -> None:

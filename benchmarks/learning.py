@@ -67,9 +67,8 @@ def learn(text: str) -> Curves:
     """Train in this process; return the validation SDR of each source after each epoch, in dB."""
     config = from_json(text)
     result = run_session(config, torch.device("cpu"))
-    epochs = [
-        r["values"] for r in read_history(RunFolder.of(config).metrics) if r["kind"] == "epoch"
-    ]
+    records = read_history(RunFolder.of(config).metrics)
+    epochs = [record["values"] for record in records if record["kind"] == "epoch"]
     sys.stderr.write(f"{config.output_dir.name}: {result.steps} steps, {result.seconds:.0f} s\n")
     return {name: [v[f"valid/{name}/SDR"] for v in epochs] for name in config.model.sources}
 

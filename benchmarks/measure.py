@@ -31,10 +31,11 @@ class Table:
 
 def timed(work: Callable[[], object]) -> Figures:
     """Do ``work``; return its seconds by the clock ("wall") and of this process's CPUs ("cpu")."""
+    wait_for_gpu = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    wait_for_gpu()
     cpu, wall = time.process_time(), time.perf_counter()
     work()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+    wait_for_gpu()
     return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 

@@ -173,23 +173,13 @@ class Outcome:
 
 
 @cache
-def undisturbed(*, searches: bool) -> Outcome:
-    """Run once on fresh hosts, with a search or without."""
-    return _on_hosts(None, searches)
-
-
-def disturbed(fault: Fault) -> Outcome:
-    """Run once on fresh hosts, with a fault."""
-    return _on_hosts(fault, fault.stage == "search")
-
-
-def _on_hosts(fault: Fault | None, searches: bool) -> Outcome:
+def outcome(fault: Fault | None, *, searches: bool) -> Outcome:
+    """Do a run, with a search in it or without, and with a fault or none, on fresh hosts."""
     with hosts(4) as cluster:
-        shared = cluster.shared
+        run, shared = Run(cluster), cluster.shared
         if fault and fault.small_disk:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", shared], check=True)
         try:
-            run = Run(cluster)
             if searches:
                 (shared / "space.yaml").write_text(_SPACE)
                 run.options += ["--space", str(shared / "space.yaml")]
@@ -230,9 +220,10 @@ def main() -> int:
     failed = False
     for name in names:
         fault = FAULTS[name]
-        truth = undisturbed(searches=fault.stage == "search")
+        searches = fault.stage == "search"
+        truth = outcome(None, searches=searches)
         try:
-            found = disturbed(fault)
+            found = outcome(fault, searches=searches)
         except (AssertionError, TimeoutError, subprocess.TimeoutExpired) as error:
             failed = True
             rows.row(fault.text, fault.stage, "NO END", "-", "-", "-")

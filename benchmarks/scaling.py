@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measure import Table
 from jobs.cli import parse
 from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig
@@ -109,11 +109,15 @@ def predict(work: Work, machines: Machines, gpus: int, epochs: int) -> dict[str,
     }
     worst = max(shares, key=lambda name: shares[name])
     return {
-        "step": step, "epoch": epoch, "fill": fill, "score": score, "total": total,
+        "step": step,
+        "epoch": epoch,
+        "fill": fill,
+        "score": score,
+        "total": total,
         "efficiency": work.step_seconds / (step + reading),
         "dollars": nodes * machines.dollars * total / 3600,
         "limit": f"{worst} ({shares[worst]:.0%})" if shares[worst] > 0.01 else "-",
-    }  # fmt: skip
+    }
 
 
 class _Traffic(TorchDispatchMode):
@@ -173,22 +177,16 @@ def work_of(config: RunConfig, options: argparse.Namespace) -> Work:
     )
 
 
-def table(work: Work, machines: Machines, epochs: int) -> list[str]:
-    """Return the lines of the table."""
-    lines = [
-        "| GPUs | step s | epoch | efficiency | cache fill | scoring | whole run | cost $ | "
-        "saturates first |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+def show(work: Work, machines: Machines, epochs: int) -> None:
+    """Print the table."""
+    times = ("cache fill", "scoring", "whole run")
+    columns = ("GPUs", "step s", "epoch", "efficiency", *times, "cost $", "saturates first")
+    rows = Table(*columns)
     for gpus in GPUS:
         found = predict(work, machines, gpus, epochs)
-        times = {name: _clock(float(found[name])) for name in ("epoch", "fill", "score", "total")}
-        lines.append(
-            f"| {gpus} | {found['step']:.3f} | {times['epoch']} | {found['efficiency']:.0%} | "
-            f"{times['fill']} | {times['score']} | {times['total']} | {found['dollars']:.0f} | "
-            f"{found['limit']} |"
-        )
-    return lines
+        epoch, *times = (_clock(float(found[name])) for name in ("epoch", "fill", "score", "total"))
+        shares = f"{found['step']:.3f}", epoch, f"{found['efficiency']:.0%}"
+        rows.row(gpus, *shares, *times, f"{found['dollars']:.0f}", found["limit"])
 
 
 def _clock(seconds: float) -> str:
@@ -197,7 +195,7 @@ def _clock(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -222,18 +220,22 @@ def main() -> int:
     config = parse(["--preset", options.preset, "--musdb_root", "."], "run").config
     work = work_of(config, options)
     machines = Machines(
-        options.gpus_per_node, 1e9 * options.network_gbits / 8, 1e-6 * options.latency_us,
-        1e9 * options.storage_gbs, 1e9 * options.disk_gbs, options.spread, options.dollars,
-    )  # fmt: skip
+        gpus_per_node=options.gpus_per_node,
+        network=1e9 * options.network_gbits / 8,
+        latency=1e-6 * options.latency_us,
+        storage=1e9 * options.storage_gbs,
+        disk=1e9 * options.disk_gbs,
+        spread=options.spread,
+        dollars=options.dollars,
+    )
     print(
         f"A step of {work.windows} windows: {work.step_seconds:.3f} s on one GPU, "
         f"{work.gradient_bytes / 1e6:.0f} MB of gradients; shards of "
         f"{work.data_bytes / 1e9:.0f} GB; {work.score_seconds:.0f} s to separate and score a song; "
         f"{options.epochs} epochs."
     )
-    print("\n".join(table(work, machines, options.epochs)))
-    return 0
+    show(work, machines, options.epochs)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
