@@ -19,15 +19,16 @@ from benchmarks.measure import Table
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.journal import read_history
-from tests.helpers import small_training
 from tests.helpers.hosts import Hosts, hosts, why_not
-from tests.helpers.small_training import config_of, prepare, step_of, wait_for
-
-
-def workers(cluster: Hosts) -> int:
-    """Return how many processes train."""
-    commands = [cluster.commands(host) for host in range(1, cluster.count)]
-    return sum(small_training.WORKER in command for found in commands for command in found.values())
+from tests.helpers.small_training import (
+    config_of,
+    prepare,
+    shown_by,
+    step_of,
+    train_on,
+    wait_for,
+    workers_on,
+)
 
 
 def observe(cluster: Hosts, config: RunConfig, training: subprocess.Popen[str]) -> None:
@@ -35,7 +36,7 @@ def observe(cluster: Hosts, config: RunConfig, training: subprocess.Popen[str]) 
 
     def has_trained(count: int) -> bool:
         assert training.poll() is None, "the training ended: give it more steps"
-        return step_of(config) > 0 and workers(cluster) == count
+        return step_of(config) > 0 and workers_on(cluster) == count
 
     rows = Table("event", "processes", "s", "steps again")
     events: list[tuple[str, Callable[[], object], int]] = [
@@ -44,13 +45,13 @@ def observe(cluster: Hosts, config: RunConfig, training: subprocess.Popen[str]) 
         ("one is killed", lambda: cluster.kill(cluster.busiest()), 2),
     ]
     for text, act, wanted in events:
-        before = workers(cluster)
+        before = workers_on(cluster)
         act()
         began, reached = time.monotonic(), 0
-        while workers(cluster) == before and training.poll() is None:
+        while workers_on(cluster) == before and training.poll() is None:
             reached = max(reached, step_of(config))
             time.sleep(0.02)
-        small_training.shown_by(config).unlink(missing_ok=True)
+        shown_by(config).unlink(missing_ok=True)
         wait_for(lambda wanted=wanted: has_trained(wanted), f"first step of {wanted} processes")
         seconds, again = time.monotonic() - began, max(0, reached - step_of(config) + 1)
         rows.row(text, f"{before} -> {wanted}", f"{seconds:.0f}", again if before else 0)
@@ -66,7 +67,7 @@ def main() -> int:
         config = config_of(cluster.shared, "elastic", **options, **limits)
         cluster.start_ray(0)
         cluster.start_ray(1)
-        with small_training.train_on(cluster, config) as training:
+        with train_on(cluster, config) as training:
             try:
                 observe(cluster, config, training)
                 _, errors = training.communicate()

@@ -79,9 +79,8 @@ class Run:
         def works() -> bool:
             assert self.process.poll() is None, self.process.communicate()[1]
             started = stamp.exists() and json.loads(stamp.read_text())["state"] == "started"
-            return started and (
-                stage != "train" or (journal.exists() and journal.stat().st_size > 0)
-            )
+            trained = journal.exists() and journal.stat().st_size > 0
+            return started and (trained or stage != "train")
 
         wait_for(works, f"{stage} that has started", _LIMIT_SECONDS)
         time.sleep(1)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -52,10 +51,7 @@ def musevals(references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
     return np.stack(museval.metrics.bss_eval(*audio, window=_RATE, hop=_RATE)[:4])
 
 
-_SCORERS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "ours": ours,
-    "museval": musevals,
-}
+_SCORERS = {"ours": ours, "museval": musevals}
 
 
 def measure(name: str, seconds: float, output: Path) -> Figures:

@@ -77,6 +77,12 @@ def train_on(hosts: Hosts, config: RunConfig) -> subprocess.Popen[str]:
     return hosts.start(0, sys.executable, "-m", "jobs.train", *words, "--address", hosts.head)
 
 
+def workers_on(hosts: Hosts) -> int:
+    """Return how many processes train on the hosts."""
+    commands = [hosts.commands(host) for host in range(1, hosts.count)]
+    return sum(WORKER in command for found in commands for command in found.values())
+
+
 def step_of(config: RunConfig) -> int:
     """Return the newest step that the training has shown, 0 before the first."""
     try:
