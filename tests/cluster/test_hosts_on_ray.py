@@ -80,11 +80,20 @@ def test_a_node_that_is_told_to_go_and_then_dies_costs_seconds_of_training(
         # Without the notice there would be no state before the end of the epoch.
         assert not state.exists()
         notice = cluster.run(
-            host, "ray", "drain-node", "--address", cluster.head,
-            "--node-id", cluster.node_id(host), "--reason", "DRAIN_NODE_REASON_PREEMPTION",
-            "--reason-message", "spot",
-            "--deadline-remaining-seconds", "120",
-        )  # fmt: skip
+            host,
+            "ray",
+            "drain-node",
+            "--address",
+            cluster.head,
+            "--node-id",
+            cluster.node_id(host),
+            "--reason",
+            "DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message",
+            "spot",
+            "--deadline-remaining-seconds",
+            "120",
+        )
         assert notice.returncode == 0, notice.stderr
         end = time.monotonic() + 60
         while not state.exists():

@@ -140,16 +140,23 @@ class Hosts:
         """Run a command on a host until it ends."""
         return subprocess.run(
             ["ip", "netns", "exec", self.name(host), *command],
-            env=self.environment(), capture_output=True, text=True, check=False, timeout=seconds,
-        )  # fmt: skip
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
 
     def start(self, host: int, *command: str) -> subprocess.Popen[str]:
         """Start a command on a host, in a process group of its own."""
         return subprocess.Popen(
             ["ip", "netns", "exec", self.name(host), *command],
-            env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, start_new_session=True,
-        )  # fmt: skip
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def processes(self, host: int) -> list[int]:
         """Return the ids of all processes on a host."""

@@ -116,14 +116,13 @@ class Command:
         """Return the processes below the command that ``pattern`` fits."""
         return [] if self.has_finished() else processes(self._process.pid, pattern)
 
-    def kill(self, kind: str, pattern: str, chance: random.Random) -> None:
+    def kill(self, kind: str, found: list[psutil.Process], chance: random.Random) -> None:
         """Send SIGKILL to what ``kind`` names; Ctrl-C goes to all processes, as in a terminal."""
         if kind == "interrupt":
             os.killpg(self._process.pid, signal.SIGINT)
         elif kind == "driver":
             self._process.kill()
         else:
-            found = self.processes(pattern)
             for process in found if kind == "workers" else [chance.choice(found)]:
                 process.kill()
 
@@ -171,20 +170,22 @@ def disturb(
     with job.command(run) as command:
 
         def reach(moment: int) -> None:
-            reached = lambda: job.progress(run) >= moment or command.has_finished()  # noqa: E731
-            wait_for(reached, f"progress {moment}", _LIMIT_SECONDS)
+            def is_there() -> bool:
+                return job.progress(run) >= moment or command.has_finished()
+
+            wait_for(is_there, f"progress {moment}", _LIMIT_SECONDS)
 
         for kind, moment in zip(kinds, moments, strict=True):
             reach(moment)
             time.sleep(chance.uniform(0, job.pause_seconds))
-            pattern = job.kinds[kind]
-            while not (command.has_finished() or not pattern or command.processes(pattern)):
-                time.sleep(0.005)
+            pattern, found = job.kinds[kind], list[psutil.Process]()
+            while pattern and not found and not command.has_finished():
+                found = command.processes(pattern)
             if command.has_finished():
                 return
             reached, began = job.progress(run), time.monotonic()
             group = command.processes(job.group)
-            command.kill(kind, pattern, chance)
+            command.kill(kind, found, chance)
             # Workers outlive the raylet by many seconds, in which they could reach the end of so
             # short a training.
             _, alive = psutil.wait_procs(group, chance.uniform(0, 1))

@@ -27,8 +27,9 @@ def frame_scores(
     for metrics in values.values():
         for column in metrics.values():
             column[2] = np.nan
-    whole = {s: {m: round(level + random.standard_normal(), 5) for m in WHOLE_METRICS}
-             for s in sources}  # fmt: skip
+    whole = {
+        s: {m: round(level + random.standard_normal(), 5) for m in WHOLE_METRICS} for s in sources
+    }
     return FrameScores(values, whole)
 
 
@@ -88,8 +89,9 @@ def save_excerpt(folder: Path, track: str, systems: Sequence[str], rate: int = 8
     stretch = excerpt_stretch(references, rate)
     for number, system in enumerate(systems, 1):
         noise = {s: 0.03 * number * random.standard_normal(mixture.shape) for s in SOURCES}
-        write_estimates(folder, system, {s: references[s] + noise[s] for s in SOURCES},
-                        stretch, rate)  # fmt: skip
+        write_estimates(
+            folder, system, {s: references[s] + noise[s] for s in SOURCES}, stretch, rate
+        )
 
 
 def save_journal(path: Path, epochs: int = 12) -> None:

@@ -27,10 +27,19 @@ from pipeline.training.loop.trainer import Trainer
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 TINY_MODEL: dict[str, Any] = {
-    "sources": ["vocals", "drums"], "n_fft": 256, "hop_length": 128, "num_frame": 8,
-    "n_blocks": 3, "internal_channels": 4, "n_internal_layers": 1, "num_tdfs": 2, "dk": 4,
-    "embedding_dim": 4, "control_n_layer": 3, "sample_rate": 1000,
-}  # fmt: skip
+    "sources": ["vocals", "drums"],
+    "n_fft": 256,
+    "hop_length": 128,
+    "num_frame": 8,
+    "n_blocks": 3,
+    "internal_channels": 4,
+    "n_internal_layers": 1,
+    "num_tdfs": 2,
+    "dk": 4,
+    "embedding_dim": 4,
+    "control_n_layer": 3,
+    "sample_rate": 1000,
+}
 
 
 # Of a validation track: 3.1 s at the tiny model's sample rate, so 3 frames of the metric.
@@ -41,9 +50,11 @@ def tiny_config(output_dir: Path, **train: Any) -> RunConfig:
     """Return the configuration of a training that takes a second or two."""
     settings = {"batch_size": 4, "steps_per_epoch": 6, "max_epochs": 2, "seed": 7} | train
     tree = {
-        "output_dir": str(output_dir), "model": TINY_MODEL, "train": settings,
+        "output_dir": str(output_dir),
+        "model": TINY_MODEL,
+        "train": settings,
         "tracking": {"log": False},
-    }  # fmt: skip
+    }
     return RunConfig.model_validate(tree, strict=False)
 
 
