@@ -28,9 +28,7 @@ class SearchConfig(Settings):
             "num_trials, else random)"
         ),
     )
-    scheduler: Literal["none", "asha", "median"] = option(
-        "none", "how weak trials are ended early"
-    )
+    scheduler: Literal["none", "asha", "median"] = option("none", "how weak trials are ended early")
     objectives: tuple[str, ...] = option(
         ("sdr",), "sdr or val_loss first; more of them (parameters, seconds) give a Pareto front"
     )
