@@ -119,7 +119,7 @@ def run_problems(run: RunConfig) -> Iterator[str]:
             "(gpus 1, or trial_gpus 0.5)"
         )
     share = run.train.processes * run.train.accumulate_grad_batches
-    lonely = run.train.batch_size == share
+    lonely = run.train.batch_size < 2 * share
     if lonely and _has_norm_over_windows(run) and not run.train.synchronised:
         yield (
             f"batch_size: got {run.train.batch_size}, allowed: at least 2 windows for each process "

@@ -106,12 +106,13 @@ class TrainConfig(Settings):
     pin_memory: bool = option(False, "page-locked batches (GPU only)", role="way")
 
     @property
-    def world_sizes(self) -> tuple[int, ...]:
-        """The numbers of DDP processes that may train, fewest first: ``gpus``, or ``world_size``.
+    def world_sizes(self) -> tuple[int, int]:
+        """The fewest and the most DDP processes that may train: ``gpus``, or ``world_size``.
 
-        Of a range those remain among which a batch divides evenly.
+        A range ends where each process has one window of a micro-batch.
         """
-        return world_sizes(self)
+        low, high = parse_range(self.gpus or self.world_size)
+        return low, max(low, min(high, self.batch_size // self.accumulate_grad_batches))
 
     @property
     def processes(self) -> int:
@@ -170,17 +171,17 @@ def _problems(train: TrainConfig) -> Iterator[str]:
             "activation_checkpointing: got True, allowed: only without compile, which decides by "
             "itself what to compute again"
         )
-    share = train.processes * train.accumulate_grad_batches
-    if train.batch_size % share and isinstance(train.world_size, str) and not train.gpus:
+    parts, fewest = train.accumulate_grad_batches, train.world_sizes[0]
+    if train.batch_size < fewest * parts:
         yield (
-            f"world_size: got {train.world_size}, allowed: a range with a number of processes "
-            f"among which a batch divides (batch_size {train.batch_size}, accumulate_grad_batches "
-            f"{train.accumulate_grad_batches})"
+            f"batch_size: got {train.batch_size}, allowed: at least {fewest * parts}, a window for "
+            f"each process in each micro-batch (processes {fewest} x accumulate_grad_batches "
+            f"{parts})"
         )
-    elif train.batch_size % share:
+    elif train.batch_size % parts:
         yield (
-            f"batch_size: got {train.batch_size}, allowed: a multiple of {share} (processes "
-            f"{train.processes} x accumulate_grad_batches {train.accumulate_grad_batches})"
+            f"batch_size: got {train.batch_size}, allowed: a multiple of accumulate_grad_batches "
+            f"({parts})"
         )
 
 
@@ -213,20 +214,6 @@ def check_world_size(world_size: int | str) -> int | str:
         f"world_size: got {world_size!r}, allowed: a whole number of at least 1, or MIN:MAX with "
         "MIN at most MAX, such as 1:4"
     )
-
-
-def world_sizes(train: TrainConfig) -> tuple[int, ...]:
-    """Return the numbers of processes that may train, fewest first; at least one.
-
-    Of a range those count among which a batch divides evenly (all other numbers would change what
-    a step computes); if there is none, the largest number stands for the range.
-    """
-    low, high = parse_range(train.gpus or train.world_size)
-    if low == high:
-        return (low,)
-    parts = range(low, min(high, train.batch_size) + 1)
-    fitting = [n for n in parts if not train.batch_size % (n * train.accumulate_grad_batches)]
-    return tuple(fitting) or (high,)
 
 
 def parse_resources(text: str) -> dict[str, float]:

@@ -169,12 +169,13 @@ def test_all_problems_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("tree", "problem"),
     [
-        ({"train": {"batch_size": 6, "world_size": 4}}, "batch_size: got 6, allowed: a multiple"),
-        ({"train": {"batch_size": 6, "gpus": 4}}, "batch_size: got 6, allowed: a multiple of 4"),
+        ({"train": {"batch_size": 6, "world_size": 7}}, "batch_size: got 6, allowed: at least 7"),
+        ({"train": {"batch_size": 6, "gpus": 7}}, "batch_size: got 6, allowed: at least 7"),
         (
             {"train": {"batch_size": 8, "world_size": 2, "accumulate_grad_batches": 3}},
-            "a multiple of 6",
+            "a multiple of accumulate_grad_batches (3)",
         ),
+        ({"train": {"batch_size": 6, "world_size": 4}}, "8 in all"),
         ({"train": {"min_epochs": 5, "max_epochs": 4}}, "min_epochs: got 5, allowed: at most"),
         ({"train": {"auto_lr_schedule": True, "lr_schedule": "cosine"}}, "auto_lr_schedule"),
         ({"train": {"train_loss": "raw_and_spec"}}, "loss_spec_mode: got None"),

@@ -20,16 +20,16 @@ def _train(**options: Any) -> TrainConfig:
 @pytest.mark.parametrize(
     ("options", "sizes"),
     [
-        ({"world_size": 4}, (4,)),
-        ({"world_size": "1:4"}, (1, 2, 4)),
-        ({"world_size": "2:100", "batch_size": 12}, (2, 3, 4, 6, 12)),
-        ({"world_size": "1:8", "accumulate_grad_batches": 2}, (1, 2, 4)),
-        ({"world_size": "3:3", "batch_size": 9}, (3,)),
-        ({"world_size": "1:4", "gpus": 2}, (2,)),
+        ({"world_size": 3}, (3, 3)),
+        ({"world_size": "1:4"}, (1, 4)),
+        ({"world_size": "2:100", "batch_size": 12}, (2, 12)),
+        ({"world_size": "1:8", "accumulate_grad_batches": 2}, (1, 4)),
+        ({"world_size": "3:3", "batch_size": 9}, (3, 3)),
+        ({"world_size": "1:4", "gpus": 2}, (2, 2)),
     ],
 )
-def test_a_batch_divides_among_every_number_of_processes_that_may_train(
-    options: dict[str, Any], sizes: tuple[int, ...]
+def test_a_range_ends_where_each_process_has_one_window_of_a_micro_batch(
+    options: dict[str, Any], sizes: tuple[int, int]
 ) -> None:
     train = _train(**options)
     assert train.world_sizes == sizes
@@ -44,9 +44,12 @@ def test_what_is_no_number_of_processes_is_refused(text: str) -> None:
         _train(world_size=0)
 
 
-def test_a_range_without_a_number_that_divides_a_batch_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"world_size: got 5:7, allowed: .*batch_size 8"):
-        _train(world_size="5:7")
+@pytest.mark.parametrize("options", [{"world_size": 9}, {"gpus": 9}, {"world_size": "9:12"}])
+def test_more_processes_than_windows_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"batch_size: got 8, allowed: at least 9.*processes"):
+        _train(**options)
+    with pytest.raises(ValidationError, match="batch_size: got 16, allowed: at least 18"):
+        _train(**options, batch_size=16, accumulate_grad_batches=2)
 
 
 @pytest.mark.parametrize(
@@ -88,4 +91,7 @@ def test_room_is_counted_node_by_node() -> None:
 def test_one_window_a_process_is_looked_at_for_the_most_processes() -> None:
     with pytest.raises(ValidationError, match="at least 2 windows for each process"):
         RunConfig(train=_train(world_size="1:8"))
+    with pytest.raises(ValidationError, match=r"at least 2 windows .*\(10 in all\)"):
+        RunConfig(train=_train(world_size=5))  # shares of 2, 2, 2, 1 and 1
+    assert RunConfig(train=_train(world_size="1:4")).train.processes == 4
     assert RunConfig(train=_train(world_size="1:8", sync_batchnorm=True)).train.processes == 8

@@ -200,7 +200,7 @@ REJECTED = [
     ("--target_name bass --target_names bass", "target_name: allowed only without target_names"),
     ("--distributed_backend dp", "distributed_backend: got 'dp', allowed: ddp"),
     ("--gpus -1", "gpus: got '-1', allowed: a whole number of at least 0, or None"),
-    ("--gpus 3", "batch_size: got 8, allowed: a multiple of 3"),
+    ("--gpus 9", "batch_size: got 8, allowed: at least 9"),
     ("--gpus 2 --world_size 2", "world_size: has no effect, because gpus 2"),
     ("--precision 64", "precision: got '64', allowed: 16, bf16, 32"),
     ("--run_id a/b", "run_id: got 'a/b', allowed: a folder name"),

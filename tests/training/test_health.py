@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +21,11 @@ from pipeline.training.loop.step import StepResult
 from tests.helpers.training import ALONE, NoiseData, run_tiny, tiny_config
 
 
-def _health(tmp_path: Path, precision: str = "32") -> tuple[Health, list[tuple[str, str]]]:
+def _health(tmp_path: Path, **train: Any) -> tuple[Health, list[tuple[str, str]]]:
     said: list[tuple[str, str]] = []
-    data = NoiseData(tiny_config(tmp_path))
-    train = data.config.train.model_copy(update={"precision": precision})
-    return Health(lambda kind, text: said.append((kind, text)), data, ALONE, train), said
+    data = NoiseData(tiny_config(tmp_path, **train))
+    told = data.config.train
+    return Health(lambda kind, text: said.append((kind, text)), data, ALONE, told), said
 
 
 def _step(loss: float, norm: float = 1.0) -> StepResult:
@@ -48,7 +49,7 @@ def test_a_skipped_batch_is_named_once_on_the_screen_and_always_in_the_journal(
 
 
 def test_good_windows_that_overflow_are_told_from_bad_ones(tmp_path: Path) -> None:
-    health, said = _health(tmp_path)
+    health, said = _health(tmp_path, batch_size=2)
     good = Batch(torch.ones(2, 1, 1, 1), torch.ones(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64))
     health.skipped(_step(math.inf), good, step=5, place=(1, 2), in_a_row=1)
     assert "its windows hold good numbers: windows [0, 1] of batch 2" in said[0][1]
@@ -71,6 +72,21 @@ def test_the_windows_of_all_processes_are_named_by_their_place_in_the_batch(
     batch = Batch(mixture, torch.ones(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64))
     health.skipped(_step(math.nan), batch, step=5, place=(1, 2), in_a_row=1)
     assert "windows with bad numbers: windows [1, 6] of batch 2" in said[0]
+
+
+def test_windows_are_named_where_processes_do_not_divide_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path, batch_size=8)
+    ranks, said = replace(ALONE, rank=2, world=3), list[str]()
+    # The first process has windows 0 to 2, the second 3 to 5, this one 6 and 7.
+    monkeypatch.setattr(Ranks, "gather", lambda _, mine: [[], [2], mine])
+    health = Health(lambda _, text: said.append(text), NoiseData(config), ranks, config.train)
+    mixture = torch.ones(2, 1, 1, 1)
+    mixture[0] = math.nan
+    batch = Batch(mixture, torch.ones(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64))
+    health.skipped(_step(math.nan), batch, step=5, place=(1, 2), in_a_row=1)
+    assert "windows with bad numbers: windows [5, 6] of batch 2" in said[0]
 
 
 def test_what_is_true_of_a_machine_is_found_anew_on_another(

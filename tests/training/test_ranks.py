@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import distributed, nn
 
 from pipeline.config import RunConfig
+from pipeline.config.train import LossName
 from pipeline.data.windows.loader import Batch
 from pipeline.training.loop.loss_network import loss_of
 from pipeline.training.loop.randomness import seed_step
@@ -29,6 +30,23 @@ from tests.helpers.training import (
 )
 
 CPU = torch.device("cpu")
+
+
+# Batches that three processes do not divide: shares of 2, 1, 1, of 3, 3, 2, and twice 2, 1, 1.
+THREE: dict[str, dict[str, Any]] = {
+    "small": {"batch_size": 4},
+    "large": {"batch_size": 8},
+    "parts": {"batch_size": 8, "accumulate_grad_batches": 2},
+}
+RAW_AND_SPEC_PARTS = {
+    "loss_raw_scale": 1.0, "loss_raw_mode": "raw_l1",
+    "loss_spec_scale": 0.5, "loss_spec_mode": "spec_mse",
+}  # fmt: skip
+
+
+def _three(folder: Path, **train: Any) -> RunConfig:
+    options = {"batch_size": 8, "steps_per_epoch": 10, "optimizer": "sgd", "lr": 0.005}
+    return tiny_config(folder, **options | {"world_size": 3, "sync_batchnorm": True} | train)
 
 
 def _config(folder: Path, **train: Any) -> RunConfig:
@@ -87,27 +105,53 @@ def _check_micro_batches(ranks: Ranks, root: Path) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def _everything_of_three(folder: str) -> None:
+    """Run in three processes, which do not divide a batch, what must equal one process."""
+    ranks, root = Ranks.current(CPU), Path(folder)
+    for name, options in THREE.items():
+        run_tiny(_three(root / name, **options), ranks=ranks)
+    _check_micro_batches(ranks, root)
+    adam = {"optimizer": "adam", "sync_batchnorm": True, "world_size": 3}
+    for options in THREE.values():
+        _check_exactly(ranks, root, steps_per_epoch=5, **adam, **options)
+    for loss in get_args(LossName):
+        parts = RAW_AND_SPEC_PARTS if loss == "raw_and_spec" else {}
+        _check_exactly(ranks, root, steps_per_epoch=2, train_loss=loss, **adam, **parts)
+    config = _three(root / "nan", batch_size=8, max_epochs=1)
+    spoil = {2: float("nan")} if ranks.rank == 2 else None
+    assert run_tiny(config, ranks=ranks, spoil=spoil).skipped_steps == 1
+
+
 def _check_exactly(ranks: Ranks, root: Path, **options: Any) -> None:
     """Compare some steps with one process in float64.
 
     In float32 the gradient of a bias before a BatchNorm is a rounding error, of which these
     optimisers take the sign: no two ways of adding it up agree.
     """
-    config = tiny_config(root, batch_size=8, lr=0.002, gradient_clip_val=0.5,
-                         **options)  # fmt: skip
+    options = {"batch_size": 8, "lr": 0.002, "gradient_clip_val": 0.5} | options
+    config = tiny_config(root, **options)
     train = config.train
-    results = []
+    results, told = [], []
     for each in (ALONE, ranks):
         model = tiny_model(config).double()
         if each is ranks:
             synchronise_batchnorm(model)
-        stepper = Stepper(model, loss_of(train, "spec_mse", model), train, each)
-        with NoiseData(config, each).batches(0, 0) as batches:
+        stepper = Stepper(model, loss_of(train, train.train_loss, model), train, each)
+        with (
+            NoiseData(config, each).batches(0, 0) as batches,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            # The loss too, which calls this to leave 16 bits.
+            patch.setattr(torch.Tensor, "float", torch.Tensor.double)
             for step, batch in enumerate(batches):
                 seed_step(train.seed, step)
                 wide = Batch(batch.mixture.double(), batch.target.double(), batch.condition)
-                assert stepper.step(wide, train.lr).applied
+                result = stepper.step(wide, train.lr)
+                assert result.applied
+                told.append((result.loss, result.gradient_norm))
         results.append(model.state_dict())
+    steps = len(told) // 2
+    assert told[steps:] == [pytest.approx(pair, rel=1e-5) for pair in told[:steps]]
     alone, together = results
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=1e-6, atol=1e-7, msg=name)
@@ -185,6 +229,27 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     in_processes(2, folder, _everything, str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def three_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("three")
+    in_processes(3, folder, _everything_of_three, str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("name", THREE)
+def test_ranks_that_do_not_divide_the_batch_train_as_one(
+    three_ranks: Path, tmp_path: Path, name: str
+) -> None:
+    one, three = _three(tmp_path, **THREE[name]), _three(three_ranks / name)
+    run_tiny(one)
+    ours, theirs = training_tensors(three), training_tensors(one)
+    for tensor, value in theirs.items():
+        # 20 steps of float32 sums in another order.
+        torch.testing.assert_close(ours[tensor], value, rtol=1e-5, atol=1e-5, msg=tensor)
+    for mine, its in zip(training_history(three), training_history(one), strict=True):
+        assert mine["values"] == pytest.approx(its["values"], rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize(("sync_batchnorm", "tolerance"), [(True, 2e-6), (False, 1e-5)])

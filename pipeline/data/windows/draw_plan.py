@@ -73,17 +73,31 @@ def rows_of_process(batch_size: int, micro_batches: int, rank: int, world_size: 
     >>> rows_of_process(8, 2, rank=1, world_size=2)
     [2, 3, 6, 7]
     """
-    share = batch_size // (micro_batches * world_size)
-    starts = range(rank * share, batch_size, share * world_size)
-    return [row for start in starts for row in range(start, start + share)]
+    windows = batch_size // micro_batches
+    share = share_of_process(windows, rank, world_size)
+    return [first + row for first in range(0, batch_size, windows) for row in share]
 
 
-def require_shares(batch_size: int, world_size: int) -> None:
-    """Raise ConfigError unless a batch divides evenly among the processes."""
-    if batch_size % world_size:
+def share_of_process(windows: int, rank: int, world_size: int) -> range:
+    """Return the rows of a micro-batch of so many windows that one process gets.
+
+    Shares differ by one window at most; the first processes have the larger ones.
+
+    >>> [share_of_process(5, rank, world_size=3) for rank in range(3)]
+    [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    least, larger = divmod(windows, world_size)
+    first = rank * least + min(rank, larger)
+    return range(first, first + least + (rank < larger))
+
+
+def require_shares(batch_size: int, micro_batches: int, world_size: int) -> None:
+    """Raise ConfigError unless each process has a window of each micro-batch."""
+    if batch_size // micro_batches < world_size:
         raise ConfigError(
-            f"batch_size: got {batch_size}; allowed: a multiple of the {world_size} processes "
-            "(world_size, or gpus)"
+            f"batch_size: got {batch_size}; allowed: at least {micro_batches * world_size}, a "
+            f"window for each of the {world_size} processes in each of the {micro_batches} "
+            "micro-batches"
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from lasaft.errors import ConfigError
 from pipeline.data.shards.manifest import ShardEntry, TrackEntry
 from pipeline.data.songs.tracks import MIXTURE
-from pipeline.data.windows.draw_plan import DrawPlan, require_shares
+from pipeline.data.windows.draw_plan import DrawPlan, require_shares, rows_of_process
 from pipeline.data.windows.reader import ShardSet
 
 
@@ -50,7 +50,7 @@ class BatchLoader:
         pin_memory: page-locked buffers; copies to the GPU may then be asynchronous.
 
     Raises:
-        ConfigError: a batch does not divide among the processes, or there is no GPU to pin for.
+        ConfigError: more processes than windows, or there is no GPU to pin for.
         DataError: while iterating, a shard is damaged.
     """
 
@@ -65,14 +65,14 @@ class BatchLoader:
         threads: int = 1,
         pin_memory: bool = False,
     ) -> None:
-        require_shares(plan.batch_size, world_size)
+        require_shares(plan.batch_size, plan.micro_batches, world_size)
         if pin_memory and not torch.cuda.is_available():
             raise ConfigError("pin_memory: got True; this process sees no GPU to pin memory for")
         self._mixer = _Mixer(shards, plan, rank, world_size)
         self._steps = range(start_step, plan.steps)
         self._pin = pin_memory
-        share = plan.batch_size // world_size
-        self._shape = (share, *_window_shape(shards, plan.num_frame))
+        rows = rows_of_process(plan.batch_size, plan.micro_batches, rank, world_size)
+        self._shape = (len(rows), *_window_shape(shards, plan.num_frame))
         self._lanes = [_Lane(self._steps[index::threads]) for index in range(threads)]
         self._stop = threading.Event()
         self._started = False

@@ -140,7 +140,7 @@ class Health:
         Raises:
             StageError: too many steps in a row gave no finite loss or gradient.
         """
-        size, world = len(batch.condition) * self._ranks.world, self._ranks.world
+        size, world = self._train.batch_size, self._ranks.world
         bad = sorted(
             rows_of_process(size, self._train.accumulate_grad_batches, rank, world)[row]
             for rank, rows in enumerate(self._ranks.gather(_not_finite(batch)))

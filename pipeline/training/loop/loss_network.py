@@ -57,7 +57,7 @@ def build_network(
     Raises:
         ConfigError: ``compile`` without a compiler.
     """
-    share_dropout(model, ranks)
+    share_dropout(model, config.batch_size // config.accumulate_grad_batches, ranks)
     if config.compile:
         require_compiler()
         # In place: a wrapped module would rename every parameter.

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lasaft.network.model import LaSAFT
 from pipeline.config import TrainConfig
+from pipeline.data.windows.draw_plan import share_of_process
 from pipeline.data.windows.loader import Batch
 from pipeline.training.loop.averaging import WeightAverage
 from pipeline.training.loop.loss_network import LossFunction, build_network, compiling
@@ -56,6 +57,10 @@ class Stepper:
         self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
         self._network = build_network(model, loss, config, ranks)
+        windows = config.batch_size // config.accumulate_grad_batches
+        share = share_of_process(windows, ranks.rank, ranks.world)
+        # The mean over processes counts all of them alike: this makes it the mean over windows.
+        self._weight = len(share) * ranks.world / windows
 
     def step(self, batch: Batch, rate: float, *, time_up: bool = False) -> StepResult:
         """Take one step on this process's part of a batch.
@@ -99,7 +104,7 @@ class Stepper:
         for index, piece in enumerate(pieces):
             with self._quiet(last=index == parts - 1):
                 inputs = [part.to(device, non_blocking=True) for part in piece]
-                loss = self._network(*inputs) / parts
+                loss = self._network(*inputs) * self._weight / parts
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total

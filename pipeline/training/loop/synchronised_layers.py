@@ -8,6 +8,7 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional
 
+from pipeline.data.windows.draw_plan import share_of_process
 from pipeline.training.loop.ranks import Ranks
 
 
@@ -104,25 +105,35 @@ def synchronise_batchnorm(module: nn.Module) -> None:
 class CommonDropout(nn.Dropout):
     """A Dropout that draws the mask of all processes' windows and applies its own rows.
 
-    The processes' generators must be in the same state, and their batches of one size.
+    The processes' generators must be in the same state.
+
+    Attributes:
+        windows: of a micro-batch, all processes together.
+        rows: those of them that this process has.
     """
 
-    ranks: Ranks
+    windows: int
+    rows: range
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Drop numbers of ``input`` [window, ...]; in eval mode return it as it is."""
         if not self.training:
             return input
-        windows = len(input)
-        ones = input.new_ones(windows * self.ranks.world, *input.shape[1:])
+        ones = input.new_ones(self.windows, *input.shape[1:])
         mask = functional.dropout(ones, self.p)
-        first = self.ranks.rank * windows
-        return input * mask[first : first + windows]
+        return input * mask[self.rows.start : self.rows.stop]
 
 
-def share_dropout(module: nn.Module, ranks: Ranks) -> None:
-    """Turn every Dropout inside ``module`` into a :class:`CommonDropout`, in place."""
+def share_dropout(module: nn.Module, windows: int, ranks: Ranks) -> None:
+    """Turn every Dropout inside ``module`` into a :class:`CommonDropout`, in place.
+
+    Args:
+        module: sees micro-batches.
+        windows: of a micro-batch, all processes together.
+        ranks: the processes that share it.
+    """
+    rows = share_of_process(windows, ranks.rank, ranks.world)
     for child in module.modules():
         if isinstance(child, nn.Dropout):
             child.__class__ = CommonDropout
-            child.__dict__["ranks"] = ranks
+            child.__dict__.update(windows=windows, rows=rows)

@@ -16,6 +16,7 @@ from pipeline.data.windows.draw_plan import (
     DrawPlan,
     draw_plan,
     require_shares,
+    rows_of_process,
     steps_per_epoch,
     target_conditions,
 )
@@ -138,10 +139,23 @@ def test_processes_share_every_micro_batch_and_together_have_it(
     assert plan.samples(49, 0, 1)[-1] == len(plan.condition) - 1
 
 
-def test_a_batch_that_does_not_divide_is_refused() -> None:
-    require_shares(8, 4)
-    with pytest.raises(ConfigError, match="batch_size: got 8; allowed: a multiple of the 3"):
-        require_shares(8, 3)
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(3, 1), (5, 1), (7, 1), (3, 2)])
+def test_processes_share_a_batch_that_they_do_not_divide(
+    world_size: int, micro_batches: int
+) -> None:
+    parts = [rows_of_process(8, micro_batches, rank, world_size) for rank in range(world_size)]
+    assert sorted(row for part in parts for row in part) == list(range(8))
+    windows = 8 // micro_batches
+    for first in range(0, 8, windows):
+        shares = [sum(first <= row < first + windows for row in part) for part in parts]
+        assert max(shares) - min(shares) == 1
+        assert min(shares) >= 1
+
+
+def test_more_processes_than_windows_of_a_micro_batch_are_refused() -> None:
+    require_shares(8, 2, 4)
+    with pytest.raises(ConfigError, match="batch_size: got 8; allowed: at least 10"):
+        require_shares(8, 2, 5)
 
 
 def test_an_epoch_has_as_many_windows_as_fit_in_the_tracks_times_targets() -> None:
