@@ -19,7 +19,7 @@ def _work(command: Command) -> Result:
     from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.workflow.stages import train_network
 
-    with ready_cluster(command.config, needed=["pipeline.training.worker_group"]):
+    with ready_cluster(command.config):
         return training_result(train_network(command.config))
 
 

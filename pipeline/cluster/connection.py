@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +19,7 @@ _QUICK_AND_QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_prestart_worker_first_driver": "0",
@@ -52,12 +50,8 @@ def require_gpus(wanted: int | None) -> None:
 
 
 @contextmanager
-def connected(config: ClusterConfig, needed: Sequence[str] = ()) -> Iterator[None]:
+def connected(config: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray inside the ``with``; a connection that exists already is used as it is.
-
-    Args:
-        config: which cluster.
-        needed: modules to import while Ray starts, which for this process is mostly waiting.
 
     Raises:
         ConfigError: no cluster answers at ``address``.
@@ -70,7 +64,7 @@ def connected(config: ClusterConfig, needed: Sequence[str] = ()) -> Iterator[Non
         return
     try:
         # Inside Ray's native start-up, Ctrl-C can end in a crash.
-        with held(), _importing(needed):
+        with held():
             _connect(config)
         yield
     finally:
@@ -83,16 +77,6 @@ def living_nodes() -> list[dict[str, Any]]:
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
-
-
-@contextmanager
-def _importing(names: Sequence[str]) -> Iterator[None]:
-    """Import these modules in a thread beside the ``with``; all are there at its end."""
-    with ThreadPoolExecutor() as pool:
-        imports = [pool.submit(importlib.import_module, name) for name in names]
-        yield
-        for each in imports:
-            each.result()
 
 
 def _connect(config: ClusterConfig) -> None:

@@ -11,35 +11,30 @@ _POLL_SECONDS = 2.0
 
 @contextmanager
 def noticed() -> Iterator[Callable[[], bool]]:
-    """Watch the cluster inside the ``with``; yield what says whether a node is leaving it now.
+    """Yield what says whether a node of this training has been told to go (is being drained).
 
-    A node leaves from when it is drained (``ray drain-node``, an autoscaler, the notice of a cloud)
-    until it is gone. Call in a process of the cluster.
+    Nodes are drained by ``ray drain-node``, an autoscaler, or the notice of a cloud. Call in every
+    worker process of Ray Train, which asks Ray for it and starts the processes elsewhere when the
+    node is gone: so once it is true, it stays true.
     """
     from ray.exceptions import RayError
+    from ray.train import get_preemption_info
 
     stop, leaving = threading.Event(), threading.Event()
 
     def watch() -> None:
-        while not stop.wait(_POLL_SECONDS):
+        # The answer comes when all processes have asked: threads wait for that, the training does
+        # not.
+        while not (leaving.is_set() or stop.wait(_POLL_SECONDS)):
             try:
-                found = draining_nodes()
+                found = get_preemption_info()
             except RayError:
-                continue  # the head does not answer now
-            if found:
+                continue  # the cluster does not answer now
+            if found is not None:
                 leaving.set()
-            else:
-                leaving.clear()
 
     threading.Thread(target=watch, name="preemption", daemon=True).start()
     try:
         yield leaving.is_set
     finally:
         stop.set()
-
-
-def draining_nodes() -> set[str]:
-    """Return the ids of the nodes that have been told to go and are still there."""
-    from ray._private.state import state
-
-    return set(state.get_draining_nodes() or ())

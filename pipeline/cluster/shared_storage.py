@@ -21,18 +21,17 @@ _ANSWER_SECONDS = 60.0
 
 
 @contextmanager
-def ready_cluster(config: RunConfig, needed: Sequence[str] = ()) -> Iterator[None]:
+def ready_cluster(config: RunConfig) -> Iterator[None]:
     """Be connected to Ray inside the ``with``, and sure that its nodes share their folders.
 
     Args:
         config: the run's settings.
-        needed: modules to import meanwhile.
 
     Raises:
         ConfigError: no cluster answers.
         StageError: some nodes do not see or cannot write a folder of the run.
     """
-    with connected(config.cluster, needed):
+    with connected(config.cluster):
         require_shared_storage(config)
         yield
 

@@ -63,7 +63,6 @@ def _train(config: RunConfig, payload: dict[str, Any]) -> None:
 def _train_alone(config: RunConfig, report: Callable[[int], None], *, gpu: bool) -> None:
     import torch
 
-    from pipeline.cluster.preemption import noticed
     from pipeline.training.loop.worker import run_session
 
     def on_epoch(epoch: int, values: dict[str, float]) -> None:
@@ -72,8 +71,7 @@ def _train_alone(config: RunConfig, report: Callable[[int], None], *, gpu: bool)
             report(epoch + 1)
 
     device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
-    with noticed() as hurry:
-        run_session(config, device, on_epoch, hurry)
+    run_session(config, device, on_epoch)
 
 
 def _train_many(config: RunConfig, report: Callable[[int], None]) -> None:

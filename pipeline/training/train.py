@@ -18,6 +18,7 @@ from lasaft.errors import ConfigError, LasaftError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.cluster import locks
 from pipeline.cluster.connection import connected, living_nodes, require_gpus
+from pipeline.cluster.interrupts import raise_if_received
 from pipeline.cluster.progress import Progress
 from pipeline.cluster.resources import room, share_cpus
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
@@ -78,6 +79,61 @@ def fit(config: RunConfig, folder: RunFolder) -> None:
     Raises:
         LasaftError: training ended without a result.
     """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    train = config.train
+    each = _resources(train)
+    elastic = isinstance(train.world_size, str) and not train.gpus
+    scaling = {
+        "num_workers": train.world_sizes if elastic else train.processes,
+        "use_gpu": "GPU" in each,
+        "resources_per_worker": each,
+        "elastic_resize_monitor_interval_s": _RESIZE_SECONDS,
+    }
+    # Ray Train's clean-up asks a cluster whether the training still runs, and ends it where not:
+    # without an address it would ask the newest cluster on this machine, which may be another.
+    settings = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    if elastic:
+        settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = _ELASTIC_START_SECONDS
+    settings |= {name: text for name, text in os.environ.items() if name.startswith("RAY_TRAIN_")}
+    # Our own files are the truth: what Ray keeps of an earlier call would only be in the way.
+    shutil.rmtree(folder.training / "ray", ignore_errors=True)
+    # In a process of its own: in this one's main thread Ray Train would take over Ctrl-C.
+    task = ray.remote(_run_workers).options(
+        num_cpus=0,
+        max_retries=0,
+        runtime_env={"env_vars": settings},
+        scheduling_strategy=NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        ),
+    )
+    running = task.remote(to_json(config), scaling)
+    try:
+        with _lack_told(each, train.world_sizes[0]):
+            while not ray.wait([running], timeout=_POLL_SECONDS)[0]:
+                raise_if_received()
+        ray.get(running)
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        raise _steering_lost(folder, error) from error
+    except KeyboardInterrupt:
+        ray.cancel(running, force=True)
+        raise
+
+
+def _run_workers(config_json: str, scaling: dict[str, Any]) -> None:
+    """Start the processes that train, again where one dies, and return at their end.
+
+    Args:
+        config_json: the run's settings.
+        scaling: how many processes there are and what each holds, as Ray's ScalingConfig takes it.
+
+    Raises:
+        LasaftError: training ended without a result.
+    """
     from ray.exceptions import RayActorError
     from ray.train import (
         FailureConfig,
@@ -86,52 +142,44 @@ def fit(config: RunConfig, folder: RunFolder) -> None:
         ScalingConfig,
         TrainingFailedError,
     )
+    from ray.train.torch import TorchTrainer
 
-    from pipeline.training.worker_group import WorkerGroupTrainer
-
-    train = config.train
-    each = _resources(train)
-    elastic = isinstance(train.world_size, str) and not train.gpus
-    if elastic:
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ELASTIC_START_SECONDS)
-    # Our own files are the truth: what Ray keeps of an earlier call would only be in the way.
-    storage = folder.training / "ray"
-    shutil.rmtree(storage, ignore_errors=True)
-    trainer = WorkerGroupTrainer(
+    config = from_json(config_json)
+    folder, most = RunFolder.of(config), config.train.max_failures
+    trainer = TorchTrainer(
         _process,
-        sizes=train.world_sizes,
-        train_loop_config={"config": to_json(config)},
-        scaling_config=ScalingConfig(
-            num_workers=(train.world_sizes[0], train.processes) if elastic else train.processes,
-            use_gpu="GPU" in each,
-            resources_per_worker=each,
-            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
-        ),
+        train_loop_config={"config": config_json},
+        scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
             name="train",
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=train.max_failures),
+            storage_path=str(folder.training / "ray"),
+            failure_config=FailureConfig(max_failures=most),
             logging_config=LoggingConfig(log_level="ERROR"),
-            worker_runtime_env={"env_vars": _thread_settings(each["CPU"])},
+            worker_runtime_env={
+                "env_vars": _thread_settings(scaling["resources_per_worker"]["CPU"])
+            },
         ),
     )
     try:
-        with _lack_told(each, train.world_sizes[0]):
-            trainer.fit()
+        trainer.fit()
     except RayActorError as error:
         # The actor that steers the processes is none of those that Ray starts again.
-        reason = _last_line(error).partition(". ")[0]
-        raise StageError(
-            f"training: the process that steers the others died ({reason}); the state in "
-            f"{folder.training} is kept: the same command goes on"
-        ) from error
+        raise _steering_lost(folder, error) from error
     except TrainingFailedError as error:
         _raise_failure(folder)
         raise StageError(
-            f"training: the processes died more than {train.max_failures} times, the last time of: "
+            f"training: the processes died more than {most} times, the last time of: "
             f"{_last_line(error)}; the state in {folder.training} is kept: the same command goes on"
         ) from error
     _raise_failure(folder)
+
+
+def _steering_lost(folder: RunFolder, error: Exception) -> StageError:
+    reason = _last_line(error).partition(". ")[0]
+    return StageError(
+        f"training: the process that steers the others died ({reason}); the state in "
+        f"{folder.training} is kept: the same command goes on"
+    )
 
 
 def _check_start(folder: RunFolder, config: RunConfig) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray._private.state import state
+import ray.train
 from ray.exceptions import RpcError
 
 from pipeline.cluster import preemption
@@ -33,23 +33,23 @@ def test_the_state_is_saved_soon_only_while_a_node_is_leaving(
     assert RunFolder.of(config).state.exists() == leaving
 
 
-def test_the_notice_follows_the_cluster_also_after_its_head_was_silent(
+def test_the_notice_is_heard_also_after_the_cluster_was_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers: list[Any] = [None, RpcError("no answer", rpc_code=14), {"node": 0}, {"node": 0}]
+    notice = ray.train.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"node": [1]})
+    answers: list[Any] = [None, RpcError("no answer", rpc_code=14), notice]
 
     def ask() -> Any:
-        answer = answers.pop(0) if answers else {}
+        answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    monkeypatch.setattr(state, "get_draining_nodes", ask)
+    monkeypatch.setattr(ray.train, "get_preemption_info", ask)
     monkeypatch.setattr(preemption, "_POLL_SECONDS", 0.05)
     with noticed() as leaving:
         assert not leaving()
         _until(leaving)
-        _until(lambda: not leaving())
     assert answers == []
 
 

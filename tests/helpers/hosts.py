@@ -122,7 +122,7 @@ class Hosts:
         quiet = ["--include-log-monitor=false", "--disable-usage-stats"]
         command = ["ray", "start", *where, *place, *size, *quiet]
         done = self.run(host, *command)
-        if done.returncode != 0 and host != 0:
+        if done.returncode != 0:
             # On a machine with far too much work, Ray's own deadlines can pass.
             self.kill(host)
             done = self.run(host, *command)

@@ -100,10 +100,11 @@ class Command:
                 self._words, stdout=log, stderr=log, start_new_session=True
             )
 
-    def finish(self, *, well: bool = True) -> None:
-        """Wait for the command's end, which must be a good one, or any."""
+    def finish(self, *, well: bool = True) -> int:
+        """Wait for the command's end, which must be a good one, or any; return its exit code."""
         code = self._process.wait(_LIMIT_SECONDS)
         assert code == 0 or not well, self._log.read_text("utf-8")[-2000:]
+        return code
 
     def has_finished(self) -> bool:
         """Whether the command has come to its end, which must be a good one."""
@@ -194,7 +195,8 @@ def disturb(
             psutil.wait_procs(group, _LIMIT_SECONDS)
             job.forget(run)
             if kind in ENDINGS:
-                command.finish(well=False)
+                code = command.finish(well=False)
+                assert code == 130 or kind != "interrupt", f"Ctrl-C ended with {code}"
                 command.start()
             reach(reached)
             yield Kill(kind, reached, time.monotonic() - began)

@@ -7,7 +7,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.cluster.connection import prepare_environment
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
+from pipeline.training.epoch_gate import answer
 from pipeline.training.loop.identity import claim
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.ranks import Ranks
-from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.worker import run_session
-from pipeline.training.train import train
+from pipeline.training.train import fit, train
 from pipeline.workflow.stages import train_network
 from tests.helpers.kills import UNDISTURBED, disturb, processes, training
 from tests.helpers.processes import in_processes
@@ -97,16 +97,16 @@ def test_a_refused_training_is_unknown_to_mlflow(root: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.timeout(900)
-def test_kills_of_driver_raylet_and_worker_cost_nothing_but_time(root: Path) -> None:
+def test_kills_of_driver_raylet_and_worker_and_ctrl_c_cost_nothing_but_time(root: Path) -> None:
     """``python -m benchmarks.kills`` does the same many times."""
     steps = {"steps_per_epoch": 40}
     config = config_of(root, "killed", **steps)
     in_processes(2, root, _session, config_of(root, UNDISTURBED, **steps))
-    kinds = ["driver", "raylet", "worker"]
+    kinds = ["driver", "raylet", "worker", "interrupt"]
     random.Random(5).shuffle(kinds)
     job = training(root, **steps)
     kills = list(disturb(job, "killed", kinds, total=80, chance=random.Random(5)))
-    assert len({kill.progress for kill in kills}) == 3
+    assert len({kill.progress for kill in kills}) == 4
     assert job.differences("killed") == []
     # A finished training returns at once.
     start = time.monotonic()
@@ -121,30 +121,39 @@ def _workers() -> int:
     return len(processes(os.getpid(), WORKER))
 
 
+@pytest.mark.timeout(600)
 def test_a_range_of_processes_starts_with_what_is_there_and_grows(
     root: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline.training.train, "_RESIZE_SECONDS", 1.0)
     config = config_of(
-        root, "elastic", world_size="1:2", steps_per_epoch=120, max_epochs=4, mid_epoch_seconds=0.5,
+        root, "elastic", world_size="1:3", batch_size=7, steps_per_epoch=40, max_epochs=1000,
+        mid_epoch_seconds=0.5,
     )  # fmt: skip
-    results: list[TrainResult] = []
+    folder = RunFolder.of(config)
+    answer(folder, config.train.max_epochs, go=True)
     # Nodes can be added in the main thread only.
-    trainer = threading.Thread(target=lambda: results.append(train(config)))
+    trainer = threading.Thread(target=fit, args=(config, folder), daemon=True)
     trainer.start()
-    while trainer.is_alive() and not step_of(config):
-        time.sleep(0.05)
-    seen = {_workers()}
-    cluster.add_node(**{key: value for key, value in NODE.items() if key != "include_dashboard"})
-    while trainer.is_alive():
-        seen.add(_workers())
-        time.sleep(0.2)
+
+    def wait_until(done: Callable[[], bool]) -> None:
+        while not done():
+            assert trainer.is_alive(), "the training ended early"
+            time.sleep(0.1)
+
+    wait_until(lambda: step_of(config) > 0)
+    assert _workers() == 1
+    node = {key: value for key, value in NODE.items() if key != "include_dashboard"}
+    cluster.add_node(**node | {"num_cpus": 2})
+    wait_until(lambda: _workers() == 3)  # with 3, 2 and 2 windows
+    (folder.training / "progress.json").unlink(missing_ok=True)
+    wait_until(lambda: step_of(config) > 0)
+    answer(folder, 0, go=False)
     trainer.join()
-    assert {1, 2} <= seen
-    assert [result.steps for result in results] == [480]
-    records = read_history(RunFolder.of(config).metrics)
+    told = [r["step"] for r in read_history(folder.metrics) if r["kind"] == "step"]
     # Every step is told once, whatever the number of processes was.
-    assert [r["step"] for r in records if r["kind"] == "step"] == list(range(10, 481, 10))
+    assert told == list(range(10, told[-1] + 1, 10))
+    assert told[-1] % 40 == 0
 
 
 def _until_interrupted(config: RunConfig) -> None:
@@ -192,15 +201,3 @@ def test_more_than_there_is_room_for_is_refused(root: Path, cluster: object) -> 
         train(config_of(root, "gpus", gpus=2))
     with pytest.raises(ConfigError, match=r"2 processes with CPU=9 each .* has room for 0"):
         train(config_of(root, "room", resources_per_worker="CPU=9"))
-
-
-def test_a_range_takes_the_numbers_among_which_a_batch_divides() -> None:
-    from ray.train import ScalingConfig
-
-    from pipeline.training.worker_group import _ElasticPolicy
-
-    policy = _ElasticPolicy(
-        ScalingConfig(num_workers=(2, 6), resources_per_worker={"CPU": 2}), (2, 3, 6)
-    )
-    rooms = {3: 0, 4: 2, 6: 3, 11: 3, 12: 6, 40: 6}
-    assert {n: policy._count_possible_workers({"node": {"CPU": n}}) for n in rooms} == rooms
