@@ -92,22 +92,15 @@ def fit(config: RunConfig, folder: RunFolder) -> None:
         "resources_per_worker": each,
         "elastic_resize_monitor_interval_s": _RESIZE_SECONDS,
     }
-    # Ray Train's clean-up asks a cluster whether the training still runs, and ends it where not:
-    # without an address it would ask the newest cluster on this machine, which may be another.
-    settings = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    if elastic:
-        settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = _ELASTIC_START_SECONDS
-    settings |= {name: text for name, text in os.environ.items() if name.startswith("RAY_TRAIN_")}
     # Our own files are the truth: what Ray keeps of an earlier call would only be in the way.
     shutil.rmtree(folder.training / "ray", ignore_errors=True)
     # In a process of its own: in this one's main thread Ray Train would take over Ctrl-C.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     task = ray.remote(_run_workers).options(
         num_cpus=0,
         max_retries=0,
-        runtime_env={"env_vars": settings},
-        scheduling_strategy=NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        ),
+        scheduling_strategy=here,
+        runtime_env={"env_vars": _ray_settings(elastic=elastic)},
     )
     running = task.remote(to_json(config), scaling)
     try:
@@ -122,6 +115,18 @@ def fit(config: RunConfig, folder: RunFolder) -> None:
     except KeyboardInterrupt:
         ray.cancel(running, force=True)
         raise
+
+
+def _ray_settings(*, elastic: bool) -> dict[str, str]:
+    """Return the environment of the process that steers the others."""
+    import ray
+
+    # Ray Train's clean-up asks a cluster whether the training still runs, and ends it where not:
+    # without an address it would ask the newest cluster on this machine, which may be another.
+    settings = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    if elastic:
+        settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = _ELASTIC_START_SECONDS
+    return settings | {k: v for k, v in os.environ.items() if k.startswith("RAY_TRAIN_")}
 
 
 def _run_workers(config_json: str, scaling: dict[str, Any]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import ray
 
 from lasaft.errors import StageError
 from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig
+from tests.helpers import ROOT
 
 # The words of ray._private.node, whose wait of 30 s cannot be set.
 LATE = "The current node timed out during startup. This could happen because some of the raylet"
@@ -52,3 +55,15 @@ def _starts(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", init)
     return tries
+
+
+def test_ray_is_used_by_its_public_names_only() -> None:
+    """Its private parts change from one minor version to the next."""
+    found = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for folder in ("lasaft", "pipeline", "jobs", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.search(r"\bray(\.\w+)*\._[a-z]", line)
+    ]
+    assert found == []
