@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lasaft.errors import Problem, no_effect, refuse
+
 Activation = Literal["leaky_relu", "relu", "sigmoid", "tanh", "softmax", "identity"]
 # More than any network has; beyond, building one would take all memory before a word is said.
 _MOST = 65536
@@ -279,74 +281,65 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> Self:
-        problems = [*_shape_problems(self), *_level_problems(self), *_source_problems(self)]
-        if problems:
-            raise ValueError("\n".join(problems))
+        refuse([*_shape_problems(self), *_level_problems(self), *_source_problems(self)])
         return self
 
 
-def _shape_problems(config: ModelConfig) -> Iterator[str]:
+def _shape_problems(config: ModelConfig) -> Iterator[Problem]:
     if config.n_fft % 2:
-        yield f"n_fft: got {config.n_fft}, allowed: an even number"
+        yield Problem("n_fft", config.n_fft, "an even number")
     if config.hop_length > config.n_fft // 2:
-        yield (
-            f"hop_length: got {config.hop_length}, allowed: at most half of n_fft "
-            f"({config.n_fft // 2}), or the STFT cannot be inverted well"
-        )
+        half = f"at most half of n_fft ({config.n_fft // 2}), or the STFT cannot be inverted well"
+        yield Problem("hop_length", config.hop_length, half, others=("n_fft",))
     if config.n_blocks % 2 == 0:
-        yield f"n_blocks: got {config.n_blocks}, allowed: an odd number (encoder, middle, decoder)"
+        yield Problem("n_blocks", config.n_blocks, "an odd number (encoder, middle, decoder)")
     for option in ("kernel_size_t", "kernel_size_f"):
         if getattr(config, option) % 2 == 0:
-            yield f"{option}: got {getattr(config, option)}, allowed: an odd number"
-    allowed = (2, 4) if config.spec_type == "complex" else (1, 2)
-    if config.resolved_input_channels not in allowed:
-        yield (
-            f"input_channels: got {config.input_channels}, allowed with spec_type "
-            f"{config.spec_type}: {allowed[0]} (mono) or {allowed[1]} (stereo)"
-        )
+            yield Problem(option, getattr(config, option), "an odd number")
+    mono, stereo = (2, 4) if config.spec_type == "complex" else (1, 2)
+    if config.resolved_input_channels not in (mono, stereo):
+        reason = f"allowed with spec_type {config.spec_type}: {mono} (mono) or {stereo} (stereo)"
+        yield Problem("input_channels", config.input_channels, reason=reason, others=("spec_type",))
 
 
-def _level_problems(config: ModelConfig) -> Iterator[str]:
+def _level_problems(config: ModelConfig) -> Iterator[Problem]:
     levels = config.levels
     for option in ("t_down_layers", "f_down_layers"):
         chosen = getattr(config, option) or ()
         wrong = sorted({level for level in chosen if not 0 <= level < levels})
         if wrong or len(set(chosen)) != len(chosen):
-            yield (
-                f"{option}: got {list(chosen)}, allowed: different levels "
-                f"from 0 to {levels - 1} (n_blocks {config.n_blocks})"
-            )
+            allowed = f"different levels from 0 to {levels - 1} (n_blocks {config.n_blocks})"
+            yield Problem(option, str(list(chosen)), allowed, others=("n_blocks",))
     bins, steps = config.n_fft // 2, len(config.frequency_levels)
     if config.n_fft % 2 == 0 and (bins >> steps) << steps != bins:
-        yield (
-            f"n_fft: got {config.n_fft}, allowed: a multiple of {2 ** (steps + 1)}, because "
-            f"{steps} of the U-Net's levels halve the {bins} bins"
+        allowed = (
+            f"a multiple of {2 ** (steps + 1)}, because {steps} of the U-Net's levels halve the "
+            f"{bins} bins"
         )
+        yield Problem("n_fft", config.n_fft, allowed, others=("n_blocks", "f_down_layers"))
     if config.num_frame % config.time_reduction:
-        yield (
-            f"num_frame: got {config.num_frame}, allowed: a multiple of "
-            f"{config.time_reduction}, because {len(config.time_levels)} of the U-Net's levels "
-            "halve the frames"
+        allowed = (
+            f"a multiple of {config.time_reduction}, because {len(config.time_levels)} of the "
+            "U-Net's levels halve the frames"
         )
+        others = ("n_blocks", "t_down_layers", "block")
+        yield Problem("num_frame", config.num_frame, allowed, others=others)
 
 
-def _source_problems(config: ModelConfig) -> Iterator[str]:
+def _source_problems(config: ModelConfig) -> Iterator[Problem]:
     for name in config.sources:
         if not re.fullmatch(r"\w[\w .+&()-]{0,63}", name) or name.endswith((".", " ")):
-            yield (
-                f"sources: got {name!r}, allowed: a name that can be a file name "
-                "(letters, digits, _ - + & . and spaces)"
-            )
+            allowed = "a name that can be a file name (letters, digits, _ - + & . and spaces)"
+            yield Problem("sources", repr(name), allowed)
         elif name.lower() in RESERVED_SOURCES:
-            yield f"sources: got {name!r}, which is reserved for what all sources add up to"
+            reason = "which is reserved for what all sources add up to"
+            yield Problem("sources", repr(name), reason=reason)
     folded = [name.lower() for name in config.sources]
     for name in sorted({name for name in folded if folded.count(name) > 1}):
-        yield f"sources: got {name!r} more than once, allowed: different names"
+        yield Problem("sources", f"{name!r} more than once", "different names")
     if config.control_input_dim not in (None, len(config.sources)):
-        yield (
-            f"control_input_dim: got {config.control_input_dim}, allowed: the number of sources, "
-            f"{len(config.sources)} ({', '.join(config.sources)})"
-        )
+        allowed = f"the number of sources, {len(config.sources)} ({', '.join(config.sources)})"
+        yield Problem("control_input_dim", config.control_input_dim, allowed, others=("sources",))
 
 
 def _variant(modulation: str, block: str, **others: Any) -> dict[str, Any]:
@@ -418,32 +411,37 @@ _BLOCK_OPTIONS = {
 }
 
 
-def without_effect(config: ModelConfig) -> dict[str, str]:
+def without_effect(config: ModelConfig) -> dict[str, Problem]:
     """Return the options that do nothing with the others chosen, each with the reason.
 
-    >>> without_effect(ModelConfig(block="tfc"))["dk"]
-    'block tfc does not use it (tfc_lasaft, tfc_lightsaft do)'
+    >>> print(without_effect(ModelConfig())["bias"])
+    bias: has no effect, because block tfc_lasaft does not use it (tdf do); leave it out
     """
-    reasons: dict[str, str] = {}
+    idle: dict[str, Problem] = {}
     modulated = any(config.modulated_blocks)
     if config.modulation == "none":
-        why_not = "modulation is none"
+        why_not, others = "modulation is none", ("modulation",)
     else:
         why_not = f"with n_blocks {config.n_blocks} no block is in condition_to"
+        others = ("n_blocks", "condition_to")
     if not modulated:
-        reasons |= dict.fromkeys((*_CONTROL_OPTIONS, *_MODULATION_OPTIONS), why_not)
+        idle |= no_effect((*_CONTROL_OPTIONS, *_MODULATION_OPTIONS), why_not, *others)
         if config.modulation != "none":
-            reasons["modulation"] = reasons.pop("condition_to")
+            del idle["condition_to"]
+            idle |= no_effect(["modulation"], why_not, *others)
     for option in _MODULATION_OPTIONS if modulated else ():
         if not config.modulation_uses(option):
-            reasons[option] = f"modulation is {config.modulation}"
+            idle |= no_effect([option], f"modulation is {config.modulation}", "modulation")
     if not modulated and not config.attentive:
-        reasons |= dict.fromkeys(_VECTOR_OPTIONS, f"{why_not} and the block has no attention")
+        why_not += " and the block has no attention"
+        idle |= no_effect(_VECTOR_OPTIONS, why_not, *others, "block")
     elif config.control_vector_type == "one_hot_mode":
-        reasons["embedding_dim"] = "in one_hot_mode it is the number of sources"
+        why_not = "in one_hot_mode it is the number of sources"
+        idle |= no_effect(["embedding_dim"], why_not, "control_vector_type")
     for option, users in _BLOCK_OPTIONS.items():
         if config.block not in users:
-            reasons[option] = f"block {config.block} does not use it ({', '.join(users)} do)"
-    if config.bn_factor is None:
-        reasons.setdefault("min_bn_units", "bn_factor None has no bottleneck")
-    return reasons
+            why_not = f"block {config.block} does not use it ({', '.join(users)} do)"
+            idle |= no_effect([option], why_not, "block")
+    if config.bn_factor is None and "min_bn_units" not in idle:
+        idle |= no_effect(["min_bn_units"], "bn_factor None has no bottleneck", "bn_factor")
+    return idle

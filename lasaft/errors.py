@@ -12,7 +12,8 @@ Bugs of our own are ``AssertionError``; nothing else is raised on purpose.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
 
 
 class LasaftError(ValueError):
@@ -21,17 +22,76 @@ class LasaftError(ValueError):
     exit_code = 1
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with an option; ``str`` of it is one line for a person.
+
+    Args:
+        option: the option, by the name that the line begins with; empty for a text that names none.
+        got: the value (None: not shown).
+        allowed: what the option takes.
+        reason: what is wrong, in words.
+        others: the options whose values the rule looks at too. Where one of them is wrong itself,
+            nothing can be said yet about this rule.
+        where: the file, and the line, in which it stands.
+    """
+
+    option: str = ""
+    got: str | float | None = None
+    allowed: str = ""
+    _: KW_ONLY
+    reason: str = ""
+    others: tuple[str, ...] = ()
+    where: str = ""
+
+    def __str__(self) -> str:
+        got = f"got {self.got}" if self.got is not None else ""
+        allowed = f"allowed: {self.allowed}" if self.allowed else ""
+        said = ", ".join(part for part in (got, self.reason, allowed) if part)
+        return ": ".join(part for part in (self.where, self.option, said) if part)
+
+
+def no_effect(names: Iterable[str], because: str, *others: str) -> dict[str, Problem]:
+    """Return the problem of giving each of some options that do nothing with the others chosen.
+
+    Args:
+        names: the options that do nothing.
+        because: the reason, in words.
+        others: the options that make it so.
+
+    >>> print(no_effect(["gain_db"], "gain_probability is 0", "gain_probability")["gain_db"])
+    gain_db: has no effect, because gain_probability is 0; leave it out
+    """
+    reason = f"has no effect, because {because}; leave it out"
+    return {name: Problem(name, reason=reason, others=others) for name in names}
+
+
 class ConfigError(LasaftError):
-    """One or more options are wrong; ``problems`` holds one line for each."""
+    """One or more options are wrong.
+
+    Args:
+        problems: what is wrong, as records or as lines of text.
+    """
 
     exit_code = 2
 
-    def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__("\n".join(self.problems))
+    def __init__(self, problems: str | Problem | Iterable[str | Problem]) -> None:
+        listed = [problems] if isinstance(problems, str | Problem) else problems
+        self.problems = [Problem(reason=one) if isinstance(one, str) else one for one in listed]
+        super().__init__("\n".join(map(str, self.problems)))
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Problem]]]:
         return type(self), (self.problems,)
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise all problems as one error, if there are any.
+
+    Raises:
+        ConfigError: there are problems. Inside a pydantic validator it keeps its records.
+    """
+    if found := list(problems):
+        raise ConfigError(found)
 
 
 class DataError(LasaftError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from lasaft.errors import Problem
 from pipeline.config.options import Option, Raw, did_you_mean, no_such_option
 
 # The name under which a network's variant is given; it is a group, not an option.
@@ -38,7 +39,7 @@ class Arguments:
     flags: set[str] = field(default_factory=set)
     json: bool = False
     help: str | None = None
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def known_name(typed: str, options: Mapping[str, Option]) -> str | None:
@@ -84,7 +85,7 @@ def read_arguments(
             text = value if equals else _value(words)
             why_not = (refused or {}).get(typed.replace("-", "_"))
             if why_not is not None:
-                arguments.problems.append(f"{typed}: {why_not}")
+                arguments.problems.append(Problem(typed, reason=why_not))
             else:
                 _read_option(arguments, options, typed, text)
         else:
@@ -106,22 +107,25 @@ def _read_option(
         arguments.problems.append(_unknown(typed, options))
     elif value is None:
         allowed = options[name].allowed if name in options else "a name"
-        arguments.problems.append(f"{name}: a value is missing, allowed: {allowed}")
+        arguments.problems.append(Problem(name, reason="a value is missing", allowed=allowed))
     elif name == "preset":
         arguments.presets.append(value)
     else:
         arguments.given.append(Given(name, value))
 
 
-def _unknown(typed: str, options: Mapping[str, Option]) -> str:
+def _unknown(typed: str, options: Mapping[str, Option]) -> Problem:
     name = typed.replace("-", "_")
     if any(option.section == name for option in options.values()):
-        return f"{name}: is a group of options, not an option (--help {name} lists them)"
-    hint = did_you_mean(name, _FLAGS) if name not in options else ""
-    line = no_such_option(name, options)
-    return line if "did you mean" in line else line + hint
+        return Problem(
+            name, reason=f"is a group of options, not an option (--help {name} lists them)"
+        )
+    problem = no_such_option(name, options)
+    if name not in options and "did you mean" not in problem.reason:
+        return replace(problem, reason=problem.reason + did_you_mean(name, _FLAGS))
+    return problem
 
 
-def _stray(word: str, options: Mapping[str, Option]) -> str:
+def _stray(word: str, options: Mapping[str, Option]) -> Problem:
     hint = did_you_mean(word.lstrip("-").replace("-", "_"), options)
-    return f"{word}: an option is written --name VALUE or name=VALUE{hint}"
+    return Problem(word, reason=f"an option is written --name VALUE or name=VALUE{hint}")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from jobs.cli.arguments import VARIANT, Arguments, Given, read_arguments
+from jobs.cli.arguments import VARIANT, Given, known_name, read_arguments
 from jobs.cli.help import help_page
 from jobs.cli.job_table import JOBS, Job
 from jobs.cli.presets import read_preset
 from lasaft.config import VARIANTS
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, Problem, refuse
 from pipeline.config import RunConfig
 from pipeline.config.options import Option, did_you_mean, options_of, problems_of, value_of
 from pipeline.config.run import without_effect
@@ -60,27 +59,18 @@ def parse(argv: Sequence[str], job: str) -> Command:
         page = help_page(job, arguments.help if arguments.help is not None else "presets", options)
         return Command(job, RunConfig(), help=page)
     builder = Builder(options)
+    builder.add_presets(arguments.presets)
     builder.note(arguments.problems)
-    add_presets(builder, arguments)
     builder.add(arguments.given)
     config = builder.build(RunConfig)
     explicit = explicit_names(arguments.given)
     if config is not None:
         config = with_absolute_paths(config)
-        check_effects(builder, config, explicit, job, row)
-        builder.note(list(row.needs(config)))
-    builder.raise_problems()
+        builder.note(idle_options(config, explicit, job, row))
+        builder.note(row.needs(config))
+    refuse(builder.problems)
     assert config is not None, "a configuration that has no problem was refused"
     return Command(job, config, explicit, arguments.json, flags=frozenset(arguments.flags))
-
-
-def add_presets(builder: Builder, arguments: Arguments) -> None:
-    """Put the presets of a command line, in their order, on top of ``builder``."""
-    for preset in arguments.presets:
-        try:
-            builder.add(read_preset(preset, builder.options))
-        except ConfigError as error:
-            builder.note(error.problems)
 
 
 def explicit_names(given: Sequence[Given]) -> frozenset[str]:
@@ -98,32 +88,28 @@ def flags_of_others(job: str, options: Mapping[str, Option]) -> dict[str, str]:
     }
 
 
-def check_effects(
-    builder: Builder,
-    config: RunConfig,
-    explicit: frozenset[str],
-    job: str,
-    row: Job | None = None,
-) -> None:
-    """Note the options given on the command line that do nothing here.
+def idle_options(
+    config: RunConfig, explicit: frozenset[str], job: str, row: Job
+) -> Iterator[Problem]:
+    """Yield the problem of each option that the command line gives and that does nothing here.
 
     Args:
-        builder: takes the problems.
         config: every option.
         explicit: the options given.
         job: the job's name.
-        row: what the job reads (None: as without any flag).
+        row: what the job reads, with its flags.
     """
-    row = row or JOBS[job]
-    idle = without_effect(config) | row.idle(config)
-    for name in sorted(explicit):
-        option = builder.options[name]
-        value = getattr(getattr(config, option.section), name) if option.section else None
+    options = options_of(RunConfig)
+    idle = {**without_effect(config), **row.idle(config)}
+    for name in sorted(explicit & options.keys()):
+        option, problem = options[name], idle.get(name)
+        value = getattr(getattr(config, option.section) if option.section else config, name)
         switched_off = value is option.default and value in (None, False)
         if not row.reads(option):
-            builder.note([f"{name}: has no effect in jobs.{job}{row.suffix}; leave it out"])
-        elif idle.get(name) and not switched_off:
-            builder.note([f"{name}: has no effect, because {idle[name]}; leave it out"])
+            reason = f"has no effect in jobs.{job}{row.suffix}; leave it out"
+            yield Problem(name, reason=reason)
+        elif problem is not None and not switched_off:
+            yield problem
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -136,14 +122,30 @@ Values = dict[str, Any]
 
 
 class Builder:
-    """Collects options layer by layer (later ones win) and validates them together."""
+    """Collects options layer by layer (later ones win) and validates them together.
+
+    An option is in doubt once it has a problem: what its value is meant to be is not known. A rule
+    that looks at an option in doubt says nothing, so that no problem follows from another.
+    """
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         self.options = options
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
         self._values: Values = {}
         self._written: dict[str, str] = {}
-        self._dropped: list[str] = []
+        self._in_doubt: set[str] = set()
+
+    def add_presets(self, presets: Sequence[str]) -> None:
+        """Put presets on top, in their order."""
+        for preset in presets:
+            try:
+                given, problems = read_preset(preset, self.options)
+            except ConfigError as error:
+                self.note(error.problems)
+                self._in_doubt |= self.options.keys()  # it may have set any of them
+            else:
+                self.note(problems)
+                self.add(given)
 
     def add(self, layer: Sequence[Given]) -> None:
         """Put a layer on top: its network's name first, then its options from left to right."""
@@ -152,61 +154,62 @@ class Builder:
                 self._add_variant(given)
         for given in layer:
             if given.name != VARIANT:
-                self._values[given.name] = value_of(self.options[given.name], given.raw)
+                self.add_values({given.name: value_of(self.options[given.name], given.raw)})
                 self._written[given.name] = given.shown
 
     def add_values(self, values: Mapping[str, Any]) -> None:
         """Put typed values on top, by leaf name."""
         self._values.update(values)
+        self._in_doubt -= values.keys()
 
     def _add_variant(self, given: Given) -> None:
         row = VARIANTS.get(given.raw) if isinstance(given.raw, str) else None
-        if row is None:
-            hint = did_you_mean(str(given.raw), VARIANTS)
-            self.problems.append(f"model: got {given.shown}, allowed: {', '.join(VARIANTS)}{hint}")
-        else:
+        if row is not None:
             self.add_values(row)
+            return
+        hint = did_you_mean(str(given.raw), VARIANTS)
+        self.note([Problem(VARIANT, given.shown, f"{', '.join(VARIANTS)}{hint}")])
 
     def build(self, tree: type[Tree]) -> Tree | None:
         """Validate; problems are added to ``problems``.
 
         An option with a problem is left out and the rest validated again, so that one wrong
-        option hides no other. What is found then counts unless it speaks of an option left out.
+        option hides no other.
         """
         while True:
             try:
                 return tree.model_validate(_nested(self._values, self.options))
             except ValidationError as error:
-                lines = problems_of(error, self.options, self._written)
-            self.note(lines)
-            wrong = self._at_fault({line.partition(":")[0] for line in lines})
+                found = problems_of(error, self.options, self._written)
+            self.note(found)
+            wrong = {name for problem in found for name in self._at_fault(problem)}
             if not wrong:
                 return None
+            self._in_doubt |= wrong
             for name in wrong:
                 del self._values[name]
-            self._dropped.extend(wrong)
 
-    def _at_fault(self, subjects: set[str]) -> set[str]:
-        """Return the options to leave out: those complained about, or their groups' others."""
-        named = subjects & self._values.keys()
-        groups = {self.options[name].section for name in subjects & self.options.keys()}
-        return named or {name for name in self._values if self.options[name].section in groups}
+    def _at_fault(self, problem: Problem) -> set[str]:
+        """Return the options to leave out: the one told of, or those its default clashes with."""
+        named = {problem.option} & self._values.keys()
+        return named or set(problem.others) & self._values.keys()
 
-    def note(self, lines: Sequence[str]) -> None:
-        """Add the problems that do not follow from an option left out before."""
-        for line in lines:
-            words = re.findall(r"\w+", line)
-            if line not in self.problems and not any(name in words for name in self._dropped):
-                self.problems.append(line)
+    def note(self, problems: Iterable[Problem]) -> None:
+        """Add the problems that do not follow from an option in doubt."""
+        told = [
+            problem
+            for problem in dict.fromkeys(problems)
+            if problem not in self.problems
+            and not self._in_doubt & {problem.option, *problem.others}
+        ]
+        self.problems += told
+        for problem in told:
+            name = known_name(problem.option, self.options)
+            if name is not None:
+                self._in_doubt |= _SET_BY_NETWORKS if name == VARIANT else {name}
 
-    def raise_problems(self) -> None:
-        """Raise what was found, if anything was.
 
-        Raises:
-            ConfigError: all problems.
-        """
-        if self.problems:
-            raise ConfigError(self.problems)
+_SET_BY_NETWORKS = frozenset(name for row in VARIANTS.values() for name in row) | {VARIANT}
 
 
 def _nested(values: Values, options: Mapping[str, Option]) -> Values:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from jobs.cli.job_table import JOBS
 from jobs.cli.presets import preset_names, preset_source
 from lasaft.config import MODULATIONS, VARIANTS
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, Problem
 from pipeline.config.options import Option, did_you_mean
 from pipeline.search.space_reader import find_space, first_line, space_names
 
@@ -54,10 +54,10 @@ def help_page(job: str, topic: str, options: Mapping[str, Option]) -> str:
         lines = _option_page(options[name])
     else:
         topics = [*groups, "presets", "networks", "spaces", *mine]
-        raise ConfigError(
-            f"help: got {topic!r}, allowed: {', '.join(sorted(groups))}, presets, networks, or an "
-            f"option{did_you_mean(name, topics)}"
-        )
+        groups_shown = ", ".join(sorted(groups))
+        hint = did_you_mean(name, topics)
+        allowed = f"{groups_shown}, presets, networks, or an option{hint}"
+        raise ConfigError(Problem("help", repr(topic), allowed))
     return "\n".join(lines) + "\n"
 
 

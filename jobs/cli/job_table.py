@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from lasaft.errors import Problem, no_effect
 from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
 from pipeline.config.folders import RunFolder
 from pipeline.config.options import Option
 from pipeline.config.run import synthetic_songs
+from pipeline.search.problems import idle_in_trials, search_problems
 from pipeline.tracking.address import store_problems
 from pipeline.training.loop.identity import has_begun
 
@@ -37,7 +40,7 @@ class Flag:
 
     summary: str
     uses: tuple[str, ...]
-    needs: Callable[[RunConfig], Iterator[str]]
+    needs: Callable[[RunConfig], Iterator[Problem]]
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Job:
         uses: names of the groups and options that it reads.
         usual: the options that its first help page shows.
         needs: what is missing before it can start.
-        idle: options that do nothing in this job with the others chosen, each with the reason; an
-            empty reason says that one does something here after all.
+        idle: options that do nothing in this job with the others chosen, each with the reason; None
+            says that one does something here after all.
         flags: the words without a value; of several given, the last one in this order counts.
         suffix: the flag that counts, for messages.
     """
@@ -58,8 +61,8 @@ class Job:
     summary: str
     uses: tuple[str, ...]
     usual: tuple[str, ...]
-    needs: Callable[[RunConfig], Iterator[str]]
-    idle: Callable[[RunConfig], dict[str, str]] = lambda run: {}
+    needs: Callable[[RunConfig], Iterator[Problem]]
+    idle: Callable[[RunConfig], Mapping[str, Problem | None]] = lambda run: {}
     flags: Mapping[str, Flag] = field(default_factory=dict)
     suffix: str = ""
 
@@ -76,113 +79,110 @@ class Job:
         return self
 
 
-def _needs_songs(run: RunConfig) -> Iterator[str]:
+def _needs_songs(run: RunConfig, *others: str) -> Iterator[Problem]:
+    """Yield what is wrong with the songs; ``others`` are options that can do without them."""
     root = run.data.musdb_root
     if root is None:
         if not synthetic_songs(run):
-            yield (
-                "musdb_root: got None, allowed: the folder of MUSDB18 (with train and test in it), "
-                "or synthetic songs (synthetic_train, synthetic_valid, synthetic_test; or "
-                "--preset demo)"
+            allowed = (
+                "the folder of MUSDB18 (with train and test in it), or synthetic songs "
+                "(synthetic_train, synthetic_valid, synthetic_test; or --preset demo)"
             )
+            yield Problem("musdb_root", "None", allowed, others=(*SYNTHETIC_COUNTS, *others))
     elif not root.is_dir():
-        what = "is no folder" if root.exists() else "does not exist"
-        yield f"musdb_root: {root} {what}, allowed: the folder of MUSDB18 (with train and test)"
+        reason = f"{root} {'is no folder' if root.exists() else 'does not exist'}"
+        allowed = "the folder of MUSDB18 (with train and test)"
+        yield Problem("musdb_root", reason=reason, allowed=allowed)
 
 
-def _needs_shards(run: RunConfig) -> Iterator[str]:
+def _needs_shards(run: RunConfig) -> Iterator[Problem]:
     shards, address = RunFolder.of(run).shards, RunFolder.of(run).shards_address
     if address is None and not (shards / "manifest.json").is_file():
-        yield (
-            f"shards_dir: {shards} holds no shards (no manifest.json); make them with "
+        reason = (
+            f"{shards} holds no shards (no manifest.json); make them with "
             f"python -m jobs.preprocess --shards_dir {shards}"
         )
+        others = ("output_dir",) if run.data.shards_dir is None else ()
+        yield Problem("shards_dir", reason=reason, others=others)
     yield from _needs_start(run)
     yield from store_problems(run)
 
 
-def _needs_start(run: RunConfig) -> Iterator[str]:
+def _needs_start(run: RunConfig) -> Iterator[Problem]:
     start = run.train.resume_from_checkpoint
     if has_begun(RunFolder.of(run)):
         return  # it goes on from its own state, or has ended
     if start is None or (start.suffix == ".ckpt" and start.is_file()):
         return
     if not (start / "config.json").is_file():
-        yield (
-            f"resume_from_checkpoint: {start} is no checkpoint, allowed: a folder with "
-            "weights.safetensors and config.json, or a .ckpt file of the authors"
-        )
+        more = ", or a .ckpt file of the authors"
+        yield _no_checkpoint("resume_from_checkpoint", start, more, "output_dir")
 
 
-def needs_estimates(run: RunConfig) -> Iterator[str]:
+def _no_checkpoint(option: str, path: Path, more: str, *others: str) -> Problem:
+    allowed = f"a folder with weights.safetensors and config.json{more}"
+    return Problem(option, reason=f"{path} is no checkpoint", allowed=allowed, others=others)
+
+
+def needs_estimates(run: RunConfig) -> Iterator[Problem]:
     """Yield what an evaluation misses: songs, and a checkpoint, finished estimates or scores."""
     yield from store_problems(run)
-    scores = run.evaluate.scores_dir
+    scores, estimates = run.evaluate.scores_dir, run.evaluate.estimates_dir
     if scores is not None:
         if not scores.is_dir():
-            yield f"scores_dir: {scores} is no folder, allowed: one with <split>/<track>.json"
+            reason, allowed = f"{scores} is no folder", "one with <split>/<track>.json"
+            yield Problem("scores_dir", reason=reason, allowed=allowed)
         return
-    yield from _needs_songs(run)
-    estimates = run.evaluate.estimates_dir
+    yield from _needs_songs(run, "scores_dir")
     checkpoint = run.evaluate.checkpoint or RunFolder.of(run).checkpoint
     if estimates is not None:
         if not estimates.is_dir():
-            yield f"estimates_dir: {estimates} is no folder, allowed: <split>/<track>/<source>.wav"
+            reason, allowed = f"{estimates} is no folder", "<split>/<track>/<source>.wav"
+            yield Problem("estimates_dir", reason=reason, allowed=allowed)
     elif not (checkpoint / "config.json").is_file():
-        yield (
-            f"checkpoint: {checkpoint} is no checkpoint, allowed: a folder with "
-            "weights.safetensors and config.json, as training makes it"
-        )
+        others = ("estimates_dir", "scores_dir")
+        if run.evaluate.checkpoint is None:
+            others += ("output_dir",)
+        yield _no_checkpoint("checkpoint", checkpoint, ", as training makes it", *others)
 
 
-def _needs_scores(run: RunConfig) -> Iterator[str]:
+def _needs_scores(run: RunConfig) -> Iterator[Problem]:
     yield from store_problems(run)
     scores = RunFolder.of(run).scores
     if not scores.is_dir():
-        yield (
-            f"output_dir: {scores.parent} holds no scores, allowed: the output_dir of a run that "
-            "was evaluated (python -m jobs.evaluate)"
-        )
+        reason = f"{scores.parent} holds no scores"
+        allowed = "the output_dir of a run that was evaluated (python -m jobs.evaluate)"
+        yield Problem("output_dir", reason=reason, allowed=allowed)
 
 
-def _needs_search(run: RunConfig) -> Iterator[str]:
-    from pipeline.search.problems import search_problems
-
+def _needs_search(run: RunConfig) -> Iterator[Problem]:
     yield from search_problems(run)
     yield from _needs_shards(run)
 
 
-def needs_songs_and_start(run: RunConfig) -> Iterator[str]:
+def needs_songs_and_start(run: RunConfig) -> Iterator[Problem]:
     """Yield what a run from songs to a trained network misses."""
     yield from _needs_songs(run)
     yield from _needs_start(run)
     yield from store_problems(run)
     if run.search.space is not None:
-        from pipeline.search.problems import search_problems
-
         yield from search_problems(run)
 
 
-def _said_by_the_space(run: RunConfig) -> dict[str, str]:
-    from pipeline.search.problems import idle_in_trials
-
-    return idle_in_trials(run)
-
-
-def _needs_nothing(run: RunConfig) -> Iterator[str]:
+def _needs_nothing(run: RunConfig) -> Iterator[Problem]:
     yield from ()
 
 
 _LISTENING = ("sources", "sample_rate", "spec_type", "input_channels")
 
 
-def _said_by_the_checkpoint(run: RunConfig) -> dict[str, str]:
+def _said_by_the_checkpoint(run: RunConfig) -> dict[str, Problem]:
     if run.evaluate.scores_dir is not None:
         unread = (*_SONGS, *_LISTENING, "target_names", "address", "num_cpus", "task_memory")
-        return dict.fromkeys(unread, "scores_dir holds finished scores")
+        return no_effect(unread, "scores_dir holds finished scores", "scores_dir")
     if run.evaluate.estimates_dir is not None:
         return {}
-    return dict.fromkeys(_LISTENING, "the checkpoint says it")
+    return no_effect(_LISTENING, "the checkpoint says it", "estimates_dir", "scores_dir")
 
 
 _EVERYTHING = ("output_dir", "model", "data", "train", "evaluate", "tracking", "cluster")
@@ -193,7 +193,7 @@ JOBS: Mapping[str, Job] = {
         (*_EVERYTHING, "search"),
         ("musdb_root", "output_dir", "batch_size", "max_epochs", "lr", "gpus", "precision", "seed"),
         needs_songs_and_start,
-        _said_by_the_space,
+        idle_in_trials,
     ),
     "preprocess": Job(
         "turns songs into shards of spectrograms",
@@ -230,7 +230,7 @@ JOBS: Mapping[str, Job] = {
             "trial_epochs", "seeds", "max_concurrent_trials",
         ),
         _needs_search,
-        _said_by_the_space,
+        idle_in_trials,
     ),
     "evaluate": Job(
         "separates whole songs with a trained network and scores them (BSS Eval v4)",

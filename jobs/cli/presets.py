@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 import pipeline
 from jobs.cli.arguments import Given, known_name
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, Problem
 from pipeline.config.options import Option, did_you_mean, no_such_option
 from pipeline.config.plain_yaml import PLAIN_TAGS, compose_plain
 
@@ -28,26 +29,25 @@ def preset_source(name: str) -> str:
     return first.lstrip("# ").strip()
 
 
-def read_preset(preset: str, options: Mapping[str, Option]) -> list[Given]:
-    """Return the options in a preset, by name or file; groups and bare names are the same.
+def read_preset(preset: str, options: Mapping[str, Option]) -> tuple[list[Given], list[Problem]]:
+    """Return the options in a preset, by name or file, and what is wrong with its other lines.
+
+    Groups and bare names are the same.
 
     Raises:
-        ConfigError: every problem with the file, its keys and its form.
+        ConfigError: there is no such file, or it cannot be read.
     """
     path = _find(preset)
     try:
         root = compose_plain(path)
     except OSError as error:
-        raise ConfigError(f"preset: {path} cannot be read ({error.strerror})") from error
+        reason = f"{path} cannot be read ({error.strerror})"
+        raise ConfigError(Problem("preset", reason=reason)) from error
     except ValueError as error:
-        raise ConfigError(f"preset: {path} {error}") from error
-    if root is None:
-        return []
+        raise ConfigError(Problem("preset", reason=f"{path} {error}")) from error
     reader = _Reader(path.name, options)
-    given = list(reader.options(root, ""))
-    if reader.problems:
-        raise ConfigError(reader.problems)
-    return given
+    given = list(reader.options(root, "")) if root is not None else []
+    return given, reader.problems
 
 
 def _find(preset: str) -> Path:
@@ -58,11 +58,10 @@ def _find(preset: str) -> Path:
     if path.is_file():
         return path
     if path.exists():
-        raise ConfigError(f"preset: {preset} is a folder, allowed: a YAML file or a preset's name")
-    raise ConfigError(
-        f"preset: got {preset!r}, allowed: a YAML file, or {', '.join(names)}"
-        f"{did_you_mean(preset, names)}"
-    )
+        reason, allowed = f"{preset} is a folder", "a YAML file or a preset's name"
+        raise ConfigError(Problem("preset", reason=reason, allowed=allowed))
+    allowed = f"a YAML file, or {', '.join(names)}{did_you_mean(preset, names)}"
+    raise ConfigError(Problem("preset", repr(preset), allowed))
 
 
 class _Reader:
@@ -71,18 +70,19 @@ class _Reader:
     def __init__(self, origin: str, options: Mapping[str, Option]) -> None:
         self.origin, self.known = origin, options
         self.sections = {option.section for option in options.values()} - {""}
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
         self._seen: set[str] = set()
 
     def options(self, node: yaml.Node, section: str) -> Iterator[Given]:
         """Yield the options of a mapping; a problem is noted, not raised."""
         if not isinstance(node, yaml.MappingNode) or node.tag not in PLAIN_TAGS:
-            self._note(node, f"{section or 'the file'}: must be a mapping of options")
+            reason = "must be a mapping of options"
+            self._note(node, Problem(section or "the file", reason=reason))
             return
         for key_node, value in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
             if key_node.tag not in PLAIN_TAGS:
-                self._note(key_node, f"the tag {key_node.tag} is refused")
+                self._note(key_node, Problem(reason=f"the tag {key_node.tag} is refused"))
             elif key in self.sections and isinstance(value, yaml.MappingNode) and not section:
                 self._once(key_node, f"{key}:")
                 yield from self.options(value, key)
@@ -103,25 +103,26 @@ class _Reader:
 
     def _once(self, node: yaml.Node, name: str) -> None:
         if name in self._seen:
-            self._note(node, f"{name.rstrip(':')}: is given twice")
+            self._note(node, Problem(name.rstrip(":"), reason="is given twice"))
         self._seen.add(name)
 
     def _is_plain(self, node: yaml.Node, name: str) -> bool:
         items = node.value if isinstance(node, yaml.SequenceNode) else []
         for part in (node, *items):
             if part.tag not in PLAIN_TAGS:
-                self._note(part, f"{name}: the tag {part.tag} is refused")
+                self._note(part, Problem(name, reason=f"the tag {part.tag} is refused"))
                 return False
         if isinstance(node, yaml.MappingNode) or not all(
             isinstance(item, yaml.ScalarNode) for item in items
         ):
             wanted = self.known[name].allowed if name in self.known else "the name of a network"
-            self._note(node, f"{name}: got a nested value, allowed: {wanted}")
+            self._note(node, Problem(name, "a nested value", wanted))
             return False
         return True
 
-    def _note(self, node: yaml.Node, problem: str) -> None:
-        self.problems.append(f"{self.origin}, line {node.start_mark.line + 1}: {problem}")
+    def _note(self, node: yaml.Node, problem: Problem) -> None:
+        where = f"{self.origin}, line {node.start_mark.line + 1}"
+        self.problems.append(replace(problem, where=where))
 
 
 def _raw(node: yaml.Node) -> str | list[str] | None:

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from jobs.cli.arguments import VARIANT, Arguments, Given, read_arguments
-from jobs.cli.command import Builder, Command, add_presets, check_effects, explicit_names
+from jobs.cli.command import Builder, Command, explicit_names, idle_options
 from jobs.cli.help import help_page
-from jobs.cli.job_table import needs_estimates, needs_songs_and_start
+from jobs.cli.job_table import JOBS, needs_estimates, needs_songs_and_start
 from lasaft.config import Settings, variant_name
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, Problem, refuse
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
 from pipeline.config.options import options_of, value_of
@@ -107,23 +107,23 @@ def _translated(arguments: Arguments) -> Iterator[Given]:
     for item in arguments.given:
         raw = item.raw if isinstance(item.raw, str) else ""
         if item.name == "log" and raw.lower() in _REFUSED_LOGS:
-            arguments.problems.append(f"log: got {raw!r}, allowed: True or False; {_MLFLOW}")
+            allowed = f"True or False; {_MLFLOW}"
+            arguments.problems.append(Problem("log", repr(raw), allowed))
         elif item.name == "distributed_backend" and raw == "dp":
-            arguments.problems.append(
-                "distributed_backend: got 'dp', allowed: ddp (which the README recommends)"
-            )
+            allowed = "ddp (which the README recommends)"
+            arguments.problems.append(Problem("distributed_backend", "'dp'", allowed))
         elif item.name == "target_name":
             yield Given("target_names", "drums" if raw == "drum" else raw)
             if "target_names" in by_name:
-                arguments.problems.append("target_name: allowed only without target_names")
+                reason = "allowed only without target_names"
+                arguments.problems.append(Problem("target_name", reason=reason))
         elif item.name == "one_hot_mode" and raw in ("True", "true", "1"):
             yield item
             yield Given("control_vector_type", "one_hot_mode")
             other = by_name.get("control_vector_type")
             if other is not None and other.raw != "one_hot_mode":
-                arguments.problems.append(
-                    f"one_hot_mode: got True, but control_vector_type is {other.raw}; give one"
-                )
+                reason = f"but control_vector_type is {other.raw}; give one"
+                arguments.problems.append(Problem("one_hot_mode", "True", reason=reason))
         else:
             yield item
 
@@ -135,12 +135,13 @@ def _training(arguments: Arguments, now: datetime) -> ReadmeCommand:
     config = RunConfig()
     if tree is not None:
         config = _training_config(tree, _word(arguments, VARIANT), now)
-        check_effects(builder, config, explicit - _readme_names(), "main")
-        builder.note(list(_idle_in_training(builder, explicit)))
+        builder.note(idle_options(config, explicit, "main", JOBS["main"]))
+        builder.note(_idle_in_training(builder, explicit))
         if not config.data.filed_mode and config.data.shards_dir is not None:
-            builder.note(["shards_dir: allowed only with filed_mode True, which keeps the shards"])
-        builder.note(list(needs_songs_and_start(config)))
-    builder.raise_problems()
+            reason = "allowed only with filed_mode True, which keeps the shards"
+            builder.note([Problem("shards_dir", reason=reason, others=("filed_mode",))])
+        builder.note(needs_songs_and_start(config))
+    refuse(builder.problems)
     again = "the same command"
     if tree is not None and tree.tracking.run_id is None:
         again += f" with --run_id {config.tracking.run_id}"
@@ -149,10 +150,10 @@ def _training(arguments: Arguments, now: datetime) -> ReadmeCommand:
 
 def _builder(arguments: Arguments, stored: RunConfig | None = None) -> Builder:
     builder = Builder(options_of(ReadmeTree))
-    builder.note(arguments.problems)
     if stored is not None:
         builder.add_values(_leaves(stored))
-    add_presets(builder, arguments)
+    builder.add_presets(arguments.presets)
+    builder.note(arguments.problems)
     builder.add(arguments.given)
     return builder
 
@@ -161,10 +162,11 @@ def _readme_names() -> set[str]:
     return set(ReadmeOptions.model_fields)
 
 
-def _idle_in_training(builder: Builder, explicit: frozenset[str]) -> Iterator[str]:
+def _idle_in_training(builder: Builder, explicit: frozenset[str]) -> Iterator[Problem]:
     for name in sorted(explicit):
         if builder.options[name].section == "evaluate" or name == "epoch":
-            yield f"{name}: has no effect with mode train; leave it out"
+            reason = "has no effect with mode train; leave it out"
+            yield Problem(name, reason=reason, others=("mode",))
 
 
 def _training_config(tree: ReadmeTree, variant: Any, now: datetime) -> RunConfig:
@@ -220,9 +222,9 @@ def _evaluation(arguments: Arguments) -> ReadmeCommand:
     tree = builder.build(ReadmeTree)
     config = stored if tree is None else _evaluation_config(builder, tree, stored, folder)
     if tree is not None:
-        builder.note(list(_contradictions(tree, stored)))
-        builder.note(list(needs_estimates(config)))
-    builder.raise_problems()
+        builder.note(_contradictions(tree, stored))
+        builder.note(needs_estimates(config))
+    refuse(builder.problems)
     explicit = explicit_names(arguments.given)
     return ReadmeCommand("main", config, explicit, arguments.json, mode="eval")
 
@@ -231,7 +233,7 @@ def _run_folder(arguments: Arguments) -> Path:
     words = Builder(options_of(ReadmeTree))
     words.add([item for item in arguments.given if item.name in {*_readme_names(), "run_id"}])
     tree = words.build(ReadmeTree)
-    words.raise_problems()
+    refuse(words.problems)
     assert tree is not None, "words that have no problem were refused"
     root = tree.readme.ckpt_root_path.absolute()
     return find_run(root, tree.tracking.run_id, _word(arguments, VARIANT))
@@ -258,13 +260,14 @@ def _evaluation_config(
     )
 
 
-def _contradictions(tree: ReadmeTree, stored: RunConfig) -> Iterator[str]:
+def _contradictions(tree: ReadmeTree, stored: RunConfig) -> Iterator[Problem]:
     for section in ("model", "train"):
         asked, trained = getattr(tree, section), getattr(stored, section)
         for name in type(trained).model_fields:
             ours, theirs = getattr(asked, name), getattr(trained, name)
             if ours != theirs:
-                yield f"{name}: got {ours}, but the run was trained with {theirs}; leave it out"
+                reason = f"but the run was trained with {theirs}; leave it out"
+                yield Problem(name, str(ours), reason=reason)
 
 
 def _leaves(config: RunConfig) -> dict[str, Any]:
@@ -283,14 +286,17 @@ def find_run(root: Path, run_id: str | None, model: str | None) -> Path:
     runs = sorted(path.parent for path in root.glob("*/*/config.json"))
     shown = ", ".join(f"{path.parent.name}/{path.name}" for path in runs) or "none yet"
     if run_id is None:
-        raise ConfigError(f"run_id: needed with mode eval; the runs in {root}: {shown}")
+        reason = f"needed with mode eval; the runs in {root}: {shown}"
+        raise ConfigError(Problem("run_id", reason=reason))
     found = [path for path in runs if path.name == run_id and model in (None, path.parent.name)]
     if len(found) > 1:
         names = ", ".join(path.parent.name for path in found)
-        raise ConfigError(f"model: needed, because several have a run {run_id}: {names}")
+        reason = f"needed, because several have a run {run_id}: {names}"
+        raise ConfigError(Problem(VARIANT, reason=reason))
     if not found:
         of_model = f" of {model}" if model else ""
-        raise ConfigError(f"run_id: no run {run_id}{of_model} in {root}, which has: {shown}")
+        reason = f"no run {run_id}{of_model} in {root}, which has: {shown}"
+        raise ConfigError(Problem("run_id", reason=reason, others=(VARIANT,)))
     return found[0]
 
 
@@ -305,6 +311,6 @@ def kept_epoch(checkpoints: Path, epoch: str) -> Path:
     if match is None or int(match[1]) not in kept:
         names = ", ".join(path.name for _, path in sorted(kept.items()))
         raise ConfigError(
-            f"epoch: got {epoch!r}, allowed: one that was kept ({names or 'none was'})"
+            Problem("epoch", repr(epoch), f"one that was kept ({names or 'none was'})")
         )
     return kept[int(match[1])]

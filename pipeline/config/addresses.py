@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from lasaft.errors import ConfigError, Problem
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _SECRET = re.compile(r"secret|password|token|credential|access_key|account_key|signature|sas", re.I)
 
@@ -21,29 +23,30 @@ def check_place(name: str, value: Any) -> Any:
         value: a path, an address such as ``s3://bucket/folder?region=eu-west-1``, or None.
 
     Raises:
-        ValueError: it is neither, or it holds a secret (which the message does not repeat).
+        ConfigError: it is neither, or it holds a secret (which the message does not repeat).
     """
     if value is None or isinstance(value, Path):
         return value
     if not isinstance(value, str) or not value:
-        raise ValueError(
-            f"{name}: got {value or ''!r}, allowed: a path, or an address (s3://bucket/folder)"
-        )
+        allowed = "a path, or an address (s3://bucket/folder)"
+        raise ConfigError(Problem(name, repr(value or ""), allowed))
     if "://" not in value:
         return Path(value)
     parts = urlsplit(value)
     options = parse_qsl(parts.query, keep_blank_values=True)
     secret = any(_SECRET.search(key) or "@" in text for key, text in options)
     if parts.password is not None or (parts.username and parts.scheme == "s3") or secret:
-        raise ValueError(
-            f"{name}: the address holds a secret, allowed: secrets in the environment "
-            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY ...) or in the store's own files"
+        allowed = (
+            "secrets in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY ...) or in the "
+            "store's own files"
         )
+        raise ConfigError(Problem(name, reason="the address holds a secret", allowed=allowed))
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.strip("/"):
         return Path(unquote(parts.path))
     plain = value.partition("?")[0]
     if not _SCHEME.fullmatch(parts.scheme) or parts.scheme == "file" or not plain.isprintable():
-        raise ValueError(f"{name}: got {value!r}, allowed: a path, s3://bucket/folder, file:///a/b")
+        allowed = "a path, s3://bucket/folder, file:///a/b"
+        raise ConfigError(Problem(name, repr(value), allowed))
     if not (parts.netloc or parts.path.strip("/")) or ".." in parts.path.split("/"):
-        raise ValueError(f"{name}: got {value!r}, allowed: a folder's address, without ..")
+        raise ConfigError(Problem(name, repr(value), "a folder's address, without .."))
     return value

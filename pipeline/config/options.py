@@ -14,6 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from lasaft.errors import ConfigError, Problem
+
 Kind = Literal["bool", "int", "float", "text", "path", "choice", "ints", "names", "range", "place"]
 Raw = str | list[str] | None
 
@@ -201,17 +203,6 @@ def _items(option: Option, items: list[str]) -> Any:
     return tuple(item or 0 for item in items)
 
 
-def refuse(problems: Iterable[str]) -> None:
-    """Raise all problems as one error, one line each, if there are any.
-
-    Raises:
-        ValueError: there are problems; pydantic takes it up.
-    """
-    lines = list(problems)
-    if lines:
-        raise ValueError("\n".join(lines))
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean X?`` for the known words close to ``word``, or nothing."""
     by_folded = {name.lower(): name for name in known}
@@ -221,48 +212,49 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(by_folded[name] for name in close)}?"
 
 
-def no_such_option(typed: str, options: Mapping[str, Option]) -> str:
-    """Return the problem line for a name that no option has, with the nearest that there is."""
+def no_such_option(typed: str, options: Mapping[str, Option]) -> Problem:
+    """Return the problem of a name that no option has, with the nearest that there is."""
     leaf = typed.rpartition(".")[2]
-    if leaf in options:
-        return f"{typed}: no such option; did you mean {options[leaf].path}?"
-    return f"{typed}: no such option{did_you_mean(leaf, options)}"
+    hint = f"; did you mean {options[leaf].path}?" if leaf in options else ""
+    return Problem(typed, reason=f"no such option{hint or did_you_mean(leaf, options)}")
 
 
 def problems_of(
     error: ValidationError,
     options: Mapping[str, Option],
     written: Mapping[str, str] | None = None,
-) -> list[str]:
-    """Return one line for each problem in ``error``: option, value got, what is allowed.
+) -> list[Problem]:
+    """Return the problems in ``error``: option, value got, what is allowed.
 
     Args:
         error: what pydantic found.
         options: the table of options by leaf name.
         written: by leaf name, the text that a person wrote for it and where.
     """
-    lines: list[str] = []
-    for detail in error.errors():
-        lines.extend(_lines_of(detail, options, written or {}))
-    return list(dict.fromkeys(lines))
+    found = (
+        problem for detail in error.errors() for problem in _found(detail, options, written or {})
+    )
+    return list(dict.fromkeys(found))
 
 
-def _lines_of(
+def _found(
     detail: Mapping[str, Any], options: Mapping[str, Option], written: Mapping[str, str]
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     names = [str(part) for part in detail["loc"] if isinstance(part, str)]
     name = names[-1] if names else ""
     dotted = ".".join(names)
     option = options.get(name)
     if detail["type"] == "value_error":
-        yield from str(detail["ctx"]["error"]).splitlines()
+        refusal = detail["ctx"]["error"]
+        assert isinstance(refusal, ConfigError), f"{dotted}: a refusal without its records"
+        yield from refusal.problems
     elif detail["type"] == "extra_forbidden":
         yield no_such_option(dotted, options)
     elif option is None:
-        yield f"{dotted or 'config'}: {detail['msg'].lower()}"
+        yield Problem(dotted or "config", reason=detail["msg"].lower())
     else:
         got = written.get(name, repr(detail["input"]))
         hint = ""
         if option.choices and isinstance(detail["input"], str):
             hint = did_you_mean(detail["input"], option.choices)
-        yield f"{name}: got {got}, allowed: {option.allowed}{hint}"
+        yield Problem(name, got, option.allowed + hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -12,14 +13,16 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings, option
 from lasaft.config import without_effect as model_without_effect
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, Problem, no_effect, refuse
 from pipeline.config.data import SYNTHETIC_COUNTS, DataConfig
 from pipeline.config.evaluate import EvaluateConfig
-from pipeline.config.options import options_of, problems_of, refuse
+from pipeline.config.options import options_of, problems_of
 from pipeline.config.search import SearchConfig, search_without_effect
-from pipeline.config.train import RAW_AND_SPEC, TrainConfig
+from pipeline.config.train import PROCESS_COUNT, RAW_AND_SPEC, TrainConfig
 
-# With this many control layers the control network has BatchNorm over the windows of a step.
+# What decides whether the control network normalises over the windows of a step.
+_NORM_OVER_WINDOWS = ("modulation", "condition_to", "n_blocks", "pocm_norm", "control_n_layer")
+# With this many control layers it has BatchNorm over them.
 _CONTROL_LAYERS_WITH_NORM = 3
 
 
@@ -84,7 +87,7 @@ def from_json(text: str | bytes, origin: str = "config") -> RunConfig:
         return RunConfig.model_validate_json(_without_removed(text))
     except ValidationError as error:
         problems = problems_of(error, options_of(RunConfig))
-        raise ConfigError([f"{origin}: {problem}" for problem in problems]) from error
+        raise ConfigError([replace(problem, where=origin) for problem in problems]) from error
 
 
 def _without_removed(text: str | bytes) -> str | bytes:
@@ -96,36 +99,36 @@ def _without_removed(text: str | bytes) -> str | bytes:
     return json.dumps(tree)
 
 
-def run_problems(run: RunConfig) -> Iterator[str]:
+def run_problems(run: RunConfig) -> Iterator[Problem]:
     """Yield what does not fit together between the groups of options."""
-    sources = run.model.sources
-    targets = run.train.target_names
+    sources, train, search = run.model.sources, run.train, run.search
+    targets = train.target_names
     if targets is not None:
         for name in [name for name in targets if name not in sources]:
-            yield f"target_names: got {name!r}, allowed: {', '.join(sources)}"
+            yield Problem("target_names", repr(name), ", ".join(sources), others=("sources",))
         if not targets or len(set(targets)) < len(targets):
-            yield f"target_names: got {list(targets)}, allowed: one source or more, each once"
+            yield Problem("target_names", str(list(targets)), "one source or more, each once")
     if synthetic_songs(run) and sorted(sources) != sorted(MUSDB18_SOURCES):
-        yield (
-            f"sources: got {', '.join(sources)}, allowed with synthetic songs: "
-            f"{', '.join(MUSDB18_SOURCES)}"
+        reason = f"allowed with synthetic songs: {', '.join(MUSDB18_SOURCES)}"
+        others = ("musdb_root", *SYNTHETIC_COUNTS)
+        yield Problem("sources", ", ".join(sources), reason=reason, others=others)
+    if search.trial_gpus is not None and train.processes > 1:
+        allowed = "only with one process a trial"
+        yield Problem("trial_gpus", search.trial_gpus, allowed, others=PROCESS_COUNT)
+    gpus = train.gpus or train.resources.get("GPU") or search.trial_gpus
+    if search.max_gpu_hours is not None and not gpus:
+        allowed = "only where trials have GPUs (gpus 1, or trial_gpus 0.5)"
+        others = ("gpus", "resources_per_worker", "trial_gpus")
+        yield Problem("max_gpu_hours", search.max_gpu_hours, allowed, others=others)
+    share = train.processes * train.accumulate_grad_batches
+    if train.batch_size < 2 * share and _has_norm_over_windows(run) and not train.synchronised:
+        allowed = (
+            f"at least 2 windows for each process and micro-batch ({2 * share} in all), because "
+            "the control network normalises over them (control_n_layer of 3 or more, or pocm_norm "
+            "batch_norm)"
         )
-    gpus = run.train.gpus or run.train.resources.get("GPU") or run.search.trial_gpus
-    if run.search.trial_gpus is not None and run.train.processes > 1:
-        yield f"trial_gpus: got {run.search.trial_gpus}, allowed: only with one process a trial"
-    if run.search.max_gpu_hours is not None and not gpus:
-        yield (
-            f"max_gpu_hours: got {run.search.max_gpu_hours}, allowed: only where trials have GPUs "
-            "(gpus 1, or trial_gpus 0.5)"
-        )
-    share = run.train.processes * run.train.accumulate_grad_batches
-    lonely = run.train.batch_size < 2 * share
-    if lonely and _has_norm_over_windows(run) and not run.train.synchronised:
-        yield (
-            f"batch_size: got {run.train.batch_size}, allowed: at least 2 windows for each process "
-            f"and micro-batch ({2 * share} in all), because the control network normalises over "
-            "them (control_n_layer of 3 or more, or pocm_norm batch_norm)"
-        )
+        others = (*PROCESS_COUNT, "sync_batchnorm", *_NORM_OVER_WINDOWS)
+        yield Problem("batch_size", train.batch_size, allowed, others=others)
 
 
 def _has_norm_over_windows(run: RunConfig) -> bool:
@@ -142,53 +145,52 @@ def synthetic_songs(run: RunConfig) -> int:
     return sum(getattr(run.data, name) for name in SYNTHETIC_COUNTS)
 
 
-def without_effect(run: RunConfig) -> dict[str, str]:
+def without_effect(run: RunConfig) -> dict[str, Problem]:
     """Return the options that do nothing with the others chosen, each with the reason."""
     data, train = run.data, run.train
-    reasons = model_without_effect(run.model) | search_without_effect(run.search)
+    idle = model_without_effect(run.model) | search_without_effect(run.search)
     if data.musdb_root is not None:
         names = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
-        reasons |= dict.fromkeys(names, "musdb_root is given, so no songs are made")
+        idle |= no_effect(names, "musdb_root is given, so no songs are made", "musdb_root")
     elif not synthetic_songs(run):
-        names = ("synthetic_seconds", "synthetic_seed")
-        reasons |= dict.fromkeys(names, "no synthetic songs are asked for (synthetic_train ...)")
+        because = "no synthetic songs are asked for (synthetic_train ...)"
+        others = ("musdb_root", *SYNTHETIC_COUNTS)
+        idle |= no_effect(("synthetic_seconds", "synthetic_seed"), because, *others)
     if not isinstance(data.shards_dir, str):
-        names = ("cache_dir", "cache_gb")
-        reasons |= dict.fromkeys(names, "shards_dir is no address: its files are read in place")
-    sizes = {"gain_db": "gain_probability", "mixup_share": "mixup_probability"}
-    reasons |= {size: f"{name} is 0" for size, name in sizes.items() if not getattr(data, name)}
+        because = "shards_dir is no address: its files are read in place"
+        idle |= no_effect(("cache_dir", "cache_gb"), because, "shards_dir")
+    for size, name in {"gain_db": "gain_probability", "mixup_share": "mixup_probability"}.items():
+        if not getattr(data, name):
+            idle |= no_effect([size], f"{name} is 0", name)
     if "raw_and_spec" not in (train.train_loss, train.val_loss):
-        reasons |= dict.fromkeys(RAW_AND_SPEC, "neither train_loss nor val_loss is raw_and_spec")
+        because = "neither train_loss nor val_loss is raw_and_spec"
+        idle |= no_effect(RAW_AND_SPEC, because, "train_loss", "val_loss")
     if train.gpus:
-        reasons["world_size"] = (
-            f"gpus {train.gpus} says how many processes there are (gpus None: world_size does)"
-        )
-    if run.search.trial_gpus is not None and train.gpus:
-        reasons["trial_gpus"] = f"gpus {train.gpus} says how many GPUs a trial has"
+        because = f"gpus {train.gpus} says how many processes there are"
+        idle |= no_effect(["world_size"], f"{because} (gpus None: world_size does)", "gpus")
+        because = f"gpus {train.gpus} says how many GPUs a trial has"
+        if run.search.trial_gpus is not None:
+            idle |= no_effect(["trial_gpus"], because, "gpus")
+    scoring = ("checkpoint", "overlap_ratio", "save_estimates")
     if run.evaluate.estimates_dir is not None:
-        names = ("checkpoint", "overlap_ratio", "save_estimates")
-        reasons |= dict.fromkeys(names, "estimates_dir holds finished estimates")
+        idle |= no_effect(scoring, "estimates_dir holds finished estimates", "estimates_dir")
     if run.evaluate.scores_dir is not None:
-        names = (
-            "checkpoint", "overlap_ratio", "save_estimates", "estimates_dir", "verify", "oracles",
-            "scenario", "report_audio",
-        )  # fmt: skip
-        reasons |= dict.fromkeys(names, "scores_dir holds finished scores")
+        names = (*scoring, "estimates_dir", "verify", "oracles", "scenario", "report_audio")
+        idle |= no_effect(names, "scores_dir holds finished scores", "scores_dir")
     if not run.tracking.log:
-        reasons |= dict.fromkeys(("tracking_uri", "experiment_name"), "log is False")
+        idle |= no_effect(("tracking_uri", "experiment_name"), "log is False", "log")
     if run.cluster.address is not None:
-        reasons["num_cpus"] = "address names a cluster that has its own"
-    return reasons
+        idle |= no_effect(["num_cpus"], "address names a cluster that has its own", "address")
+    return idle
 
 
 def check_run_id(run_id: str | None) -> str | None:
     """Return ``run_id`` if it can be the name of a folder.
 
     Raises:
-        ValueError: it cannot.
+        ConfigError: it cannot.
     """
     if run_id is None or (re.fullmatch(r"\w[\w .+=-]{0,99}", run_id) and run_id[-1] not in ". "):
         return run_id
-    raise ValueError(
-        f"run_id: got {run_id!r}, allowed: a folder name of up to 100 letters, digits and _ - + = ."
-    )
+    allowed = "a folder name of up to 100 letters, digits and _ - + = ."
+    raise ConfigError(Problem("run_id", repr(run_id), allowed))

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from lasaft.config import Settings, option
+from lasaft.errors import Problem, no_effect, refuse
 
 # What a search can be about, and whether more of it is better.
 OBJECTIVES = {"sdr": True, "val_loss": False, "parameters": False, "seconds": False}
@@ -66,32 +67,30 @@ class SearchConfig(Settings):
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> Self:
-        problems = list(_problems(self))
-        if problems:
-            raise ValueError("\n".join(problems))
+        refuse(_problems(self))
         return self
 
 
-def _problems(search: SearchConfig) -> Iterator[str]:
+def _problems(search: SearchConfig) -> Iterator[Problem]:
     names = search.objectives
     for name in [name for name in names if name not in OBJECTIVES]:
-        yield f"objectives: got {name!r}, allowed: {', '.join(OBJECTIVES)}"
+        yield Problem("objectives", repr(name), ", ".join(OBJECTIVES))
     if not names or names[0] not in WATCHED or len(set(names)) < len(names):
-        yield f"objectives: got {', '.join(names)}, allowed: sdr or val_loss first, each once"
+        yield Problem("objectives", ", ".join(names), "sdr or val_loss first, each once")
 
 
-def search_without_effect(search: SearchConfig) -> dict[str, str]:
+def search_without_effect(search: SearchConfig) -> dict[str, Problem]:
     """Return the search's options that do nothing with the others chosen, each with the reason."""
     if search.space is None:
         names = set(SearchConfig.model_fields) - {"space"}
-        return dict.fromkeys(names, "no space says what to search")
-    reasons: dict[str, str] = {}
+        return no_effect(names, "no space says what to search", "space")
+    idle: dict[str, Problem] = {}
     if search.scheduler == "none":
-        reasons["grace_epochs"] = f"scheduler {search.scheduler} ends no trial early"
+        idle |= no_effect(["grace_epochs"], "scheduler none ends no trial early", "scheduler")
     if search.scheduler != "asha":
-        reasons["reduction_factor"] = f"scheduler is {search.scheduler}"
+        idle |= no_effect(["reduction_factor"], f"scheduler is {search.scheduler}", "scheduler")
     if not search.seeds:
-        reasons["top_settings"] = "seeds is 0, so nothing is trained again"
+        idle |= no_effect(["top_settings"], "seeds is 0, so nothing is trained again", "seeds")
     if search.searcher == "grid":
-        reasons["search_seed"] = "a grid draws nothing"
-    return reasons
+        idle |= no_effect(["search_seed"], "a grid draws nothing", "searcher")
+    return idle

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import ValidationInfo, field_validator, model_validator
 
 from lasaft.config import Settings, option, whole_name
-from pipeline.config.options import refuse
+from lasaft.errors import ConfigError, Problem, refuse
 
 LossName = Literal[
     "spec_l1", "spec_l2", "spec_mse", "raw_l1", "raw_l2", "raw_mse", "raw_and_spec",
@@ -18,6 +18,8 @@ LossName = Literal[
     "ncs", "ncs_44100", "nlcs",
 ]  # fmt: skip
 RAW_AND_SPEC = ("loss_raw_scale", "loss_raw_mode", "loss_spec_scale", "loss_spec_mode")
+# What decides how many processes train: of a range, the numbers among which a batch divides.
+PROCESS_COUNT = ("gpus", "world_size", "batch_size", "accumulate_grad_batches")
 _RANGE = re.compile(r"([1-9][0-9]{0,5}):([1-9][0-9]{0,5})")
 _RESOURCE = re.compile(r"([A-Za-z][\w.-]*)=([0-9]{1,18}(?:\.[0-9]{1,4})?)")
 
@@ -151,38 +153,33 @@ class TrainConfig(Settings):
         return self
 
 
-def _problems(train: TrainConfig) -> Iterator[str]:
+def _problems(train: TrainConfig) -> Iterator[Problem]:
     """Yield what does not fit together within one training's options."""
-    if "raw_and_spec" in (train.train_loss, train.val_loss):
-        for name in RAW_AND_SPEC:
-            if getattr(train, name) is None:
-                yield f"{name}: got None, allowed: a value, because the loss raw_and_spec needs it"
+    losses = [name for name in ("train_loss", "val_loss") if getattr(train, name) == "raw_and_spec"]
+    for name in RAW_AND_SPEC if losses else ():
+        if getattr(train, name) is None:
+            allowed = "a value, because the loss raw_and_spec needs it"
+            yield Problem(name, "None", allowed, others=tuple(losses))
     if train.min_epochs > train.max_epochs:
-        yield (
-            f"min_epochs: got {train.min_epochs}, allowed: at most max_epochs ({train.max_epochs})"
-        )
+        allowed = f"at most max_epochs ({train.max_epochs})"
+        yield Problem("min_epochs", train.min_epochs, allowed, others=("max_epochs",))
     if train.auto_lr_schedule and train.lr_schedule != "constant":
-        yield (
-            f"auto_lr_schedule: got True, allowed: only with lr_schedule constant, "
-            f"which is {train.lr_schedule}"
-        )
+        allowed = f"only with lr_schedule constant, which is {train.lr_schedule}"
+        yield Problem("auto_lr_schedule", "True", allowed, others=("lr_schedule",))
     if train.compile and train.activation_checkpointing:
-        yield (
-            "activation_checkpointing: got True, allowed: only without compile, which decides by "
-            "itself what to compute again"
-        )
+        allowed = "only without compile, which decides by itself what to compute again"
+        yield Problem("activation_checkpointing", "True", allowed, others=("compile",))
     parts, fewest = train.accumulate_grad_batches, train.world_sizes[0]
     if train.batch_size < fewest * parts:
-        yield (
-            f"batch_size: got {train.batch_size}, allowed: at least {fewest * parts}, a window for "
-            f"each process in each micro-batch (processes {fewest} x accumulate_grad_batches "
-            f"{parts})"
+        allowed = (
+            f"at least {fewest * parts}, a window for each process in each micro-batch (processes "
+            f"{fewest} x accumulate_grad_batches {parts})"
         )
+        yield Problem("batch_size", train.batch_size, allowed, others=PROCESS_COUNT)
     elif train.batch_size % parts:
-        yield (
-            f"batch_size: got {train.batch_size}, allowed: a multiple of accumulate_grad_batches "
-            f"({parts})"
-        )
+        allowed = f"a multiple of accumulate_grad_batches ({parts})"
+        others = ("accumulate_grad_batches",)
+        yield Problem("batch_size", train.batch_size, allowed, others=others)
 
 
 def parse_range(world_size: int | str) -> tuple[int, int]:
@@ -201,7 +198,7 @@ def check_world_size(world_size: int | str) -> int | str:
     """Return ``world_size`` if it is a number of processes, or a range of them.
 
     Raises:
-        ValueError: it is neither.
+        ConfigError: it is neither.
     """
     if isinstance(world_size, int):
         fits = 1 <= world_size <= 10**6
@@ -210,17 +207,15 @@ def check_world_size(world_size: int | str) -> int | str:
         fits = found is not None and int(found[1]) <= int(found[2])
     if fits:
         return world_size
-    raise ValueError(
-        f"world_size: got {world_size!r}, allowed: a whole number of at least 1, or MIN:MAX with "
-        "MIN at most MAX, such as 1:4"
-    )
+    allowed = "a whole number of at least 1, or MIN:MAX with MIN at most MAX, such as 1:4"
+    raise ConfigError(Problem("world_size", repr(world_size), allowed))
 
 
 def parse_resources(text: str) -> dict[str, float]:
     """Return the amounts in a text such as ``CPU=2,GPU=1``, which are names that Ray knows.
 
     Raises:
-        ValueError: it is not of that form, or an amount is 0.
+        ConfigError: it is not of that form, or an amount is 0.
 
     >>> parse_resources("CPU=2, GPU=1")
     {'CPU': 2.0, 'GPU': 1.0}
@@ -229,14 +224,12 @@ def parse_resources(text: str) -> dict[str, float]:
     for part in text.split(",") if text.strip() else []:
         found = _RESOURCE.fullmatch(part.strip())
         if found is None or not float(found[2]) or found[1] in amounts:
-            raise ValueError(
-                f"resources_per_worker: got {text!r}, allowed: names of Ray's resources, each once "
-                "with an amount above 0, such as CPU=2,GPU=1"
+            allowed = (
+                "names of Ray's resources, each once with an amount above 0, such as CPU=2,GPU=1"
             )
+            raise ConfigError(Problem("resources_per_worker", repr(text), allowed))
         amounts[found[1]] = float(found[2])
     if amounts.get("GPU", 1) != 1:
-        raise ValueError(
-            f"resources_per_worker: got {text!r}, allowed: GPU=1 or no GPU, because each process "
-            "trains on one device"
-        )
+        allowed = "GPU=1 or no GPU, because each process trains on one device"
+        raise ConfigError(Problem("resources_per_worker", repr(text), allowed))
     return amounts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,16 @@ class Candidate:
 
 
 class InvalidCandidateError(Exception):
-    """Settings that break a rule of the options or a constraint of the space."""
+    """Settings that break a rule of the options or a constraint of the space.
+
+    Args:
+        text: the rules that they break.
+        options: the options that these rules look at.
+    """
+
+    def __init__(self, text: str, options: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.options = tuple(options)
 
 
 class Checker:
@@ -96,7 +105,9 @@ class Checker:
         try:
             return RunConfig.model_validate(tree)
         except ValidationError as error:
-            raise InvalidCandidateError("; ".join(problems_of(error, self._options))) from None
+            found = problems_of(error, self._options)
+            looked_at = (name for one in found for name in (one.option, *one.others))
+            raise InvalidCandidateError("; ".join(map(str, found)), looked_at) from None
 
     def _sized(self, settings: Settings, config: RunConfig) -> Candidate:
         limits = self.space.constraints

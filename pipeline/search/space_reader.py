@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from lasaft.config import VARIANTS
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, Problem
 from pipeline.config import RunConfig
 from pipeline.config.options import (
     Option,
@@ -121,7 +121,7 @@ class _Reader:
             )
         return space
 
-    def _note(self, problem: str) -> None:
+    def _note(self, problem: str | Problem) -> None:
         self.problems.append(f"space {self.origin}: {problem}")
 
     def _mapping(self, tree: Any, what: str, known: tuple[str, ...]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
+from lasaft.errors import Problem
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 
@@ -23,15 +24,16 @@ def own_store(folder: RunFolder) -> str:
     return f"sqlite:///{folder.root / 'mlflow.db'}"
 
 
-def store_problems(config: RunConfig) -> Iterator[str]:
+def store_problems(config: RunConfig) -> Iterator[Problem]:
     """Yield why there can be no database in the run's folder, if it is to be there."""
     folder = RunFolder.of(config)
     own = tracking_address(config) == own_store(folder)
     if config.tracking.log and own and {"%", "?"} & set(str(folder.root)):
-        yield (
-            f"output_dir: got {folder.root}, allowed: a path without % and ?, which MLflow's "
-            "database in it cannot have (or a tracking_uri elsewhere, or log False)"
+        allowed = (
+            "a path without % and ?, which MLflow's database in it cannot have (or a tracking_uri "
+            "elsewhere, or log False)"
         )
+        yield Problem("output_dir", str(folder.root), allowed, others=("tracking_uri", "log"))
 
 
 def ui_command(config: RunConfig) -> str:

@@ -28,7 +28,7 @@ def _run(songs: str, *words: str) -> RunConfig:
 def _problems(*words: str, job: str = "run") -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse(words, job)
-    return caught.value.problems
+    return [str(problem) for problem in caught.value.problems]
 
 
 def _preset(tmp_path: Path, text: str) -> str:
@@ -287,6 +287,6 @@ def test_any_words_give_a_command_or_one_config_error(words: list[str]) -> None:
     try:
         parse(words, "run")
     except ConfigError as error:
-        problems = error.problems
+        problems = [str(problem) for problem in error.problems]
     assert problems
     assert all(problem.strip() for problem in problems)

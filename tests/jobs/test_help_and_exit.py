@@ -31,7 +31,7 @@ OPTIONS = options_of(RunConfig)
 def _problems(*words: str, job: str = "run") -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse(words, job)
-    return caught.value.problems
+    return [str(problem) for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -38,7 +38,7 @@ def _parse(*words: str) -> ReadmeCommand:
 def _problems(*words: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         _parse(*words)
-    return caught.value.problems
+    return [str(problem) for problem in caught.value.problems]
 
 
 def test_a_run_without_a_name_is_named_by_the_time_and_says_how_to_go_on() -> None:
@@ -139,7 +139,7 @@ def test_eval_refuses_what_contradicts_the_run(
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_readme([*EVAL, *words.split()])
-    assert any(line.startswith(problem) for line in caught.value.problems)
+    assert any(line.startswith(problem) for line in map(str, caught.value.problems))
 
 
 def test_eval_asks_for_the_model_where_two_have_a_run_of_that_name(trained: RunConfig) -> None:

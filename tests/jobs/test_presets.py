@@ -33,7 +33,7 @@ def _run(songs: str, *words: str) -> RunConfig:
 def _problems(*words: str, job: str = "run") -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse(words, job)
-    return caught.value.problems
+    return [str(problem) for problem in caught.value.problems]
 
 
 def _preset(tmp_path: Path, text: str) -> str:
@@ -173,7 +173,7 @@ def test_the_paper_and_the_demo_are_presets() -> None:
 def test_a_preset_names_its_source_and_holds_no_idle_option(songs: str, name: str) -> None:
     synthetic = name in ("demo", "laptop", "table1_laptop")
     config = parse(["--preset", name], "run").config if synthetic else _run(songs, "--preset", name)
-    given = {item.name for item in read_preset(name, OPTIONS)}
+    given = {item.name for item in read_preset(name, OPTIONS)[0]}
     assert not given & without_effect(config).keys()
     assert len(preset_source(name)) > 30
 

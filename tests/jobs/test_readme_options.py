@@ -32,7 +32,7 @@ def _parse(*words: str) -> ReadmeCommand:
 def _problems(*words: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         _parse(*words)
-    return caught.value.problems
+    return [str(problem) for problem in caught.value.problems]
 
 
 def _value(config: RunConfig, path: str) -> Any:

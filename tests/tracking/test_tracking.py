@@ -305,7 +305,7 @@ def test_a_folder_that_cannot_hold_the_database_is_refused(
     with pytest.raises(ConfigError, match=r"output_dir: got .*, allowed: a path"):
         parse(["--output_dir", str(tmp_path / name)], "run")
     (problem,) = store_problems(_config(tmp_path / name))
-    assert str(tmp_path / name) in problem
+    assert str(tmp_path / name) in str(problem)
     assert not list(store_problems(_config(tmp_path / name, log=False)))
     assert not list(store_problems(_config(tmp_path / name, tracking_uri=DEAD)))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")

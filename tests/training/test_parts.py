@@ -198,9 +198,10 @@ def test_a_folder_of_another_training_is_refused_with_every_difference(tmp_path:
     claim(folder, tiny_config(tmp_path, max_epochs=9, num_workers=3, patience=4), "data")
     with pytest.raises(ConfigError) as caught:
         claim(folder, other, "other data")
-    assert [line.split(":")[0] for line in caught.value.problems] == ["data hash", "dk", "lr"]
-    assert "got 0.5" in caught.value.problems[2]
-    assert "has 0.001" in caught.value.problems[2]
+    lines = [str(problem) for problem in caught.value.problems]
+    assert [line.split(":")[0] for line in lines] == ["data hash", "dk", "lr"]
+    assert "got 0.5" in lines[2]
+    assert "has 0.001" in lines[2]
     cosine = tiny_config(tmp_path / "cosine", lr_schedule="cosine")
     claim(RunFolder.of(cosine), cosine, "data")
     run_tiny(cosine)

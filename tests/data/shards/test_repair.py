@@ -197,7 +197,8 @@ def test_the_flags_are_in_the_help_and_no_options_apply_that_do_nothing(
 def test_other_jobs_refuse_the_flags(job: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(["--repair", "--verify"], job)
-    lines = [line for line in caught.value.problems if line.startswith(("repair", "verify"))]
+    problems = map(str, caught.value.problems)
+    lines = [line for line in problems if line.startswith(("repair", "verify"))]
     assert lines[0] == (
         f"repair: is a flag of jobs.preprocess, and has no effect in jobs.{job}; leave it out"
     )

@@ -126,7 +126,7 @@ def test_the_opposite_of_the_target_has_a_finite_nlcs() -> None:
 def test_raw_and_spec_names_every_missing_option() -> None:
     with pytest.raises(ConfigError) as caught:
         build_loss("raw_and_spec", tiny_model(), loss_raw_scale=1.0)
-    assert {problem.split(":")[0] for problem in caught.value.problems} == {
+    assert {problem.split(":")[0] for problem in map(str, caught.value.problems)} == {
         "loss_raw_mode",
         "loss_spec_scale",
         "loss_spec_mode",
