@@ -185,7 +185,9 @@ def _said_by_the_checkpoint(run: RunConfig) -> dict[str, Problem]:
     return no_effect(_LISTENING, "the checkpoint says it", "estimates_dir", "scores_dir")
 
 
-_EVERYTHING = ("output_dir", "model", "data", "train", "evaluate", "tracking", "cluster")
+# All of the group but filed_mode, which jobs.main alone reads.
+_DATA = (*_SONGS, *_SHARDS, "max_frames_per_shard", *_DRAWING)
+_EVERYTHING = ("output_dir", "model", *_DATA, "train", "evaluate", "tracking", "cluster")
 
 JOBS: Mapping[str, Job] = {
     "run": Job(
@@ -199,7 +201,7 @@ JOBS: Mapping[str, Job] = {
         "turns songs into shards of spectrograms",
         (
             "output_dir", *_SONGS, *_SPECTROGRAM, "shards_dir", "max_frames_per_shard",
-            "filed_mode", "cluster",
+            "cluster",
         ),
         ("musdb_root", "shards_dir", "output_dir", "n_fft", "hop_length", "dev_mode", "num_cpus"),
         _needs_songs,
@@ -255,7 +257,7 @@ JOBS: Mapping[str, Job] = {
     ),
     "main": Job(
         "the command line of the LaSAFT README: trains a network, or evaluates a trained one",
-        (*_EVERYTHING[1:], "readme"),
+        ("model", "data", "train", "evaluate", "tracking", "cluster", "readme"),
         (
             "mode", "run_id", "musdb_root", "musdb_is_wav", "filed_mode", "target_name",
             "batch_size", "max_epochs", "lr", "gpus", "precision", "ckpt_root_path", "epoch",

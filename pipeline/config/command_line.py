@@ -8,8 +8,9 @@ from typing import Any
 
 from pipeline.config.run import RunConfig
 
-# Where a run is recorded and which machines did it: no part of the result, and may hold secrets.
-_PRIVATE = ("tracking_uri", "address")
+# Where a run is recorded, which machines did it (both may hold secrets), and whether its shards
+# stayed, which jobs.main alone decides: no part of the result.
+_LEFT_OUT = ("tracking_uri", "address", "filed_mode")
 
 
 def command_line(job: str, settings: Mapping[str, Any]) -> str:
@@ -38,7 +39,7 @@ def evaluation_settings(config: RunConfig) -> dict[str, Any]:
 def _changed(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     usual = dict(_leaves(RunConfig().model_dump(mode="json")))
     for name, value in _leaves(settings):
-        if value is not None and name not in _PRIVATE and value != usual.get(name):
+        if value is not None and name not in _LEFT_OUT and value != usual.get(name):
             yield name, value
 
 

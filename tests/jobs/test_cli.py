@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.cli import parse
+from jobs.cli.job_table import JOBS
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
-from pipeline.config import RunConfig
+from pipeline.config import DataConfig, RunConfig, from_json, to_json
+from pipeline.config.command_line import command_line
+from pipeline.config.options import options_of
 
 
 @pytest.fixture
@@ -271,6 +274,28 @@ def test_what_must_exist_is_looked_for_before_any_cluster(
     job: str, words: list[str], problem: str
 ) -> None:
     assert any(problem in line for line in _problems(*words, job=job))
+
+
+@pytest.mark.parametrize("value", ["True", "False"])
+@pytest.mark.parametrize("job", ["run", "preprocess", "train", "tune", "evaluate", "doctor"])
+def test_filed_mode_is_refused_where_it_would_do_nothing(job: str, value: str) -> None:
+    told = f"filed_mode: has no effect in jobs.{job}; leave it out"
+    assert told in _problems("--filed_mode", value, job=job)
+
+
+def test_a_preset_and_the_config_of_an_older_run_may_hold_filed_mode(
+    songs: str, tmp_path: Path
+) -> None:
+    config = _run(songs, "--preset", _preset(tmp_path, "filed_mode: false\n"))
+    assert not config.data.filed_mode
+    assert from_json(to_json(config)) == config
+    assert "filed_mode" not in command_line("run", config.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("job", ["run", "doctor"])
+def test_jobs_from_songs_to_scores_read_every_other_option_of_the_data(job: str) -> None:
+    unread = {name for name, option in options_of(RunConfig).items() if not JOBS[job].reads(option)}
+    assert unread & DataConfig.model_fields.keys() == {"filed_mode"}
 
 
 _WORDS = st.one_of(
