@@ -9,7 +9,13 @@ from contextlib import contextmanager
 
 from jobs.cli.readme import ReadmeCommand, parse_readme
 from jobs.cli.run import Result, run_job
-from pipeline.config import RunConfig
+from jobs.cli.show import scores_result, training_result
+from lasaft.files import atomic_write_bytes
+from pipeline.cluster.connection import require_gpus
+from pipeline.cluster.shared_storage import ready_cluster
+from pipeline.config import RunConfig, to_json
+from pipeline.config.folders import RunFolder
+from pipeline.workflow.steps import locked
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,19 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(command: ReadmeCommand) -> Result:
-    from pipeline.cluster.shared_storage import ready_cluster
-    from pipeline.config.folders import RunFolder
-    from pipeline.workflow.steps import locked
-
     stage = _train if command.mode == "train" else _evaluate
     with locked(RunFolder.of(command.config).root), ready_cluster(command.config):
         return stage(command.config)
 
 
 def _train(config: RunConfig) -> Result:
-    from jobs.cli.show import training_result
-    from pipeline.cluster.connection import require_gpus
-    from pipeline.config.folders import RunFolder
     from pipeline.workflow.stages import make_shards, train_network
 
     require_gpus(config.train.gpus)
@@ -46,17 +45,12 @@ def _train(config: RunConfig) -> Result:
 
 
 def _store(config: RunConfig) -> None:
-    from lasaft.files import atomic_write_bytes
-    from pipeline.config import to_json
-    from pipeline.config.folders import RunFolder
-
     atomic_write_bytes(RunFolder.of(config).config, to_json(config).encode())
 
 
 @contextmanager
 def _shards_as_long_as_wanted(config: RunConfig) -> Iterator[None]:
     """Remove the shards at the end, however it comes, unless ``filed_mode`` keeps them."""
-    from pipeline.config.folders import RunFolder
 
     try:
         yield
@@ -66,7 +60,6 @@ def _shards_as_long_as_wanted(config: RunConfig) -> Iterator[None]:
 
 
 def _evaluate(config: RunConfig) -> Result:
-    from jobs.cli.show import scores_result
     from pipeline.workflow.stages import make_report, score_songs
 
     score_songs(config)

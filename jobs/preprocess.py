@@ -10,6 +10,10 @@ from collections.abc import Sequence
 
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
+from jobs.cli.show import inspection_result, repair_result, shards_result
+from pipeline.cluster.shared_storage import ready_cluster
+from pipeline.config.folders import RunFolder
+from pipeline.data.shards.store import RemoteFolder, shard_place
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,8 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(command: Command) -> Result:
-    from jobs.cli.show import shards_result
-    from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.workflow.stages import make_shards
 
     if command.flags:
@@ -29,12 +31,8 @@ def _work(command: Command) -> Result:
 
 
 def _look(command: Command) -> Result:
-    from jobs.cli.show import inspection_result, repair_result
-    from pipeline.cluster.shared_storage import ready_cluster
-    from pipeline.config.folders import RunFolder
     from pipeline.data.shards.inspect import inspect_place
     from pipeline.data.shards.repair import repair_shards, repair_store
-    from pipeline.data.shards.store import RemoteFolder, shard_place
 
     config, folder = command.config, RunFolder.of(command.config)
     place = shard_place(folder)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
+from jobs.cli.show import scores_result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +16,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(command: Command) -> Result:
-    from jobs.cli.show import scores_result
     from pipeline.workflow.stages import make_report
 
     return scores_result(command.config, make_report(command.config).page)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
+from jobs.cli.show import training_result
+from pipeline.cluster.shared_storage import ready_cluster
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,8 +17,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(command: Command) -> Result:
-    from jobs.cli.show import training_result
-    from pipeline.cluster.shared_storage import ready_cluster
     from pipeline.workflow.stages import train_network
 
     with ready_cluster(command.config):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from jobs.cli.run import EXIT_FAILED, Result
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.search.ranking import Row, SearchResult
+from pipeline.search.ranking import Row, SearchResult, training_command
 from pipeline.search.trials import shown
+from pipeline.tracking import ui_command
 
 if TYPE_CHECKING:
     from pipeline.data.shards.inspect import Inspection
@@ -89,8 +90,6 @@ def training_result(result: TrainResult) -> Result:
 
 def search_result(config: RunConfig, result: SearchResult) -> Result:
     """Return the table of a search, its winner, and what trains it."""
-    from pipeline.search.ranking import training_command
-    from pipeline.tracking import ui_command
 
     winner = result.winner.trial
     places = {"winner": winner.title, "settings": str(result.preset), "report": str(result.page)}
@@ -145,7 +144,6 @@ def scores_result(config: RunConfig, report: Path | None = None) -> Result:
 def run_result(config: RunConfig, steps: Sequence[StepResult]) -> Result:
     """Return the result of a whole run: its scores, where everything is, what to look at next."""
     from pipeline.evaluation.excerpts import EXCERPTS
-    from pipeline.tracking import ui_command
 
     folder = RunFolder.of(config)
     page = folder.report / "index.html"

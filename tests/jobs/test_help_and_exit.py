@@ -26,6 +26,10 @@ from pipeline.config.options import options_of
 from tests.helpers import ROOT
 
 OPTIONS = options_of(RunConfig)
+# pyproject.toml bans the imports of all but numpy at the top of the files that are loaded here.
+HEAVY = {
+    "torch", "ray", "mlflow", "scipy", "matplotlib", "museval", "musdb", "pyarrow", "numpy",
+}  # fmt: skip
 
 
 def _problems(*words: str, job: str = "run") -> list[str]:
@@ -187,8 +191,7 @@ def test_a_job_starts_without_the_heavy_imports(job: str) -> None:
         "import sys, time\n"
         f"from jobs import {job}\n"
         f"assert {job}.main(['--help', 'train' if {job!r} == 'run' else '']) == 0\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'musdb', 'museval', 'numpy', 'pyarrow'}\n"
-        "print(sorted(heavy & sys.modules.keys()), time.process_time())\n"
+        f"print(sorted({HEAVY} & sys.modules.keys()), time.process_time())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -196,3 +199,21 @@ def test_a_job_starts_without_the_heavy_imports(job: str) -> None:
     heavy, _, seconds = done.stdout.splitlines()[-1].rpartition(" ")
     assert heavy == "[]"
     assert float(seconds) < 1, "processor seconds from the start of Python to the help page"
+
+
+@pytest.mark.parametrize("command", ["", "separate", "score", "import-checkpoint", "export"])
+def test_the_library_and_its_command_start_without_the_heavy_imports(command: str) -> None:
+    code = (
+        "import sys, lasaft\n"
+        "from lasaft.cli import main\n"
+        "try:\n"
+        f"    main([*{command.split()}, '--help'])\n"
+        "except SystemExit as ended:\n"
+        "    assert not ended.code\n"
+        f"print(sorted({HEAVY} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: lasaft")
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -176,9 +176,9 @@ class Stages:
             "pipeline.workflow.stages.score_songs", lambda c: self.calls.append("evaluate")
         )
         monkeypatch.setattr("pipeline.workflow.stages.make_report", self.report)
-        monkeypatch.setattr("pipeline.cluster.shared_storage.ready_cluster", self.connected)
-        monkeypatch.setattr("pipeline.cluster.connection.require_gpus", lambda wanted: None)
-        monkeypatch.setattr("jobs.cli.show.training_result", lambda result: Result("trained", {}))
+        monkeypatch.setattr("jobs.main.ready_cluster", self.connected)
+        monkeypatch.setattr("jobs.main.require_gpus", lambda wanted: None)
+        monkeypatch.setattr("jobs.main.training_result", lambda result: Result("trained", {}))
         monkeypatch.setattr("jobs.cli.show.read_summaries", lambda config: [])
 
     @contextlib.contextmanager
