@@ -41,6 +41,11 @@ class Arguments:
     help: str | None = None
     problems: list[Problem] = field(default_factory=list)
 
+    @property
+    def topic(self) -> str | None:
+        """What help is asked for: a topic, the job's own page (empty), or none (None)."""
+        return "presets" if self.help is None and self.presets == ["list"] else self.help
+
 
 def known_name(typed: str, options: Mapping[str, Option]) -> str | None:
     """Return the leaf name that ``typed`` stands for (bare or dotted, ``-`` or ``_``), or None."""

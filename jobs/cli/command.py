@@ -55,9 +55,8 @@ def parse(argv: Sequence[str], job: str) -> Command:
         argv, options, refused=flags_of_others(job, options), flags=JOBS[job].flags
     )
     row = JOBS[job].told(arguments.flags)
-    if arguments.help is not None or arguments.presets == ["list"]:
-        page = help_page(job, arguments.help if arguments.help is not None else "presets", options)
-        return Command(job, RunConfig(), help=page)
+    if arguments.topic is not None:
+        return Command(job, RunConfig(), help=help_page(job, arguments.topic, options))
     builder = Builder(options)
     builder.add_presets(arguments.presets)
     builder.note(arguments.problems)
@@ -65,7 +64,9 @@ def parse(argv: Sequence[str], job: str) -> Command:
     config = builder.build(RunConfig)
     explicit = explicit_names(arguments.given)
     if config is not None:
-        config = with_absolute_paths(config)
+        # Absolute, because workers have other working folders.
+        output_dir = config.output_dir.expanduser().absolute()
+        config = config.model_copy(update={"output_dir": output_dir})
         builder.note(idle_options(config, explicit, job, row))
         builder.note(row.needs(config))
     refuse(builder.problems)
@@ -110,11 +111,6 @@ def idle_options(
             yield Problem(name, reason=reason)
         elif problem is not None and not switched_off:
             yield problem
-
-
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Return ``config`` with an absolute ``output_dir``: workers have other working folders."""
-    return config.model_copy(update={"output_dir": config.output_dir.expanduser().absolute()})
 
 
 Tree = TypeVar("Tree", bound=RunConfig)

@@ -81,10 +81,8 @@ def parse_readme(argv: Sequence[str], now: datetime | None = None) -> ReadmeComm
     """
     options = options_of(ReadmeTree)
     arguments = read_arguments(argv, options, undashed=True, refused=_REFUSED)
-    if arguments.help is not None or arguments.presets == ["list"]:
-        page = help_page(
-            "main", arguments.help or ("presets" if arguments.presets else ""), options
-        )
+    if arguments.topic is not None:
+        page = help_page("main", arguments.topic, options)
         return ReadmeCommand("main", RunConfig(), help=page)
     arguments = replace(arguments, given=list(_translated(arguments)))
     if _word(arguments, "mode") == "eval":
@@ -158,10 +156,6 @@ def _builder(arguments: Arguments, stored: RunConfig | None = None) -> Builder:
     return builder
 
 
-def _readme_names() -> set[str]:
-    return set(ReadmeOptions.model_fields)
-
-
 def _idle_in_training(builder: Builder, explicit: frozenset[str]) -> Iterator[Problem]:
     for name in sorted(explicit):
         if builder.options[name].section == "evaluate" or name == "epoch":
@@ -230,8 +224,8 @@ def _evaluation(arguments: Arguments) -> ReadmeCommand:
 
 
 def _run_folder(arguments: Arguments) -> Path:
-    words = Builder(options_of(ReadmeTree))
-    words.add([item for item in arguments.given if item.name in {*_readme_names(), "run_id"}])
+    words, known = Builder(options_of(ReadmeTree)), {*ReadmeOptions.model_fields, "run_id"}
+    words.add([item for item in arguments.given if item.name in known])
     tree = words.build(ReadmeTree)
     refuse(words.problems)
     assert tree is not None, "words that have no problem were refused"

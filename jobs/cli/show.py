@@ -73,7 +73,7 @@ def repair_result(config: RunConfig, repair: Repair) -> Result:
 
 def training_result(result: TrainResult) -> Result:
     """Return what training ended with."""
-    sdr = "  ".join(f"{name} {decibel(value)}" for name, value in result.val_sdr.items())
+    sdr = "  ".join(f"{name} {_number(value, '.2f')}" for name, value in result.val_sdr.items())
     # People count from 1, as the progress line does; an epoch that was cut short counts too.
     epochs = max(result.epochs, result.best_epoch + 1)
     lines = [
@@ -101,15 +101,6 @@ def search_result(config: RunConfig, result: SearchResult) -> Result:
         lines.append(f"{'note':<10}{result.note}: with more of it the same command goes on")
     data = json.loads((result.folder / "results.json").read_bytes())
     return Result("\n".join(lines), {**data, **places})
-
-
-def decibel(value: float | None) -> str:
-    """Return ``value`` with two digits, or a dash where there is none.
-
-    >>> decibel(5.236), decibel(None)
-    ('5.24', '-')
-    """
-    return "-" if value is None else f"{value:.2f}"
 
 
 def read_summaries(config: RunConfig) -> list[Summary]:
