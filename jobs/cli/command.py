@@ -26,7 +26,6 @@ class Command:
     Args:
         job: the job's name.
         config: every option, with absolute paths.
-        explicit: the options that the command line itself gives.
         json: print the result as JSON.
         flags: what else the job is told to do, such as ``verify``.
         help: a page to print instead of doing the work.
@@ -35,7 +34,6 @@ class Command:
 
     job: str
     config: RunConfig
-    explicit: frozenset[str] = frozenset()
     json: bool = False
     help: str | None = None
     again: str = "the same command"
@@ -62,16 +60,15 @@ def parse(argv: Sequence[str], job: str) -> Command:
     builder.note(arguments.problems)
     builder.add(arguments.given)
     config = builder.build(RunConfig)
-    explicit = explicit_names(arguments.given)
     if config is not None:
         # Absolute, because workers have other working folders.
         output_dir = config.output_dir.expanduser().absolute()
         config = config.model_copy(update={"output_dir": output_dir})
-        builder.note(idle_options(config, explicit, job, row))
+        builder.note(idle_options(config, explicit_names(arguments.given), job, row))
         builder.note(row.needs(config))
     refuse(builder.problems)
     assert config is not None, "a configuration that has no problem was refused"
-    return Command(job, config, explicit, arguments.json, flags=frozenset(arguments.flags))
+    return Command(job, config, arguments.json, flags=frozenset(arguments.flags))
 
 
 def explicit_names(given: Sequence[Given]) -> frozenset[str]:

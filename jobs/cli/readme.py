@@ -143,7 +143,7 @@ def _training(arguments: Arguments, now: datetime) -> ReadmeCommand:
     again = "the same command"
     if tree is not None and tree.tracking.run_id is None:
         again += f" with --run_id {config.tracking.run_id}"
-    return ReadmeCommand("main", config, explicit, arguments.json, again=again, mode="train")
+    return ReadmeCommand("main", config, arguments.json, again=again, mode="train")
 
 
 def _builder(arguments: Arguments, stored: RunConfig | None = None) -> Builder:
@@ -219,8 +219,7 @@ def _evaluation(arguments: Arguments) -> ReadmeCommand:
         builder.note(_contradictions(tree, stored))
         builder.note(needs_estimates(config))
     refuse(builder.problems)
-    explicit = explicit_names(arguments.given)
-    return ReadmeCommand("main", config, explicit, arguments.json, mode="eval")
+    return ReadmeCommand("main", config, arguments.json, mode="eval")
 
 
 def _run_folder(arguments: Arguments) -> Path:
