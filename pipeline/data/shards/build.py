@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +20,7 @@ from pipeline.data.shards.format import ShardWriter, file_sha256
 from pipeline.data.shards.framing import Part, parts_of, spectrogram_batches
 from pipeline.data.shards.manifest import (
     FRAMES_PER_BATCH,
+    Loudness,
     ShardEntry,
     ShardRecord,
     ShardSettings,
@@ -154,16 +156,9 @@ def _finished(work: Work, source: str) -> tuple[ShardRecord, ...] | None:
 def _build(work: Work, source: str) -> tuple[ShardRecord, ...]:
     part, settings = work.part, work.settings
     start, stop = (part.start, part.stop) if part else (0, None)
-    samples = 0
-
-    def counted_blocks() -> Iterator[Tensor]:
-        nonlocal samples
-        block_samples = FRAMES_PER_BATCH * settings.hop_length
-        for block in audio_blocks(work.track, block_samples, start, stop):
-            samples += block.shape[-1]
-            yield block
-
-    batches = spectrogram_batches(counted_blocks(), settings, part)
+    blocks = audio_blocks(work.track, FRAMES_PER_BATCH * settings.hop_length, start, stop)
+    meter = _Meter(settings, start)
+    batches = spectrogram_batches(meter.measured(blocks), settings, part)
     shards = [
         _write_shard(work, number, _one_shard(batch, batches, settings))
         for number, batch in enumerate(batches, work.first_number)
@@ -173,17 +168,16 @@ def _build(work: Work, source: str) -> tuple[ShardRecord, ...]:
             settings=settings,
             name=work.track.name,
             split=work.track.split,  # type: ignore[arg-type]
-            samples=part.samples if part else samples,
+            samples=part.samples if part else meter.at,
             number=number,
             source_sha256=source,
-            loudness=loudness,
+            loudness=meter.loudness(number),
             shard=shard,
         )
-        for number, (shard, loudness) in enumerate(shards, work.first_number)
+        for number, shard in enumerate(shards, work.first_number)
     )
     for record in records:
-        content = record.model_dump(mode="json", exclude_none=True)
-        atomic_write_json(work.record_path(record.number), content)
+        atomic_write_json(work.record_path(record.number), record.model_dump(mode="json"))
     return records
 
 
@@ -197,17 +191,56 @@ def _one_shard(first: Tensor, rest: Iterator[Tensor], settings: ShardSettings) -
             return
 
 
-def _write_shard(
-    work: Work, number: int, batches: Iterator[Tensor]
-) -> tuple[ShardEntry, dict[str, dict[str, float]] | None]:
-    """Write a shard; return its entry, and the loudness that a record of the same shard had."""
+def _write_shard(work: Work, number: int, batches: Iterator[Tensor]) -> ShardEntry:
     name = shard_name(work.track.split, work.track.name, number)
-    record_path = work.record_path(number)
     with atomic_path(work.folder / name) as temporary:
         first_frame = number * work.settings.frames_per_shard
         with ShardWriter(temporary, work.settings, str(work.track), first_frame) as writer:
             for batch in batches:
                 writer.write(batch)
-        entry, before = writer.entry(name), read_record(record_path)
-        record_path.unlink(missing_ok=True)
-    return entry, before.loudness if before is not None and before.shard == entry else None
+        entry = writer.entry(name)
+        work.record_path(number).unlink(missing_ok=True)
+    return entry
+
+
+class _Meter:
+    """Measures how loud each column is in each shard, block by block.
+
+    A shard has the samples from its first frame's place to the next shard's.
+
+    Args:
+        settings: of the shards.
+        at: the first sample of the first block, counted from the start of the track.
+    """
+
+    def __init__(self, settings: ShardSettings, at: int) -> None:
+        self.at, self._columns = at, settings.columns
+        self._span = settings.frames_per_shard * settings.hop_length
+        self._peaks: dict[tuple[int, str], float] = defaultdict(float)
+        self._energies: dict[tuple[int, str], float] = defaultdict(float)
+
+    def measured(self, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Yield the blocks, float32 [column, channel, sample], none longer than a shard."""
+        for block in blocks:
+            border = self._span - self.at % self._span
+            for piece in (block[..., :border], block[..., border:]):
+                if piece.shape[-1]:
+                    self._measure(self.at // self._span, piece)
+                    self.at += piece.shape[-1]
+            yield block
+
+    def _measure(self, number: int, piece: Tensor) -> None:
+        for column, channels in zip(self._columns, piece, strict=True):
+            key, values = (number, column), channels.reshape(-1)
+            low, high = values.aminmax()
+            self._peaks[key] = max(self._peaks[key], -float(low), float(high))
+            self._energies[key] += float(values.dot(values))
+
+    def loudness(self, number: int) -> dict[str, Loudness]:
+        """Return the loudness of each column in the shard of this number."""
+        return {
+            column: Loudness(
+                peak=self._peaks[number, column], energy=self._energies[number, column]
+            )
+            for column in self._columns
+        }

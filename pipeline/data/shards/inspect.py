@@ -199,7 +199,7 @@ def _record_faults(folder: Path, track: TrackEntry) -> list[Fault]:
             faults.append(Fault(name, "is damaged, or another shard's", shard.path, shard.sha256))
         else:
             records.append(record)
-    if len(records) == len(track.shards) and not track_entry(records).is_same(track):
+    if len(records) == len(track.shards) and track_entry(records) != track:
         for shard in track.shards:
             name = str(PurePosixPath(shard.path).with_suffix(RECORD_SUFFIX))
             faults.append(Fault(name, "is not what the manifest says", shard.path, shard.sha256))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,7 +20,7 @@ from pipeline.data.songs.tracks import MIXTURE
 if TYPE_CHECKING:
     from pipeline.data.shards.store import RemoteFolder
 
-FORMAT = 2  # format 1 also has the levels of each track, and its hash covers them
+FORMAT = 1
 FRAMES_PER_BATCH = 256
 MANIFEST_NAME = "manifest.json"
 
@@ -34,7 +33,7 @@ Split = Literal["train", "valid", "test"]
 class ShardSettings(Settings):
     """What every shard of a folder was made with; two folders with other settings never mix."""
 
-    format: Literal[1] = 1
+    format: Literal[1] = FORMAT
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
     channels: Annotated[int, Field(ge=1)]
     sample_rate: Annotated[int, Field(ge=1)]
@@ -97,6 +96,13 @@ class ShardSettings(Settings):
         return [(name, own, theirs) for name, own, theirs in pairs if own != theirs]
 
 
+class Level(Settings):
+    """How loud one column of a track is: largest and root-mean-square sample, full scale 1."""
+
+    peak: float
+    rms: float
+
+
 class ShardEntry(Settings):
     """One Arrow IPC file.
 
@@ -128,33 +134,22 @@ class ShardEntry(Settings):
 
 
 class TrackEntry(Settings):
-    """One track: how long it is, what it was made from, and its shards in order.
-
-    Attributes:
-        name: of the track.
-        split: of the track.
-        samples: its length.
-        frames: its STFT frames, of all shards together.
-        source_sha256: of its audio files.
-        levels: peak and rms of each column, in a manifest of format 1 only.
-        shards: the files.
-    """
+    """One track: how long and loud it is, what it was made from, and its shards in order."""
 
     name: str
     split: Split
     samples: Annotated[int, Field(ge=1)]
     frames: Annotated[int, Field(ge=1)]
     source_sha256: Sha256
-    levels: dict[str, dict[str, float]] | None = None
+    levels: dict[str, Level]
     shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
 
-    def without_levels(self) -> TrackEntry:
-        """Return the entry as format 2 has it."""
-        return self.model_copy(update={"levels": None})
 
-    def is_same(self, other: TrackEntry) -> bool:
-        """Return whether both are the same shards of the same audio."""
-        return self.without_levels() == other.without_levels()
+class Loudness(Settings):
+    """The largest sample of a column in one shard, and the sum of all squared."""
+
+    peak: float
+    energy: float
 
 
 class ShardRecord(Settings):
@@ -167,7 +162,7 @@ class ShardRecord(Settings):
         samples: length of the whole track.
         number: which of the track's shards it is, from 0.
         source_sha256: of the track's audio files.
-        loudness: peak and energy of each column, beside a manifest of format 1 only.
+        loudness: of each column.
         shard: the file.
     """
 
@@ -177,87 +172,55 @@ class ShardRecord(Settings):
     samples: Annotated[int, Field(ge=1)]
     number: Count
     source_sha256: Sha256
-    loudness: dict[str, dict[str, float]] | None = None
+    loudness: dict[str, Loudness]
     shard: ShardEntry
 
 
 def track_entry(records: Sequence[ShardRecord]) -> TrackEntry:
     """Return the entry of a track from the records of all its shards, in order."""
     first = records[0]
+    values = first.samples * first.settings.channels
+    levels = {
+        column: Level(
+            peak=max(record.loudness[column].peak for record in records),
+            rms=(sum(record.loudness[column].energy for record in records) / values) ** 0.5,
+        )
+        for column in first.settings.columns
+    }
     return TrackEntry(
         name=first.name,
         split=first.split,
         samples=first.samples,
         frames=sum(record.shard.frames for record in records),
         source_sha256=first.source_sha256,
-        levels=_levels(records),
+        levels=levels,
         shards=tuple(record.shard for record in records),
     )
-
-
-def _levels(records: Sequence[ShardRecord]) -> dict[str, dict[str, float]] | None:
-    """Return the levels that format 1 has, None unless all records tell of loudness."""
-    values = records[0].samples * records[0].settings.channels
-    parts = [record.loudness or {} for record in records]
-    try:
-        return {
-            column: {
-                "peak": max(part[column]["peak"] for part in parts),
-                "rms": (sum(part[column]["energy"] for part in parts) / values) ** 0.5,
-            }
-            for column in records[0].settings.columns
-        }
-    except KeyError:
-        return None
 
 
 class Manifest(Settings):
     """All tracks of a shard folder, sorted by split and name."""
 
-    format: Literal[1, 2] = FORMAT
     settings: ShardSettings
     tracks: tuple[TrackEntry, ...]
 
     @classmethod
-    def of(
-        cls,
-        settings: ShardSettings,
-        tracks: Iterable[TrackEntry],
-        known: Iterable[TrackEntry] = (),
-    ) -> Manifest:
-        """Return the manifest of ``tracks``, which are put in order.
-
-        It has format 1, and so the hash of before, if the levels of all tracks are there: in
-        ``tracks``, or in the ``known`` entries of the same shards.
-        """
-        before = {(track.split, track.name): track for track in known}
+    def of(cls, settings: ShardSettings, tracks: Iterable[TrackEntry]) -> Manifest:
+        """Return the manifest of ``tracks``, which are put in order."""
         order = Split.__args__  # type: ignore[attr-defined]
-        entries = []
-        for track in sorted(tracks, key=lambda track: (order.index(track.split), track.name)):
-            entry = before.get((track.split, track.name), track)
-            entries.append(entry if entry.is_same(track) else track)
-        if entries and all(track.levels for track in entries):
-            return cls(format=1, settings=settings, tracks=tuple(entries))
-        return cls(settings=settings, tracks=tuple(track.without_levels() for track in entries))
+        ordered = sorted(tracks, key=lambda track: (order.index(track.split), track.name))
+        return cls(settings=settings, tracks=tuple(ordered))
 
     @model_validator(mode="after")
     def _adds_up(self) -> Manifest:
         for track in self.tracks:
-            if (track.levels is not None) != (self.format == 1):
-                raise ValueError(f"track {track.name!r}: levels belong to format 1 alone")
             _require_sums(track, self.settings)
         return self
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """Everything in the manifest, as JSON has it; format 1 does not say its number."""
-        content = self.model_dump(mode="json", exclude_none=True)
-        return content if self.format > 1 else {k: v for k, v in content.items() if k != "format"}
 
     @cached_property
     def hash(self) -> str:
         """The data's name: sha256 of everything in the manifest, and so of every byte."""
-        text = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def split(self, name: str) -> list[TrackEntry]:
@@ -305,22 +268,20 @@ def _require_sums(track: TrackEntry, settings: ShardSettings) -> None:
 
 def manifest_text(manifest: Manifest) -> str:
     """Return the manifest as JSON with a line for each track."""
-    content = {"hash": manifest.hash, **manifest.content}
+    settings = json.dumps(manifest.settings.model_dump(mode="json"), ensure_ascii=False)
     tracks = [
-        json.dumps(track, ensure_ascii=False, separators=(",", ":"))
-        for track in content.pop("tracks")
+        json.dumps(track.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
+        for track in manifest.tracks
     ]
-    lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in content.items()]
     body = ",\n  ".join(tracks)
-    return "{\n" + ",\n".join(lines) + f',\n"tracks": [\n  {body}\n]\n}}\n'
+    return (
+        f'{{\n"hash": "{manifest.hash}",\n"settings": {settings},\n"tracks": [\n  {body}\n]\n}}\n'
+    )
 
 
 def write_manifest(folder: Path, tracks: Sequence[TrackEntry], settings: ShardSettings) -> Manifest:
     """Publish ``manifest.json`` in ``folder`` by rename, if it is not there already."""
-    known: Sequence[TrackEntry] = ()
-    with suppress(DataError):
-        known = read_manifest(folder).tracks
-    manifest = Manifest.of(settings, tracks, known)
+    manifest = Manifest.of(settings, tracks)
     data = manifest_text(manifest).encode()
     file = folder / MANIFEST_NAME
     if not file.exists() or file.read_bytes() != data:
@@ -347,12 +308,13 @@ def read_manifest(folder: Path | RemoteFolder) -> Manifest:
         value: Any = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: is damaged, not JSON ({error}); {repair}") from error
-    found = value.get("format", 1) if isinstance(value, dict) else None
-    if found not in (1, FORMAT):
-        raise DataError(f"{file}: has format {found!r}; allowed: 1, {FORMAT}; {repair}")
+    settings = value.get("settings") if isinstance(value, dict) else None
+    found = settings.get("format") if isinstance(settings, dict) else None
+    if found != FORMAT:
+        raise DataError(f"{file}: has format {found!r}; allowed: {FORMAT}; {repair}")
     recorded = value.pop("hash", None)
     try:
-        manifest = Manifest.model_validate_json(json.dumps({**value, "format": found}))
+        manifest = Manifest.model_validate_json(json.dumps(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -90,7 +90,7 @@ def repair_shards(config: RunConfig, before: Inspection) -> Repair:
         damaged |= {k for k, v in known.items() if v.frames != settings.frames(v.samples)}
         try:
             built = _build(config, before, damaged)
-            manifest = Manifest.of(settings, (known | built).values(), known.values())
+            manifest = Manifest.of(settings, (known | built).values())
             _refuse_other_shards(folder, known, manifest)
             _take_over(folder / STAGED, folder)
             if before.manifest is None:
@@ -199,6 +199,5 @@ def _take_over(staged: Path, folder: Path) -> None:
         if shard_fault(folder, record.shard) is not None:
             (staged / record.shard.path).replace(folder / record.shard.path)
         path = PurePosixPath(record.shard.path).with_suffix(RECORD_SUFFIX)
-        before = read_record(folder / path)
-        if before is None or before.model_copy(update={"loudness": None}) != record:
+        if read_record(folder / path) != record:
             (staged / path).replace(folder / path)

@@ -15,11 +15,12 @@ import torch
 
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
-from pipeline.data.shards.inspect import all_records, inspect_shards
-from pipeline.data.shards.manifest import Manifest, manifest_text, read_manifest, track_entry
+from pipeline.data.shards.inspect import inspect_shards
+from pipeline.data.shards.manifest import Manifest, read_manifest
 from pipeline.data.songs.tracks import list_tracks, read_track
 from pipeline.data.windows.reader import ShardSet
 from tests.helpers import damage
+from tests.helpers.runs import config_of, unpack
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
 
@@ -140,6 +141,15 @@ def test_a_long_track_is_several_shards(tmp_path: Path, config: RunConfig, folde
     assert torch.equal(one, other)
 
 
+def test_levels_are_those_of_the_audio(config: RunConfig, manifest: Manifest) -> None:
+    assert config.data.musdb_root is not None
+    track = list_tracks(config.data.musdb_root, sources=config.model.sources)[0]
+    drums = read_track(track).sources[1].double()
+    level = manifest.tracks[0].levels["drums"]
+    assert level.peak == drums.abs().max()
+    assert level.rms == pytest.approx(float(drums.square().mean().sqrt()), rel=1e-5)
+
+
 def test_sound_shards_verify(folder: Path) -> None:
     assert inspect_shards(folder).faults == ()
     _read_all(folder)
@@ -184,17 +194,9 @@ def test_a_stale_manifest_is_found(tmp_path: Path, config: RunConfig, folder: Pa
     [
         (lambda text: text[:-20], "is damaged, not JSON"),
         (lambda text: "[1]", "has format None"),
-        (lambda text: text.replace('"format": 2', '"format": 3'), "has format 3; allowed: 1, 2"),
-        (
-            lambda text: text.replace('"format": 2', '"format": 1'),
-            "levels belong to format 1 alone",
-        ),
-        (lambda text: text.replace('"format": 1', '"format": 2'), "is damaged at settings.format"),
+        (lambda text: text.replace('"format": 1', '"format": 2'), "has format 2; allowed: 1"),
         (lambda text: text.replace('"n_fft": 512', '"n_fft": 513'), "is damaged"),
-        (
-            lambda text: text.replace('"name":"', '"name":"x'),
-            "is damaged: its content has the hash",
-        ),
+        (lambda text: text.replace('"peak":0', '"peak":1'), "is damaged: its content has the hash"),
         (lambda text: text.replace('"path":"train/', '"path":"../'), "leaves the shard folder"),
         (lambda text: text.replace('"path":"train/', '"path":"/'), "leaves the shard folder"),
         (lambda text: text.replace('"samples"', '"sample"', 1), "is damaged at tracks.0"),
@@ -210,38 +212,12 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, folder: Path, change, mes
     assert str(tmp_path) in str(caught.value)
 
 
-FORMAT_1 = Path(__file__).with_name("format_1")
-
-
-def test_a_manifest_of_format_1_is_read_with_its_hash() -> None:
-    manifest = read_manifest(FORMAT_1)
-    assert manifest.hash == "0778772806e9d6e85481b607c6b313c229123857fa39540ff48abf48fc53d93a"
-    assert manifest_text(manifest) == (FORMAT_1 / "manifest.json").read_text()
-    levels = manifest.tracks[0].levels
-    assert levels is not None
-    assert levels["bass"] == {"peak": 0.274658203125, "rms": 0.15857147544097536}
-
-
-def test_records_of_format_1_give_that_manifest_again() -> None:
-    manifest, records = read_manifest(FORMAT_1), all_records(FORMAT_1)
-    entries = [track_entry(records[:2]), track_entry(records[2:])]
-    assert Manifest.of(manifest.settings, entries[::-1]) == manifest
-    loudness = {"bass": {"peak": 0.5}}
-    for damaged in (None, {}, loudness):
-        record = records[1].model_copy(update={"loudness": damaged})
-        assert track_entry([records[0], record]).levels is None
-    bare = [entry.without_levels() for entry in entries]
-    assert Manifest.of(manifest.settings, bare, manifest.tracks) == manifest
-
-
-def test_format_2_knows_no_levels() -> None:
-    before = read_manifest(FORMAT_1)
-    one, two = (track.without_levels() for track in before.tracks)
-    manifest = Manifest.of(before.settings, [before.tracks[0], two])
-    assert manifest.format == 2
-    assert manifest == Manifest.of(before.settings, [one, two])
-    assert '"format": 2' in manifest_text(manifest)
-    assert "levels" not in manifest_text(manifest)
+def test_the_songs_of_version_0_1_give_its_hash(tmp_path: Path) -> None:
+    unpack(tmp_path)
+    manifest = make_shards(config_of(tmp_path, "finished", shards_dir=tmp_path / "new"))
+    assert manifest.hash == "d6dfe1c6a6c1e7917b27aba60b7773681032c959b63000d75cb51097815dfbd6"
+    text = (tmp_path / "finished" / "shards" / "manifest.json").read_bytes()
+    assert (tmp_path / "new" / "manifest.json").read_bytes() == text
 
 
 def test_a_missing_manifest_says_what_to_run(tmp_path: Path) -> None:

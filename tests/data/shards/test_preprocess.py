@@ -26,7 +26,7 @@ from pipeline.data.shards.manifest import Manifest, ShardSettings, read_manifest
 from pipeline.data.shards.preprocess import preprocess
 from pipeline.data.songs.tracks import Track, list_tracks
 from tests.helpers import ROOT
-from tests.helpers.shards import as_format_1, make_shards, small_config
+from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
 from tests.helpers.wavs import write_track
 
@@ -102,41 +102,6 @@ def test_only_what_is_damaged_is_rebuilt(tmp_path: Path, songs: Path, damage: st
     assert preprocess(config) == first
     assert _contents(folder) == whole
     assert [path.stat().st_mtime_ns for path in others] == times
-
-
-@pytest.mark.parametrize("damage", ["none", "shard", "record", "manifest"])
-def test_shards_of_format_1_are_kept_with_their_hash(
-    tmp_path: Path, songs: Path, damage: str
-) -> None:
-    config, folder = small_config(songs, tmp_path), tmp_path / "shards"
-    make_shards(config)
-    first, whole = as_format_1(folder), _contents(folder)
-    victim = sorted(folder.glob("*/*.arrow"))[0]
-    if damage == "shard":
-        victim.write_bytes(b"short")
-    elif damage == "record":
-        whole.pop(f"{victim.parent.name}/{victim.stem}.json")
-        victim.with_suffix(".json").unlink()
-    elif damage == "manifest":
-        (folder / "manifest.json").unlink()
-    assert preprocess(config) == first
-    assert read_manifest(folder).hash == first.hash
-    assert whole.items() <= _contents(folder).items()
-    assert inspect_shards(folder).faults == ()
-
-
-def test_shards_of_format_1_of_which_the_songs_have_changed_become_format_2(
-    tmp_path: Path, songs: Path
-) -> None:
-    shutil.copytree(songs, tmp_path / "songs")
-    config = small_config(tmp_path / "songs", tmp_path)
-    make_shards(config)
-    as_format_1(tmp_path / "shards")
-    write_track(tmp_path / "songs" / "test" / "new", seconds=0.5)
-    manifest = preprocess(config)
-    assert manifest.format == 2
-    shutil.rmtree(tmp_path / "shards")
-    assert preprocess(config) == manifest
 
 
 def test_changed_audio_is_noticed(tmp_path: Path, songs: Path) -> None:
@@ -342,7 +307,7 @@ import sys
 from pathlib import Path
 from pipeline.data.shards import build
 from pipeline.data.shards.manifest import ShardSettings
-from tests.helpers.shards import as_format_1, make_shards, small_config
+from tests.helpers.shards import make_shards, small_config
 make_shards(small_config(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 

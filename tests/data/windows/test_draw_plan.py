@@ -11,7 +11,7 @@ import pytest
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import DataConfig, RunConfig, TrainConfig
-from pipeline.data.shards.manifest import Manifest, ShardEntry, ShardSettings, TrackEntry
+from pipeline.data.shards.manifest import Level, Manifest, ShardEntry, ShardSettings, TrackEntry
 from pipeline.data.windows.draw_plan import (
     DrawPlan,
     draw_plan,
@@ -27,7 +27,7 @@ ARRAYS = (
 )  # fmt: skip
 
 
-def _manifest(*frames: int, split: str = "train", source: str = "0") -> Manifest:
+def _manifest(*frames: int, split: str = "train", peak: float = 0.5) -> Manifest:
     settings = ShardSettings(
         sources=SOURCES,
         channels=2,
@@ -55,7 +55,8 @@ def _manifest(*frames: int, split: str = "train", source: str = "0") -> Manifest
                     "split": split,
                     "samples": (count - 1) * 1024,
                     "frames": count,
-                    "source_sha256": source * 64,
+                    "source_sha256": "0" * 64,
+                    "levels": {column: Level(peak=peak, rms=0.1) for column in settings.columns},
                     "shards": (shard,),
                 }
             )
@@ -83,7 +84,7 @@ def test_the_plan_depends_on_seed_epoch_and_manifest_alone(draw: str) -> None:
     assert _equal(plan, draw_plan(_manifest(1000, 500, 300), _config(data=data), 3))
     assert not _equal(plan, draw_plan(manifest, _config(data=data), 4))
     assert not _equal(plan, draw_plan(manifest, _config(data=data, seed=1), 3))
-    assert not _equal(plan, draw_plan(_manifest(1000, 500, 300, source="1"), _config(data=data), 3))
+    assert not _equal(plan, draw_plan(_manifest(1000, 500, 300, peak=0.6), _config(data=data), 3))
 
 
 @pytest.mark.parametrize("draw", ["iid", "coverage"])
