@@ -150,6 +150,18 @@ def test_levels_are_those_of_the_audio(config: RunConfig, manifest: Manifest) ->
     assert level.rms == pytest.approx(float(drums.square().mean().sqrt()), rel=1e-5)
 
 
+def test_levels_do_not_depend_on_where_a_track_is_cut(
+    tmp_path: Path, config: RunConfig, manifest: Manifest
+) -> None:
+    data = config.data.model_copy(update={"max_frames_per_shard": 256})
+    cut = make_shards(config.model_copy(update={"output_dir": tmp_path, "data": data}))
+    for track, whole in zip(cut.tracks, manifest.tracks, strict=True):
+        assert len(track.shards) > len(whole.shards)
+        for column, level in whole.levels.items():
+            assert track.levels[column].peak == level.peak
+            assert track.levels[column].rms == pytest.approx(level.rms, rel=1e-6)
+
+
 def test_sound_shards_verify(folder: Path) -> None:
     assert inspect_shards(folder).faults == ()
     _read_all(folder)
