@@ -10,13 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from jobs.cli.arguments import VARIANT, Arguments, Given, read_arguments
 from jobs.cli.command import Builder, Command, explicit_names, idle_options
 from jobs.cli.help import help_page
 from jobs.cli.job_table import JOBS, needs_estimates, needs_songs_and_start
-from lasaft.config import Settings, variant_name
+from lasaft.config import Settings, option, variant_name
 from lasaft.errors import ConfigError, Problem, refuse
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
@@ -38,22 +36,16 @@ _REFUSED = {
 class ReadmeOptions(Settings):
     """The words that only the README's command line has."""
 
-    problem_name: Literal["conditioned_separation"] = Field(
-        default="conditioned_separation", description="the only problem there is"
+    problem_name: Literal["conditioned_separation"] = option(
+        "conditioned_separation", "the only problem there is"
     )
-    mode: Literal["train", "eval"] = Field(
-        default="train", description="train a network, or score a trained one"
+    mode: Literal["train", "eval"] = option("train", "train a network, or score a trained one")
+    ckpt_root_path: Path = option(
+        Path("etc/checkpoints"), "runs lie in <ckpt_root_path>/<model>/<run_id>"
     )
-    ckpt_root_path: Path = Field(
-        default=Path("etc/checkpoints"), description="runs lie in <ckpt_root_path>/<model>/<run_id>"
-    )
-    epoch: str | None = Field(
-        default=None, description="eval: a kept epoch, such as 7 (None: the best)"
-    )
-    target_name: str | None = Field(
-        default=None, description="one source to train on: vocals, drum, bass, other"
-    )
-    one_hot_mode: bool = Field(default=False, description="control_vector_type one_hot_mode")
+    epoch: str | None = option(None, "eval: a kept epoch, such as 7 (None: the best)")
+    target_name: str | None = option(None, "one source to train on: vocals, drum, bass, other")
+    one_hot_mode: bool = option(False, "control_vector_type one_hot_mode")
 
 
 class ReadmeTree(RunConfig):
