@@ -180,7 +180,9 @@ def test_a_wrong_option_does_not_cause_others_to_be_blamed(songs: str) -> None:
 
 
 def test_a_default_at_fault_hides_no_other_problem() -> None:
-    problems = _problems("--world_size", "3", "--gain_db", "3", "--musdb_root", "/nowhere")
+    problems = _problems(
+        "--accumulate_grad_batches", "3", "--gain_db", "3", "--musdb_root", "/nowhere"
+    )
     assert [problem.partition(":")[0] for problem in problems] == [
         "batch_size", "gain_db", "musdb_root",
     ]  # fmt: skip

@@ -30,7 +30,6 @@ from pipeline.data.songs.tracks import list_tracks
 from pipeline.evaluation.score_track import SystemJob, TrackJob, score_track
 from pipeline.report.build import write_report
 from pipeline.search.candidates import Checker, trial_base
-from pipeline.search.page import write_report as write_search_page
 from pipeline.search.proposals import propose_random
 from pipeline.search.ranking import conclude
 from pipeline.search.space_reader import read_space
@@ -103,11 +102,10 @@ def _search(runs: Path) -> Any:
     space = read_space(config.search.space)
     book = TrialBook(RunFolder.of(config).search, Checker(trial_base(config), space))
     result = conclude(config, space, book.all(), "")
-    page = write_search_page(config, result).read_text()
     drawn = propose_random(Checker(trial_base(config), read_space("conditioning")), 3, [])
     assert drawn is not None
     table = json.loads((result.folder / "results.json").read_text())
-    return {"table": table, "drawn": drawn.settings, "page": _text_hash(page, runs)}
+    return {"table": table, "drawn": drawn.settings}
 
 
 def _evaluate(runs: Path) -> Any:
