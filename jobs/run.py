@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from pipeline.workflow.run import run_workflow
 
-    steps = run_workflow(command.config, _say)
+    steps = run_workflow(command.config, _say, command.rerun)
     return run_result(command.config, steps)
 
 

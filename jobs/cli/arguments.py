@@ -37,6 +37,7 @@ class Arguments:
     given: list[Given] = field(default_factory=list)
     presets: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
+    rerun: list[str] = field(default_factory=list)
     json: bool = False
     help: str | None = None
     problems: list[Problem] = field(default_factory=list)
@@ -64,6 +65,7 @@ def read_arguments(
     undashed: bool = False,
     refused: Mapping[str, str] | None = None,
     flags: Collection[str] = (),
+    rerun: bool = False,
 ) -> Arguments:
     """Take a command line apart: ``--name VALUE``, ``--name=VALUE`` and ``name=VALUE``.
 
@@ -73,6 +75,7 @@ def read_arguments(
         undashed: whether ``name VALUE`` without dashes is an option too.
         refused: names that are no options here, each with what to tell people.
         flags: names that take no value; as ``--name`` they are no options.
+        rerun: whether ``--rerun STEP`` is known.
     """
     arguments = Arguments()
     words = list(argv)
@@ -89,7 +92,9 @@ def read_arguments(
         elif dashed or _ASSIGNMENT.match(word) or (undashed and known_name(word, options)):
             text = value if equals else _value(words)
             why_not = (refused or {}).get(typed.replace("-", "_"))
-            if why_not is not None:
+            if rerun and typed == "rerun":
+                arguments.rerun += (text or "nothing").split(",")
+            elif why_not is not None:
                 arguments.problems.append(Problem(typed, reason=why_not))
             else:
                 _read_option(arguments, options, typed, text)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from jobs.cli.arguments import VARIANT, Given, known_name, read_arguments
 from jobs.cli.help import help_page
-from jobs.cli.job_table import JOBS, Job
+from jobs.cli.job_table import JOBS, Job, steps_of
 from jobs.cli.presets import read_preset
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem, refuse
@@ -28,6 +28,7 @@ class Command:
         config: every option, with absolute paths.
         json: print the result as JSON.
         flags: what else the job is told to do, such as ``verify``.
+        rerun: the steps of a run to do again although nothing has changed.
         help: a page to print instead of doing the work.
         again: what goes on after an interruption, in words.
     """
@@ -38,6 +39,7 @@ class Command:
     help: str | None = None
     again: str = "the same command"
     flags: frozenset[str] = frozenset()
+    rerun: frozenset[str] = frozenset()
 
 
 def parse(argv: Sequence[str], job: str) -> Command:
@@ -50,7 +52,11 @@ def parse(argv: Sequence[str], job: str) -> Command:
     """
     options = options_of(RunConfig)
     arguments = read_arguments(
-        argv, options, refused=flags_of_others(job, options), flags=JOBS[job].flags
+        argv,
+        options,
+        refused=flags_of_others(job, options),
+        flags=JOBS[job].flags,
+        rerun=job == "run",
     )
     row = JOBS[job].told(arguments.flags)
     if arguments.topic is not None:
@@ -66,9 +72,12 @@ def parse(argv: Sequence[str], job: str) -> Command:
         config = config.model_copy(update={"output_dir": output_dir})
         builder.note(idle_options(config, explicit_names(arguments.given), job, row))
         builder.note(row.needs(config))
+        for step in [step for step in arguments.rerun if step not in steps_of(config)]:
+            builder.note([Problem("rerun", repr(step), f"{', '.join(steps_of(config))}")])
     refuse(builder.problems)
     assert config is not None, "a configuration that has no problem was refused"
-    return Command(job, config, arguments.json, flags=frozenset(arguments.flags))
+    flags, rerun = frozenset(arguments.flags), frozenset(arguments.rerun)
+    return Command(job, config, arguments.json, flags=flags, rerun=rerun)
 
 
 def explicit_names(given: Sequence[Given]) -> frozenset[str]:
@@ -78,7 +87,8 @@ def explicit_names(given: Sequence[Given]) -> frozenset[str]:
 
 def flags_of_others(job: str, options: Mapping[str, Option]) -> dict[str, str]:
     """Return the flags of other jobs that are no options of this one, each with the reason."""
-    return {
+    run = {} if job == "run" else {"rerun": "does a step of jobs.run again; leave it out"}
+    return run | {
         flag: f"is a flag of jobs.{other}, and has no effect in jobs.{job}; leave it out"
         for other, row in JOBS.items()
         for flag in row.flags.keys() - JOBS[job].flags.keys()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from jobs.cli.job_table import JOBS
+from jobs.cli.job_table import JOBS, STEPS
 from jobs.cli.presets import preset_names, preset_source
 from lasaft.config import MODULATIONS, VARIANTS
 from lasaft.errors import ConfigError, Problem
@@ -82,6 +82,8 @@ def _job_page(job: str, mine: Mapping[str, Option]) -> Iterator[str]:
     yield ""
     for name, flag in JOBS[job].flags.items():
         yield from _row(f"--{name}", flag.summary)
+    if job == "run":
+        yield from _row("--rerun STEP", f"does a step again: {', '.join(STEPS)}")
     yield f"  {'--json':<{_NAME_WIDTH}}prints the result as JSON"
 
 

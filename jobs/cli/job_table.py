@@ -11,21 +11,20 @@ from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
 from pipeline.config.folders import RunFolder
 from pipeline.config.options import Option
+from pipeline.config.roles import names
 from pipeline.config.run import synthetic_songs
 from pipeline.search.problems import idle_in_trials, search_problems
 from pipeline.tracking.address import store_problems
 from pipeline.training.loop.identity import has_begun
 
+STEPS = ("songs", "preprocess", "search", "train", "evaluate", "report")
 _SYNTHETIC = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
 _SONGS = ("musdb_root", "musdb_is_wav", "dev_mode", *_SYNTHETIC)
 _SPECTROGRAM = (
     "sources", "sample_rate", "n_fft", "hop_length", "spec_type", "input_channels",
 )  # fmt: skip
 _SHARDS = ("shards_dir", "cache_dir", "cache_gb")
-_DRAWING = (
-    "draw", "remix_probability", "gain_probability", "gain_db", "polarity_probability",
-    "channel_swap_probability", "mixup_probability", "mixup_share", "val_mixture",
-)  # fmt: skip
+_DRAWING = names("draw", "task", section="data")
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,13 @@ class Job:
                 flag = self.flags[name]
                 return replace(self, uses=flag.uses, needs=flag.needs, suffix=f" --{name}")
         return self
+
+
+def steps_of(run: RunConfig) -> list[str]:
+    """Return the steps that jobs.run has with these options."""
+    left_out = set() if synthetic_songs(run) else {"songs"}
+    left_out |= {"search"} if run.search.space is None else set()
+    return [step for step in STEPS if step not in left_out]
 
 
 def _needs_songs(run: RunConfig, *others: str) -> Iterator[Problem]:

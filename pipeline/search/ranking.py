@@ -18,9 +18,10 @@ from lasaft.errors import StageError
 from lasaft.files import atomic_write_bytes, atomic_write_json
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
+from pipeline.config.roles import names
 from pipeline.config.search import OBJECTIVES
 from pipeline.search.candidates import Checker
-from pipeline.search.space import SEARCHED, Settings, Space
+from pipeline.search.space import Settings, Space
 from pipeline.search.trials import Trial, settings_of, shown
 
 _FIGURES = ("sdr", "val_loss", "parameters", "seconds")
@@ -251,7 +252,7 @@ def _preset_text(config: RunConfig, result: SearchResult, trial: Trial) -> str:
         values = section.model_dump(mode="json")
         tree[group] = {
             name: "None" if values[name] is None else values[name]
-            for name in (SEARCHED["data"] if group == "data" else fields)
+            for name in (names("draw") if group == "data" else fields)
             if values[name] is not None or fields[name].default is not None
         }
     figures = ", ".join(

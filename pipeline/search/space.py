@@ -12,21 +12,6 @@ from lasaft.config import VARIANTS
 
 # A network by its README name: several options of the model, searched as one.
 VARIANT = "model"
-# The shards fix these, and a search has one set of shards.
-OF_THE_SHARDS = (
-    "sources", "sample_rate", "n_fft", "hop_length", "input_channels", "control_input_dim",
-)  # fmt: skip
-SEARCHED = {
-    "train": (
-        "batch_size", "train_loss", "loss_raw_scale", "loss_raw_mode", "loss_spec_scale",
-        "loss_spec_mode", "optimizer", "lr", "auto_lr_schedule", "lr_schedule", "warmup_steps",
-        "gradient_clip_val", "accumulate_grad_batches", "precision", "sync_batchnorm", "ema_decay",
-    ),
-    "data": (
-        "draw", "remix_probability", "gain_probability", "gain_db", "polarity_probability",
-        "channel_swap_probability", "mixup_probability", "mixup_share",
-    ),
-}  # fmt: skip
 RANGES = ("uniform", "log", "integer")
 
 Settings = dict[str, Any]

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, roles
 from pipeline.config.options import (
     Option,
     did_you_mean,
@@ -22,9 +22,7 @@ from pipeline.config.options import (
 )
 from pipeline.config.plain_yaml import read_plain
 from pipeline.search.space import (
-    OF_THE_SHARDS,
     RANGES,
-    SEARCHED,
     VARIANT,
     Constraints,
     Dimension,
@@ -85,6 +83,15 @@ def read_space(name: str) -> Space:
     return space
 
 
+# By role, why an option cannot be searched.
+_REFUSED = {
+    "shards": "the shards fix it",
+    "seed": "seeds are for repeats (--seeds N), not for settings to choose",
+    "ending": "the search gives every trial the same epochs (trial_epochs)",
+}
+_NOT_COMPARED = "another value of it makes no other network, or one that cannot be compared"
+
+
 class _Reader:
     """Makes a space of plain YAML and collects every problem with it."""
 
@@ -142,7 +149,7 @@ class _Reader:
         if name != VARIANT and not known:
             self._note(no_such_option(typed, self.options))
             return None
-        refusal = self._refusal(name, option)
+        refusal = self._refusal(option)
         if refusal:
             self._note(f"{name}: cannot be searched, because {refusal}")
             return None
@@ -160,18 +167,10 @@ class _Reader:
         return self._range(name, kinds[0], value, when)
 
     @staticmethod
-    def _refusal(name: str, option: Option | None) -> str:
-        if option is None or (option.section == "model" and name not in OF_THE_SHARDS):
+    def _refusal(option: Option | None) -> str:
+        if option is None or roles.is_searched(option):
             return ""
-        if name in OF_THE_SHARDS:
-            return "the shards fix it"
-        if name in SEARCHED.get(option.section, ()):
-            return ""
-        if name == "seed":
-            return "seeds are for repeats (--seeds N), not for settings to choose"
-        if name in ("max_epochs", "min_epochs", "patience"):
-            return "the search gives every trial the same epochs (trial_epochs)"
-        return "another value of it makes no other network, or one that cannot be compared"
+        return _REFUSED.get(option.role, _NOT_COMPARED)
 
     def _choices(self, name: str, values: Any, when: Any) -> Dimension | None:
         if not isinstance(values, list) or not values:
@@ -189,11 +188,15 @@ class _Reader:
     def _value(self, name: str, raw: Any) -> tuple[Any, bool]:
         """Return the typed value, and whether it is one that the option takes."""
         if name == VARIANT:
-            fixed = set(VARIANTS.get(raw, {}) if isinstance(raw, str) else {}) & {*OF_THE_SHARDS}
+            fixed = set(VARIANTS.get(raw, {}) if isinstance(raw, str) else {}) & {
+                *roles.names("shards")
+            }
             if isinstance(raw, str) and raw in VARIANTS and not fixed:
                 return raw, True
             why = f" (it sets {', '.join(sorted(fixed))}, which the shards fix)" if fixed else ""
-            names = [name for name, row in VARIANTS.items() if not {*row} & {*OF_THE_SHARDS}]
+            names = [
+                name for name, row in VARIANTS.items() if not {*row} & {*roles.names("shards")}
+            ]
             hint = did_you_mean(str(raw), names) if not fixed else ""
             self._note(f"model: got {raw!r}{why}, allowed: {', '.join(names)}{hint}")
             return raw, False
