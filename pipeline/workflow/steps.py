@@ -120,19 +120,23 @@ class StepRunner:
         record = {"key": digest(inputs), "inputs": inputs, "limits": step.limits()}
         stamp = place.settle()
         if stamp is not None and (found := self._changes(step, stamp, inputs)):
-            self._put_aside(step, place, stamp, f"changed: {_told(found)}")
+            returns = all(change.name != "version" for change in found)
+            self._put_aside(step, place, stamp, f"changed: {_told(found)}", returns=returns)
             stamp = None
-        stamp = stamp or place.arrive(lambda kept: not self._changes(step, kept, inputs))
+        if stamp is None and step.outputs:
+            stamp = place.arrive(lambda kept: not self._changes(step, kept, inputs))
         # A step that was begun anew on request, and then interrupted, goes on.
         again = step.name in self.rerun
         if again and stamp is not None and not (stamp["state"] == "started" and "again" in stamp):
             everything = StepPlace(self.root, step.name, (*step.outputs, *step.files))
-            self._put_aside(step, everything, stamp, "is done again, as --rerun says")
+            why = "is done again, as --rerun says"
+            self._put_aside(step, everything, stamp, why, returns=False)
             stamp = None
         if stamp is not None and stamp["state"] == "done" and self._is_whole(step, stamp):
             further = self._new_limits(stamp, record["limits"])
             if not further:
-                place.write({**stamp, **record, "fingerprint": step.fingerprint()})
+                if not record.items() <= stamp.items():  # of a version before 0.2
+                    place.write({**stamp, **record, "fingerprint": step.fingerprint()})
                 return StepResult(step.name, True, 0.0, stamp["note"])
             self.say(f"    {step.name}: goes on with {_told(further)}")
         elif stamp is not None and stamp["state"] == "done":
@@ -157,13 +161,16 @@ class StepRunner:
         former = step.former_fingerprint if "version" not in stamp["inputs"] else None
         return (former or step.fingerprint)() == stamp["fingerprint"]
 
-    def _put_aside(self, step: Step, place: StepPlace, stamp: Stamp, why: str) -> None:
+    def _put_aside(
+        self, step: Step, place: StepPlace, stamp: Stamp, why: str, *, returns: bool
+    ) -> None:
         aside = place.leave(stamp)
         self.say(f"    {step.name}: {why}")
         if aside is not None:
+            back = "it comes back by itself when the former options and files are given again"
             self.say(
-                f"    {step.name}: what was there is kept in {aside}, and comes back by itself "
-                "when the former options are given again"
+                f"    {step.name}: what was there is kept in {aside}; "
+                + (back if returns else "nothing removes it")
             )
 
 

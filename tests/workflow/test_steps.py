@@ -245,6 +245,22 @@ def test_a_step_begun_again_on_request_goes_on_after_an_interruption(flow: TwoSt
     assert len(list((flow.root / "previous").glob("first-*"))) == 1
 
 
+def test_files_that_know_what_is_current_move_aside_on_request_alone(flow: TwoSteps) -> None:
+    def run(value: int, *rerun: str) -> list[str]:
+        flow.runs.clear()
+        flow.value = value
+        first = replace(flow.steps()[0], outputs=(), files=(flow.root / "one.txt",))
+        StepRunner(flow.root, RunConfig(), flow.said.append, rerun).run([first])
+        return list(flow.runs)
+
+    assert run(1) == run(2) == ["first"]
+    assert not (flow.root / "previous").exists()
+    assert run(2, "first") == ["first"]
+    kept = next((flow.root / "previous").glob("first-*"))
+    assert run(1) == run(2) == ["first"]
+    assert (kept / "one.txt").read_text() == "2"
+
+
 def test_another_limit_goes_on_in_its_place(flow: TwoSteps) -> None:
     def run(epochs: int) -> list[str]:
         flow.runs.clear()
