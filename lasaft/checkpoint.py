@@ -93,12 +93,7 @@ def save_checkpoint(
         save_tensors(tensors, fresh / WEIGHTS)
         atomic_write_json(
             fresh / CONFIG,
-            {
-                "format": FORMAT,
-                "hash": digest,
-                "model": settings,
-                "provenance": dict(provenance),
-            },
+            {"format": FORMAT, "hash": digest, "model": settings, "provenance": dict(provenance)},
         )
         if keep_others and folder.exists():
             _link_others(folder, fresh)

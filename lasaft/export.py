@@ -58,9 +58,7 @@ class SpectrogramNetwork(nn.Module):
         self.model = model
 
     def forward(
-        self,
-        mixture_spec: Float[Tensor, "batch plane frame bin"],
-        condition: Int[Tensor, " batch"],
+        self, mixture_spec: Float[Tensor, "batch plane frame bin"], condition: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch plane frame bin"]:
         """Estimate the chosen sources, complex planes as channels for every framework."""
         estimate = self.model.estimate(mixture_spec, condition)

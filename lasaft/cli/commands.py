@@ -10,14 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lasaft.cli.console import (
-    complain,
-    print_json,
-    print_table,
-    say,
-    stopped_by_signals,
-    text_of,
-)
+from lasaft.cli.console import complain, print_json, print_table, say, stopped_by_signals, text_of
 from lasaft.errors import ConfigError, LasaftError, StageError
 
 if TYPE_CHECKING:

@@ -33,11 +33,7 @@ class FusedConv(nn.Module):
     bias: Tensor
 
     def __init__(
-        self,
-        conv: nn.Conv2d,
-        act: nn.Module,
-        dtype: torch.dtype,
-        norm: _BatchNorm | None = None,
+        self, conv: nn.Conv2d, act: nn.Module, dtype: torch.dtype, norm: _BatchNorm | None = None
     ) -> None:
         super().__init__()
         weight, bias = fold_norm(conv, norm)
@@ -77,11 +73,7 @@ class FusedUpsampling(nn.Module):
     bias: Tensor
 
     def __init__(
-        self,
-        conv: nn.ConvTranspose2d,
-        act: nn.Module,
-        dtype: torch.dtype,
-        norm: _BatchNorm | None,
+        self, conv: nn.ConvTranspose2d, act: nn.Module, dtype: torch.dtype, norm: _BatchNorm | None
     ) -> None:
         super().__init__()
         assert conv.stride == conv.kernel_size

@@ -37,9 +37,7 @@ class LaSAFT(nn.Module):
         return mixture_spec
 
     def estimate(
-        self,
-        mixture_spec: Float[Tensor, "batch plane frame bin"],
-        condition: Int[Tensor, " batch"],
+        self, mixture_spec: Float[Tensor, "batch plane frame bin"], condition: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch channel frame bin"]:
         """Estimate the chosen sources in the network's domain.
 
@@ -76,9 +74,7 @@ class LaSAFT(nn.Module):
         return estimate
 
     def forward(
-        self,
-        mixture: Float[Tensor, "batch channel sample"],
-        condition: Int[Tensor, " batch"],
+        self, mixture: Float[Tensor, "batch channel sample"], condition: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch channel sample"]:
         """Separate one source from each mixture.
 

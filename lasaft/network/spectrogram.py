@@ -94,9 +94,7 @@ class Spectrogram(nn.Module):
         return torch.cat((magnitude * cosine, magnitude * (imag / size)), dim=1)
 
 
-def as_complex(
-    spec: Float[Tensor, "batch plane frame bin"],
-) -> Tensor:
+def as_complex(spec: Float[Tensor, "batch plane frame bin"]) -> Tensor:
     """Return the complex tensor [batch, channel, frame, bin] that ``spec`` stands for."""
     real, imag = spec.chunk(2, dim=1)
     return torch.complex(real, imag)

@@ -51,9 +51,7 @@ class UNet(nn.Module):
         self.activation = activation(config.resolved_last_activation)
 
     def forward(
-        self,
-        spec: Float[Tensor, "batch channel frame bin"],
-        source: Int[Tensor, " batch"],
+        self, spec: Float[Tensor, "batch channel frame bin"], source: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch channel frame bin"]:
         """Map a spectrogram to one of the same shape.
 
@@ -84,7 +82,4 @@ class UNet(nn.Module):
 
 def _scale(config: ModelConfig, level: int) -> tuple[int, int]:
     """By how much this level shrinks frames and bins."""
-    return (
-        2 if level in config.time_levels else 1,
-        2 if level in config.frequency_levels else 1,
-    )
+    return (2 if level in config.time_levels else 1, 2 if level in config.frequency_levels else 1)

@@ -231,10 +231,7 @@ def separate_spectrogram(
 
 
 def _separated(
-    blocks: Iterable[Tensor],
-    grid: ChunkGrid,
-    batch_size: int,
-    separate: Callable[[Tensor], Tensor],
+    blocks: Iterable[Tensor], grid: ChunkGrid, batch_size: int, separate: Callable[[Tensor], Tensor]
 ) -> Iterator[Tensor]:
     """Cut a signal into windows, separate some at a time, and join the chunks.
 

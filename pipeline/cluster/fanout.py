@@ -68,12 +68,7 @@ def run_tasks(
             or a task needs more than the whole cluster has.
     """
     fan = _Fan(
-        function,
-        arguments,
-        names=names,
-        needs=needs,
-        sizes=sizes,
-        patience=patience or Patience(),
+        function, arguments, names=names, needs=needs, sizes=sizes, patience=patience or Patience()
     )
     try:
         return fan.run(on_done)

@@ -18,11 +18,7 @@ _SYNTHETIC_RECORD = "songs.json"
 
 
 def data_identity(
-    config: RunConfig,
-    root: Path,
-    tracks: Sequence[Track],
-    hashes: Sequence[str],
-    seconds: float,
+    config: RunConfig, root: Path, tracks: Sequence[Track], hashes: Sequence[str], seconds: float
 ) -> DataIdentity:
     """Return the identity of the scored songs.
 

@@ -167,10 +167,7 @@ def _tracks(
 
 
 def _jobs(
-    config: RunConfig,
-    folder: RunFolder,
-    tracks: Sequence[Track],
-    systems: Sequence[SystemJob],
+    config: RunConfig, folder: RunFolder, tracks: Sequence[Track], systems: Sequence[SystemJob]
 ) -> list[TrackJob]:
     """Return the tracks to score, on the sources that were trained, in the network's order."""
     known = tracks[0].sources

@@ -15,13 +15,7 @@ from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.data.shards.build import (
-    RECORD_SUFFIX,
-    Outcome,
-    Work,
-    build_shards,
-    shard_name,
-)
+from pipeline.data.shards.build import RECORD_SUFFIX, Outcome, Work, build_shards, shard_name
 from pipeline.data.shards.framing import parts_of
 from pipeline.data.shards.inspect import all_records
 from pipeline.data.shards.manifest import (

@@ -78,11 +78,7 @@ class TrackAudio:
 
 
 def list_tracks(
-    musdb_root: Path,
-    *,
-    sources: Sequence[str],
-    is_wav: bool | None = None,
-    dev_mode: bool = False,
+    musdb_root: Path, *, sources: Sequence[str], is_wav: bool | None = None, dev_mode: bool = False
 ) -> list[Track]:
     """Return the tracks below ``musdb_root``, sorted by split and name; no audio is opened.
 

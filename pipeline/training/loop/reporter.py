@@ -109,8 +109,7 @@ class Reporter:
     def steps(self, loss: float, rate: float, gradient_norm: float) -> None:
         """Record the last :data:`STEPS_PER_RECORD` steps."""
         self.record(
-            "step",
-            {"train/loss": loss, "train/lr": rate, "train/gradient_norm": gradient_norm},
+            "step", {"train/loss": loss, "train/lr": rate, "train/gradient_norm": gradient_norm}
         )
         self.health.waiting(self.meter.step_seconds, self.meter.wait_share)
         measured = self._machine.measure() if self._ranks.is_first else None

@@ -26,10 +26,7 @@ _PREDECESSOR_SECONDS = 60.0
 
 
 def run_session(
-    config: RunConfig,
-    device: torch.device,
-    on_epoch: OnEpoch = ignore_epoch,
-    hurry: Hurry = never,
+    config: RunConfig, device: torch.device, on_epoch: OnEpoch = ignore_epoch, hurry: Hurry = never
 ) -> TrainResult:
     """Train as one of the processes of torch's process group, or alone if there is none.
 
