@@ -24,25 +24,18 @@ class LasaftError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with an option; ``str`` of it is one line for a person.
+    """One thing that is wrong with an option; ``str`` of it is one line for a person."""
 
-    Args:
-        option: the option, by the name that the line begins with; empty for a text that names none.
-        got: the value (None: not shown).
-        allowed: what the option takes.
-        reason: what is wrong, in words.
-        others: the options whose values the rule looks at too. Where one of them is wrong itself,
-            nothing can be said yet about this rule.
-        where: the file, and the line, in which it stands.
-    """
-
+    # The option, by the name that the line begins with; empty for a text that names none.
     option: str = ""
-    got: str | float | None = None
-    allowed: str = ""
+    got: str | float | None = None  # the value (None: not shown)
+    allowed: str = ""  # what the option takes
     _: KW_ONLY
-    reason: str = ""
+    reason: str = ""  # what is wrong, in words
+    # The options whose values the rule looks at too. Where one of them is wrong itself, nothing can
+    # be said yet about this rule.
     others: tuple[str, ...] = ()
-    where: str = ""
+    where: str = ""  # the file, and the line, in which it stands
 
     def __str__(self) -> str:
         got = f"got {self.got}" if self.got is not None else ""

@@ -23,18 +23,12 @@ _OURS = {"sources", "sample_rate", "block", "modulation", "input_channels", "f_d
 
 @dataclass(frozen=True)
 class Imported:
-    """A checkpoint that was made of one of the authors' files.
+    """A checkpoint that was made of one of the authors' files."""
 
-    Attributes:
-        hash: of the checkpoint.
-        config: of its network.
-        left_out: hyper-parameters that are objects, which no option of the network is.
-        assumed: options that the file says nothing of, with the values that were taken.
-    """
-
-    hash: str
-    config: ModelConfig
-    left_out: list[str]
+    hash: str  # of the checkpoint
+    config: ModelConfig  # of its network
+    left_out: list[str]  # hyper-parameters that are objects, which no option of the network is
+    # Options that the file says nothing of, with the values that were taken.
     assumed: dict[str, Any]
 
 

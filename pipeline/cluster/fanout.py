@@ -21,19 +21,12 @@ _LOOK_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Needs:
-    """What one task holds while it runs.
+    """What one task holds while it runs."""
 
-    Args:
-        memory_bytes: memory set aside by Ray's scheduler.
-        cpus: CPU cores.
-        gpus: GPUs, may be a fraction.
-        retries: how often a task is started again when its process or node dies.
-    """
-
-    memory_bytes: int
-    cpus: float = 1
-    gpus: float = 0
-    retries: int = 3
+    memory_bytes: int  # memory set aside by Ray's scheduler
+    cpus: float = 1  # CPU cores
+    gpus: float = 0  # GPUs, may be a fraction
+    retries: int = 3  # how often a task is started again when its process or node dies
 
 
 def run_tasks(

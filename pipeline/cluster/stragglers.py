@@ -11,19 +11,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Patience:
-    """When an attempt counts as stuck, and how often a task is begun.
+    """When an attempt counts as stuck, and how often a task is begun."""
 
-    Args:
-        factor: how many times longer than its size predicts a task may run.
-        least_seconds: no attempt is stuck before this.
-        finished: tasks that must be done before their median says how long one takes.
-        attempts: how often a task is begun before it counts as failed.
-    """
-
-    factor: float = 5.0
-    least_seconds: float = 60.0
-    finished: int = 2
-    attempts: int = 3
+    factor: float = 5.0  # how many times longer than its size predicts a task may run
+    least_seconds: float = 60.0  # no attempt is stuck before this
+    finished: int = 2  # tasks that must be done before their median says how long one takes
+    attempts: int = 3  # how often a task is begun before it counts as failed
 
 
 @dataclass

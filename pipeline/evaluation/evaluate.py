@@ -46,17 +46,11 @@ _SCORE_MEMORY, _VERIFY_MEMORY = (0.7e9, 4.2e6), (0.9e9, 19e6)
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What an evaluation found: a summary for each system, and what a tracker should record.
+    """What an evaluation found: a summary for each system, and what a tracker should record."""
 
-    Args:
-        summaries: by name; the system of interest first, then the bounds.
-        files: the summary and score files.
-        scored: how many pairs of track and system were scored now; the others were current.
-    """
-
-    summaries: dict[str, Summary]
-    files: list[Path]
-    scored: int
+    summaries: dict[str, Summary]  # by name; the system of interest first, then the bounds
+    files: list[Path]  # the summary and score files
+    scored: int  # how many pairs of track and system were scored now; the others were current
 
     @property
     def lead(self) -> Summary:

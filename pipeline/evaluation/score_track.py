@@ -38,50 +38,30 @@ from pipeline.evaluation.summary import Kind, Scenario
 
 @dataclass(frozen=True)
 class SystemJob:
-    """One system to score.
+    """One system to score."""
 
-    Args:
-        name: its name on the leaderboard.
-        file: the name of its folders.
-        kind: how its estimates are made.
-        place: the checkpoint folder, or the folder of another system's estimates of this split.
-        key: what its estimates depend on besides the track, as JSON values.
-    """
-
-    name: str
-    file: str
-    kind: Kind
+    name: str  # its name on the leaderboard
+    file: str  # the name of its folders
+    kind: Kind  # how its estimates are made
+    # The checkpoint folder, or the folder of another system's estimates of this split.
     place: Path | None
-    key: Mapping[str, Any]
+    key: Mapping[str, Any]  # what its estimates depend on besides the track, as JSON values
 
 
 @dataclass(frozen=True)
 class TrackJob:
-    """One track with everything that a task needs to know to score it.
+    """One track with everything that a task needs to know to score it."""
 
-    Args:
-        track: where its audio is.
-        file: its safe file name.
-        sources: the names of the sources to score.
-        systems: what to score.
-        scenario: which sources are scored against which.
-        scores: folder of all scores.
-        estimates: folder of all kept estimates and excerpts.
-        save: ``none``, or the format of the model's kept estimates.
-        excerpt: keep an excerpt for the report.
-        separator: the actor on a GPU that separates this track; None: this task does it.
-    """
-
-    track: Track
-    file: str
-    sources: tuple[str, ...]
-    systems: tuple[SystemJob, ...]
-    scenario: Scenario
-    scores: Path
-    estimates: Path
-    save: str = "none"
-    excerpt: bool = False
-    separator: Any = None
+    track: Track  # where its audio is
+    file: str  # its safe file name
+    sources: tuple[str, ...]  # the names of the sources to score
+    systems: tuple[SystemJob, ...]  # what to score
+    scenario: Scenario  # which sources are scored against which
+    scores: Path  # folder of all scores
+    estimates: Path  # folder of all kept estimates and excerpts
+    save: str = "none"  # ``none``, or the format of the model's kept estimates
+    excerpt: bool = False  # keep an excerpt for the report
+    separator: Any = None  # the actor on a GPU that separates this track; None: this task does it
 
     def score_file(self, system: SystemJob) -> Path:
         """Where the scores of ``system`` on this track lie."""

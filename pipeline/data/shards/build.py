@@ -35,21 +35,13 @@ _ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Work:
-    """One task: the shards of a track, or the one shard of a part of it.
+    """One task: the shards of a track, or the one shard of a part of it."""
 
-    Attributes:
-        track: one whose headers are right.
-        settings: of all shards of the folder.
-        folder: the shard folder.
-        part: of a folder of stems (None: the whole track).
-        name: for messages.
-    """
-
-    track: Track
-    settings: ShardSettings
-    folder: Path
-    part: Part | None = None
-    name: str = ""
+    track: Track  # one whose headers are right
+    settings: ShardSettings  # of all shards of the folder
+    folder: Path  # the shard folder
+    part: Part | None = None  # of a folder of stems (None: the whole track)
+    name: str = ""  # for messages
 
     @property
     def first_number(self) -> int:
@@ -64,17 +56,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: its records, or None because the disk is full.
+    """What became of a task: its records, or None because the disk is full."""
 
-    Attributes:
-        records: of the shards, in order.
-        seconds: of audio in them.
-        reused: they were there and right.
-    """
-
-    records: tuple[ShardRecord, ...] | None
-    seconds: float = 0.0
-    reused: bool = False
+    records: tuple[ShardRecord, ...] | None  # of the shards, in order
+    seconds: float = 0.0  # of audio in them
+    reused: bool = False  # they were there and right
 
 
 def file_stem(name: str) -> str:

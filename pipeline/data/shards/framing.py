@@ -15,23 +15,14 @@ from pipeline.data.shards.manifest import FRAMES_PER_BATCH, ShardSettings
 
 @dataclass(frozen=True)
 class Part:
-    """Some frames of a track, and the samples that they are made from.
+    """Some frames of a track, and the samples that they are made from."""
 
-    Attributes:
-        number: from 0; each part is one shard.
-        first_frame: the track's frame that is the part's first.
-        frames: how many there are.
-        start: the first sample to read.
-        stop: the sample after the last to read.
-        samples: length of the whole track.
-    """
-
-    number: int
-    first_frame: int
-    frames: int
-    start: int
-    stop: int
-    samples: int
+    number: int  # from 0; each part is one shard
+    first_frame: int  # the track's frame that is the part's first
+    frames: int  # how many there are
+    start: int  # the first sample to read
+    stop: int  # the sample after the last to read
+    samples: int  # length of the whole track
 
 
 def parts_of(samples: int, settings: ShardSettings) -> list[Part]:

@@ -31,19 +31,12 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Fault:
-    """One damaged or missing file.
+    """One damaged or missing file."""
 
-    Attributes:
-        path: of the file, relative to the shard folder.
-        what: what is wrong with it.
-        shard: the shard to build again (its path), empty for the manifest.
-        sha256: what the shard should have (None: nothing that can be read says it).
-    """
-
-    path: str
-    what: str
-    shard: str = ""
-    sha256: str | None = None
+    path: str  # of the file, relative to the shard folder
+    what: str  # what is wrong with it
+    shard: str = ""  # the shard to build again (its path), empty for the manifest
+    sha256: str | None = None  # what the shard should have (None: nothing that can be read says it)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}"
@@ -51,21 +44,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What reading all shards of a folder or store again has found.
+    """What reading all shards of a folder or store again has found."""
 
-    Attributes:
-        faults: one for each damaged file; none if all is well.
-        manifest: what the place should hold, or None if the manifest is damaged.
-        settings: what the shards were made with.
-        shards: how many there are.
-        size_bytes: how much was read.
-    """
-
-    faults: tuple[Fault, ...]
-    manifest: Manifest | None
-    settings: ShardSettings
-    shards: int
-    size_bytes: int
+    faults: tuple[Fault, ...]  # one for each damaged file; none if all is well
+    manifest: Manifest | None  # what the place should hold, or None if the manifest is damaged
+    settings: ShardSettings  # what the shards were made with
+    shards: int  # how many there are
+    size_bytes: int  # how much was read
 
 
 def inspect_place(place: Path | RemoteFolder) -> Inspection:

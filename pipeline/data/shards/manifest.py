@@ -104,25 +104,16 @@ class Level(Settings):
 
 
 class ShardEntry(Settings):
-    """One Arrow IPC file.
+    """One Arrow IPC file."""
 
-    Attributes:
-        path: the file, relative to the shard folder, with forward slashes.
-        frames: rows in it.
-        size_bytes: length of the file.
-        sha256: of the whole file.
-        offsets: for each column the byte where the values of each record batch begin.
-        crc32: for each column the checksum of those values.
-        rest_crc32: checksum of all bytes that are no values: Arrow's metadata and padding.
-    """
-
-    path: str
-    frames: Annotated[int, Field(ge=1)]
-    size_bytes: Count
-    sha256: Sha256
+    path: str  # the file, relative to the shard folder, with forward slashes
+    frames: Annotated[int, Field(ge=1)]  # rows in it
+    size_bytes: Count  # length of the file
+    sha256: Sha256  # of the whole file
+    # For each column the byte where the values of each record batch begin.
     offsets: dict[str, tuple[Count, ...]]
-    crc32: dict[str, tuple[Crc32, ...]]
-    rest_crc32: Crc32
+    crc32: dict[str, tuple[Crc32, ...]]  # for each column the checksum of those values
+    rest_crc32: Crc32  # checksum of all bytes that are no values: Arrow's metadata and padding
 
     @field_validator("path")
     @classmethod
@@ -153,27 +144,16 @@ class Loudness(Settings):
 
 
 class ShardRecord(Settings):
-    """What is kept beside a finished shard, so that a later run can trust it.
+    """What is kept beside a finished shard, so that a later run can trust it."""
 
-    Attributes:
-        settings: what the shard was made with.
-        name: of its track.
-        split: of its track.
-        samples: length of the whole track.
-        number: which of the track's shards it is, from 0.
-        source_sha256: of the track's audio files.
-        loudness: of each column.
-        shard: the file.
-    """
-
-    settings: ShardSettings
-    name: str
-    split: Split
-    samples: Annotated[int, Field(ge=1)]
-    number: Count
-    source_sha256: Sha256
-    loudness: dict[str, Loudness]
-    shard: ShardEntry
+    settings: ShardSettings  # what the shard was made with
+    name: str  # of its track
+    split: Split  # of its track
+    samples: Annotated[int, Field(ge=1)]  # length of the whole track
+    number: Count  # which of the track's shards it is, from 0
+    source_sha256: Sha256  # of the track's audio files
+    loudness: dict[str, Loudness]  # of each column
+    shard: ShardEntry  # the file
 
 
 def track_entry(records: Sequence[ShardRecord]) -> TrackEntry:

@@ -43,15 +43,10 @@ Tracks = dict[str, TrackEntry]  # by what the paths of a track's shards begin wi
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair did.
+    """What a repair did."""
 
-    Attributes:
-        before: the shards as they were.
-        after: the shards as they are now, without a fault.
-    """
-
-    before: Inspection
-    after: Inspection
+    before: Inspection  # the shards as they were
+    after: Inspection  # the shards as they are now, without a fault
 
 
 def repair_shards(config: RunConfig, before: Inspection) -> Repair:

@@ -27,17 +27,12 @@ _BLOCK_SAMPLES = 1 << 18
 
 @dataclass
 class Findings:
-    """What is known about a track.
+    """What is known about a track."""
 
-    Attributes:
-        faults: one line each: what was found, what is allowed.
-        notes: what is worth knowing and stops nothing.
-        samples: length by the headers (0: unknown).
-    """
-
+    # One line each: what was found, what is allowed.
     faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    samples: int = 0
+    notes: list[str] = field(default_factory=list)  # what is worth knowing and stops nothing
+    samples: int = 0  # length by the headers (0: unknown)
 
 
 def examine_tracks(

@@ -28,25 +28,16 @@ STEM_SUFFIXES = (".wav", ".flac")
 
 @dataclass(frozen=True)
 class Track:
-    """One song: a folder of stems (wav or flac), or a .stem.mp4 file.
+    """One song: a folder of stems (wav or flac), or a .stem.mp4 file."""
 
-    Attributes:
-        name: the folder's or file's name.
-        split: train, valid or test.
-        path: the folder, or the file.
-        sources: the names of its sources, in the order of their condition numbers.
-        is_wav: a folder of stems.
-        files: the audio files: one a source, then the mixture's if it has one; or one for all.
-        has_mixture: a mixture is stored; without one it is the sum of the sources.
-    """
-
-    name: str
-    split: str
-    path: Path
-    sources: tuple[str, ...]
-    is_wav: bool
+    name: str  # the folder's or file's name
+    split: str  # train, valid or test
+    path: Path  # the folder, or the file
+    sources: tuple[str, ...]  # the names of its sources, in the order of their condition numbers
+    is_wav: bool  # a folder of stems
+    # The audio files: one a source, then the mixture's if it has one; or one for all.
     files: tuple[Path, ...]
-    has_mixture: bool
+    has_mixture: bool  # a mixture is stored; without one it is the sum of the sources
 
     @property
     def columns(self) -> tuple[str, ...]:

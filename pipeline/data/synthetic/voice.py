@@ -51,25 +51,15 @@ _NOISES = {
 
 @dataclass(frozen=True)
 class Singer:
-    """What makes one voice different from another.
+    """What makes one voice different from another."""
 
-    Attributes:
-        centre: MIDI pitch in the middle of the range.
-        formant_scale: factor of all formants.
-        breath: level of the breath against the pulses.
-        tilt_hz: where the pulses' low-pass begins.
-        vibrato_hz: how fast the pitch swings.
-        vibrato_cents: how far.
-        glide: seconds from one pitch to the next, at most.
-    """
-
-    centre: int
-    formant_scale: float
-    breath: float
-    tilt_hz: float
-    vibrato_hz: float
-    vibrato_cents: float
-    glide: float
+    centre: int  # MIDI pitch in the middle of the range
+    formant_scale: float  # factor of all formants
+    breath: float  # level of the breath against the pulses
+    tilt_hz: float  # where the pulses' low-pass begins
+    vibrato_hz: float  # how fast the pitch swings
+    vibrato_cents: float  # how far
+    glide: float  # seconds from one pitch to the next, at most
 
 
 @dataclass(frozen=True)

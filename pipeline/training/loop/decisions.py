@@ -93,22 +93,15 @@ class Standing:
 
 @dataclass
 class Selection:
-    """What the epochs so far decide; a NaN loss counts as infinitely bad.
+    """What the epochs so far decide; a NaN loss counts as infinitely bad."""
 
-    Args:
-        best_epoch, best_loss: the epoch with the least validation loss (the first of equals).
-        kept: (loss, epoch) of the ``save_top_k`` best epochs, best first.
-        bad_epochs: epochs since the best one.
-        stop: whether training has ended.
-        reason: why it has ended.
-    """
-
-    best_epoch: int = -1
+    best_epoch: int = -1  # the epoch with the least validation loss (the first of equals)
     best_loss: float = math.inf
+    # (loss, epoch) of the ``save_top_k`` best epochs, best first.
     kept: list[tuple[float, int]] = field(default_factory=list)
-    bad_epochs: int = 0
-    stop: bool = False
-    reason: str = ""
+    bad_epochs: int = 0  # since the best one
+    stop: bool = False  # whether training has ended
+    reason: str = ""  # why it has ended
 
     def update(self, epoch: int, loss: float, config: TrainConfig) -> None:
         """Take epoch number ``epoch`` (from 0), that ended with ``loss``, into account."""

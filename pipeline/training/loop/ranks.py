@@ -11,17 +11,11 @@ from torch import distributed, nn
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of them; with ``world`` 1 nothing is communicated.
+    """This process among all of them; with ``world`` 1 nothing is communicated."""
 
-    Args:
-        rank: number of this process, from 0.
-        world: how many processes train together.
-        device: where this process computes.
-    """
-
-    rank: int
-    world: int
-    device: torch.device
+    rank: int  # number of this process, from 0
+    world: int  # how many processes train together
+    device: torch.device  # where this process computes
 
     @classmethod
     def current(cls, device: torch.device) -> Ranks:

@@ -55,34 +55,21 @@ def provenance(config: RunConfig, data_hash: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The outcome of a whole training, over all its interruptions.
+    """The outcome of a whole training, over all its interruptions."""
 
-    Args:
-        checkpoint: folder of the best model.
-        best_epoch: its epoch, from 0.
-        best_val_loss: its validation loss; None if that was never a finite number.
-        val_sdr: the SDR of each target over the validation tracks at that epoch, in dB.
-        epochs, steps: how much was trained.
-        skipped_steps: steps without an update, because loss or gradient was not finite.
-        seconds: time in training and validation.
-        data_wait_share: share of the time in training steps that was spent waiting for data.
-        reason: why training ended.
-        timed_out: it was cut short by time_limit_hours: with more time it goes on.
-        notes: what a person should know, one sentence each.
-    """
-
-    checkpoint: Path
-    best_epoch: int
-    best_val_loss: float | None
+    checkpoint: Path  # folder of the best model
+    best_epoch: int  # its epoch, from 0
+    best_val_loss: float | None  # its validation loss; None if that was never a finite number
+    # The SDR of each target over the validation tracks at that epoch, in dB.
     val_sdr: dict[str, float | None]
-    epochs: int
-    steps: int
-    skipped_steps: int
-    seconds: float
-    data_wait_share: float
-    reason: str
-    notes: tuple[str, ...] = ()
-    timed_out: bool = False
+    epochs: int  # how many were trained
+    steps: int  # how many were trained
+    skipped_steps: int  # without an update, because loss or gradient was not finite
+    seconds: float  # time in training and validation
+    data_wait_share: float  # share of the time in training steps spent waiting for data
+    reason: str  # why training ended
+    notes: tuple[str, ...] = ()  # what a person should know, one sentence each
+    timed_out: bool = False  # cut short by time_limit_hours: with more time it goes on
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-like form."""
