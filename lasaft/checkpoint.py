@@ -39,7 +39,6 @@ class Checkpoint:
     """What a checkpoint folder holds.
 
     Args:
-        config: of the network.
         state_dict: its weights, on the CPU.
         provenance: where they come from; free, JSON.
         hash: sha256 of the weights and the config: two checkpoints with one hash separate alike.
@@ -64,7 +63,6 @@ def save_checkpoint(
     Args:
         folder: made with its parents.
         state_dict: of ``LaSAFT(config)``.
-        config: of the network.
         provenance: where the weights come from; anything that JSON can hold.
         keep_others: what somebody has put beside the checkpoint stays, instead of being an error.
 
@@ -179,7 +177,6 @@ def checkpoint_hash(state_dict: Mapping[str, Tensor], settings: Mapping[str, Any
     """Return the sha256 of the weights (names, types, shapes, values) and the settings, in hex.
 
     Args:
-        state_dict: the weights.
         settings: the network's config as it stands in the file, so that a field that a later
             version adds does not change the hash of what was written before.
     """
@@ -196,7 +193,6 @@ def check_fits(state_dict: Mapping[str, Tensor], config: ModelConfig, where: str
     """Raise a CheckpointError that lists what is missing, unexpected or of the wrong shape.
 
     Args:
-        state_dict: the weights.
         config: of the network that they are for.
         where: what the message begins with.
     """

@@ -12,11 +12,7 @@ from lasaft.separation.separator import Separator
 
 
 class SongSeparator:
-    """Separates songs at the network's own sample rate.
-
-    Args:
-        folder: a checkpoint folder.
-    """
+    """Separates songs at the network's own sample rate."""
 
     def __init__(self, folder: str | Path) -> None:
         model = load_model(folder)

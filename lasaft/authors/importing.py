@@ -38,8 +38,6 @@ def import_checkpoint(
     """Make a checkpoint folder of one of the authors' Lightning files; nothing in it is run.
 
     Args:
-        file: the .ckpt file.
-        folder: the checkpoint folder to make.
         sources: names in the order of the condition numbers (default: MUSDB18's).
 
     Raises:

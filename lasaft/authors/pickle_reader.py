@@ -101,7 +101,6 @@ def read_pickle(
 
     Args:
         stream: at the pickle's start.
-        name: of the file, for messages.
         builders: by dotted name, what the calls that are allowed make of their arguments.
         persistent: makes an object of a persistent id (torch: a storage).
 

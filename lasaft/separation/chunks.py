@@ -63,7 +63,6 @@ def wave_grid(config: ModelConfig, overlap_ratio: float) -> ChunkGrid:
     """Return the chunks of a waveform, in samples.
 
     Args:
-        config: of the network.
         overlap_ratio: share of a chunk that the next one separates again, from 0 to 0.5.
 
     Raises:

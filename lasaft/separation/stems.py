@@ -74,7 +74,6 @@ def plan_files(
 
     Args:
         songs: the files to read; a song's ``{track}`` is its file name without the ending.
-        targets: names of sources.
         folder: where the files go.
         template: of the path in ``folder``, with ``{track}`` and ``{source}``.
         suffix: ending without the dot; added to what ``template`` gives if it is not there.
@@ -117,10 +116,7 @@ def separate_file(
     """Separate one song block by block; each file appears whole, none if the song fails.
 
     Args:
-        separator: with the network.
-        song: an audio file.
         files: by target, where the estimates go; folders are made.
-        encoding: format and bits.
         begin: is called with the song's seconds and returns what is called with the seconds that
             have just been finished.
 

@@ -43,14 +43,10 @@ def run_tasks(
 
     Args:
         function: importable, its arguments and its result can be sent to other processes.
-        arguments: one tuple of arguments a task.
-        names: what a task is called in messages.
-        needs: resources of one task.
         sizes: how much work each task is, in any unit. Given, a task that runs far longer than
             the others of its size is begun again on another worker; the first result counts and
             the other attempt is ended. Two attempts may run side by side for a while, so what
             they write must appear by rename.
-        patience: when a task counts as stuck.
         on_done: called here with name and result as soon as a task is done, once a task.
 
     Returns:

@@ -15,9 +15,6 @@ class Progress:
     """Count ``unit``s up to ``total``; use as a context manager.
 
     Args:
-        title: what is going on, a word or two.
-        total: how many units there are.
-        unit: name of what is counted.
         done: units that were finished before.
         stream: where to draw (default: standard error).
     """

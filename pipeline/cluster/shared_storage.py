@@ -24,9 +24,6 @@ _ANSWER_SECONDS = 60.0
 def ready_cluster(config: RunConfig) -> Iterator[None]:
     """Be connected to Ray inside the ``with``, and sure that its nodes share their folders.
 
-    Args:
-        config: the run's settings.
-
     Raises:
         ConfigError: no cluster answers.
         StageError: some nodes do not see or cannot write a folder of the run.

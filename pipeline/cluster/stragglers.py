@@ -34,7 +34,6 @@ class Stopwatch:
 
     Args:
         sizes: how much work each task is, in any unit: time is expected to follow it.
-        patience: when an attempt counts as stuck.
         clock: in seconds.
     """
 

@@ -23,7 +23,6 @@ def data_identity(
     """Return the identity of the scored songs.
 
     Args:
-        config: of the run.
         root: the data set's folder.
         tracks: that were scored, all of one split.
         hashes: of their files, in the same order.

@@ -31,8 +31,6 @@ def write_references(
     """Write the mixture and the references of an excerpt.
 
     Args:
-        folder: of this song.
-        track: its name.
         mixture: [channel, sample] of the whole track.
         references: [channel, sample] of each source.
         rate: sample rate in Hz.

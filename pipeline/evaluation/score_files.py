@@ -50,9 +50,6 @@ def file_names(names: Sequence[str]) -> dict[str, str]:
 
     A name that is already safe stays as it is, so that museval's tools find the track by it.
 
-    Args:
-        names: track names, each once.
-
     Returns:
         A file name (without suffix) for each name; where two names would fall together, also on a
         file system that ignores case, both get eight digits of their own hash.
@@ -77,7 +74,6 @@ def write_scores(path: Path, scores: FrameScores, window: float = 1.0, hop: floa
     Scores of the whole song stand below one more key, ``whole_song``.
 
     Args:
-        path: the JSON file.
         scores: of one track, in dB.
         window: length of a frame in seconds.
         hop: distance of two frames in seconds.

@@ -20,7 +20,6 @@ def score_table(summary: Summary, baseline: Summary | None = None) -> str:
     """Return the plain-text table of a terminal: sources x SDR ISR SIR SAR, beside a baseline.
 
     Args:
-        summary: of the system of interest.
         baseline: of another system on the same tracks (the mixture), shown with the difference.
     """
     blocks = [(summary.name, lambda s, m: _median(summary, s, m))]

@@ -90,7 +90,6 @@ class Modulation(nn.Module):
     """Base of the modulations.
 
     Args:
-        config: of the network.
         bins: frequency bins of the block's features.
         slot: number of the block among the modulated ones: index into the condition's numbers.
     """

@@ -195,7 +195,6 @@ class _Meter:
     A shard has the samples from its first frame's place to the next shard's.
 
     Args:
-        settings: of the shards.
         at: the first sample of the first block, counted from the start of the track.
     """
 

@@ -62,7 +62,6 @@ class ShardWriter:
 
     Args:
         path: the file; it must not be read before :meth:`entry`.
-        settings: of all shards of the folder.
         track: ``split/name``, written into the file.
         first_frame: the track's frame that is the first row.
     """

@@ -92,10 +92,8 @@ def build_tracks(
     Args:
         config: says what a task holds.
         folder: where the shards lie; only for the holder of its lock.
-        settings: of the shards.
         tracks: what to build; their headers are right.
         samples: the length of each track.
-        title: of the progress bar.
 
     Returns:
         The entry of each track.

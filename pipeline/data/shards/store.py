@@ -209,7 +209,6 @@ def patiently(
     """Return ``action()``, tried again after pauses while the store does not answer.
 
     Args:
-        name: the file, for messages.
         action: reads or writes it; an OSError of it means that the store failed.
         stop: ends the waiting.
 

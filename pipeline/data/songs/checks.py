@@ -49,7 +49,6 @@ def examine_tracks(
     the files hold floating point numbers, which may be no numbers.
 
     Args:
-        tracks: what to check.
         root: the data set's folder; links that lead out of it are faults.
         sample_rate: the only one allowed, in Hz.
         channels: the only number allowed.

@@ -134,7 +134,6 @@ def audio_blocks(
     """Decode a track piece by piece, checking every sample.
 
     Args:
-        track: what to decode.
         block_samples: samples in a block; the last may be shorter.
         start: the first sample; a .stem.mp4 is decoded as a whole only.
         stop: the sample after the last (None: the end).

@@ -28,8 +28,6 @@ def sing_melody(score: Score, rng: np.random.Generator, centre: int) -> list[lis
     """Return the phrases of the voice in order, each a run of notes.
 
     Args:
-        score: the song.
-        rng: of this part.
         centre: MIDI pitch in the middle of the singer's range.
     """
     motifs = {kind: [_motif(rng) for _ in range(2)] for kind in ("verse", "chorus")}

@@ -77,7 +77,6 @@ class ShardCache:
         Copies that were used least recently make room, if no process uses them.
 
         Args:
-            entry: the shard.
             keep: the sha256 of shards that must not make room for it.
 
         Returns:

@@ -157,7 +157,6 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
     augmentation on leaves the windows as they were.
 
     Args:
-        manifest: the shards.
         config: seed, batch_size, accumulate_grad_batches, steps_per_epoch, target_names, num_frame
             and the data settings.
         epoch: from 0.

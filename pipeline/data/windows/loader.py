@@ -46,7 +46,6 @@ class BatchLoader:
         rank: this process, from 0.
         world_size: how many processes share each batch.
         start_step: the first step to yield, to go on in mid epoch.
-        threads: reader threads.
         pin_memory: page-locked buffers; copies to the GPU may then be asynchronous.
 
     Raises:
@@ -308,8 +307,6 @@ def validation_tracks(
     """Yield this process's share of a split in the manifest's order: (place in it, track).
 
     Args:
-        shards: the open shard folder.
-        split: which tracks.
         rank: this process, from 0.
         world_size: how many processes share the tracks.
         as_sum: the mixture is the sum of the sources, not the stored one.

@@ -52,9 +52,7 @@ class ShardReader:
     touched. Arrow itself reads flipped bits without an error.
 
     Args:
-        folder: the shard folder.
         entry: what the manifest says about the file.
-        settings: of all shards of the folder.
         touched: (column, batch) pairs that have been checked before; new ones are added.
 
     Raises:
@@ -125,7 +123,6 @@ class ShardSet:
     """The shards of a folder as one thing to read windows from; safe to use from many threads.
 
     Args:
-        folder: the shard folder.
         manifest: its manifest, where it has been read already.
 
     Raises:
@@ -192,9 +189,6 @@ class ShardSet:
         """Copy the frames from ``start`` on into ``out``, zeros after the track's end.
 
         Args:
-            track: an entry of this manifest.
-            column: a source's name, or "mixture".
-            start: first frame.
             out: [frame, 2 * channels, bins], float16 or float32, of any length and strides; a
                 contiguous float16 one is filled as fast as memory is copied.
             swap: left and right change places (stereo).

@@ -55,13 +55,7 @@ def open_shards(config: RunConfig) -> ShardSet:
 
 
 class RemoteShardSet(ShardSet):
-    """The shards of a :class:`RemoteFolder`; close it to end its threads.
-
-    Args:
-        store: the folder.
-        manifest: its manifest.
-        cache: the node's cache.
-    """
+    """The shards of a :class:`RemoteFolder`; close it to end its threads."""
 
     def __init__(self, store: RemoteFolder, manifest: Manifest, cache: ShardCache) -> None:
         super().__init__(store, manifest)

@@ -48,11 +48,7 @@ class Keeper:
     """Saves and restores a training; on all processes but the first it writes nothing.
 
     Args:
-        config: the run's settings.
-        folder: where state and models go.
-        ranks: the processes that train together.
         networks: by name, what is saved; the last one is what is published.
-        optimizer: its state is saved too.
         report: whose journal a saved state counts on.
         hurry: whether one of the processes may be gone soon.
     """

@@ -67,7 +67,6 @@ class Health:
     Args:
         tell: gets the kind of a fault and a sentence; called on the first process alone.
         data: knows where windows come from.
-        ranks: the processes that train together.
         train: precision, and how a batch is divided.
     """
 
@@ -131,9 +130,7 @@ class Health:
         """Say what was wrong with a step, on every process at once.
 
         Args:
-            result: of the step.
             batch: this process's part of it.
-            step: its number.
             place: epoch, and the batch's number in it.
             in_a_row: how many steps were skipped without a good one between them.
 

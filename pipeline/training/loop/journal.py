@@ -26,10 +26,7 @@ def make_record(
     """Return a record in the journal's form; numbers that JSON lacks become None.
 
     Args:
-        kind: what the record is about.
         step, epoch, seconds: when it was made.
-        values: numbers by name.
-        text: what a person should know.
         files: a folder beside the journal whose files belong to the record.
     """
     clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -44,7 +41,6 @@ class History:
     """Append records to a journal file.
 
     Args:
-        path: the JSONL file.
         position: bytes to keep of what the file holds; the rest came after the saved state.
 
     Attributes:

@@ -28,7 +28,6 @@ class LossNetwork(nn.Module):
     """The network with its loss behind it: what DistributedDataParallel wraps.
 
     Args:
-        model: the network.
         loss: (estimate in the network's domain, target, mixture) -> scalar, in float32.
         precision: ``16`` and ``bf16`` run the network under autocast, the loss never.
     """

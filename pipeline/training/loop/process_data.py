@@ -49,9 +49,7 @@ class ShardData:
     """The windows and tracks of one process, from a shard folder.
 
     Args:
-        shards: the open folder.
         config: what is drawn, and how it is read.
-        ranks: the processes that share each batch and the tracks.
     """
 
     def __init__(self, shards: ShardSet, config: RunConfig, ranks: Ranks) -> None:

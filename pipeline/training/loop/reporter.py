@@ -24,9 +24,6 @@ class Reporter:
     """Writes down what happens; on all processes but the first it is silent.
 
     Args:
-        config: the run's settings.
-        folder: where the journal and the progress file go.
-        ranks: the processes that train together.
         data: how long an epoch is, and where windows come from.
         at: where the training is; the trainer moves it.
     """

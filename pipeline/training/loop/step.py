@@ -39,9 +39,7 @@ class Stepper:
 
     Args:
         model: the network, on the device of ``ranks``.
-        loss: the training loss.
         config: precision, optimiser, clipping, accumulation, averaging.
-        ranks: the processes that train together.
     """
 
     def __init__(

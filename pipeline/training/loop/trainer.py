@@ -42,11 +42,9 @@ class Trainer:
     """Trains one network; everything that it knows can be saved and restored.
 
     Args:
-        config: the run's settings.
         model: the network on the device of ``ranks``, with its first weights.
         data: this process's windows and tracks.
         folder: where state, journal and models go.
-        ranks: the processes that train together.
         provenance: the unchanging part of a checkpoint's record.
         on_epoch: called on every process after each epoch with its values.
         hurry: whether one of the processes may be gone soon, so that the state is saved often.

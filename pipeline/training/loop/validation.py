@@ -47,7 +47,6 @@ def validate(
 
     Args:
         model: the network; it is put into eval mode and back into its own.
-        loss: the validation loss.
         tracks: this process's share: (place in the list of all tracks, track).
         targets: names of the sources to separate.
         ranks: the processes that share the tracks.

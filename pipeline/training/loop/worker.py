@@ -33,7 +33,6 @@ def run_session(
     The shards, state and models lie where ``config`` says; what was saved there is gone on from.
 
     Args:
-        config: the run's settings.
         device: where this process computes.
         on_epoch: called on every process after each epoch with its number and values.
         hurry: whether one of the processes may be gone soon, so that the state is saved often.
