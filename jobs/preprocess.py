@@ -40,9 +40,9 @@ def _look(command: Command) -> Result:
     if not found.faults or "repair" not in command.flags:
         return inspection_result(config, found)
     if isinstance(place, RemoteFolder):
-        return repair_result(config, repair_store(folder.shards, place, found))
+        return repair_result(config, found, repair_store(folder.shards, place, found))
     with ready_cluster(config):
-        return repair_result(config, repair_shards(config, found))
+        return repair_result(config, found, repair_shards(config, found))
 
 
 if __name__ == "__main__":

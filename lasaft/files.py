@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -31,6 +32,12 @@ def safe_name(name: str) -> str:
         sum_ = zlib.crc32(safe.encode())
         safe = f"{safe.encode()[:_LONGEST_NAME_BYTES].decode(errors='ignore')}-{sum_:08x}"
     return safe
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

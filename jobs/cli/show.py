@@ -18,7 +18,6 @@ from pipeline.tracking import ui_command
 if TYPE_CHECKING:
     from pipeline.data.shards.inspect import Inspection
     from pipeline.data.shards.manifest import Manifest
-    from pipeline.data.shards.repair import Repair
     from pipeline.evaluation.summary import Summary
     from pipeline.training.loop.records import TrainResult
     from pipeline.workflow.steps import StepResult
@@ -63,12 +62,12 @@ def inspection_result(config: RunConfig, found: Inspection) -> Result:
     return Result("\n".join(lines), data, EXIT_FAILED)
 
 
-def repair_result(config: RunConfig, repair: Repair) -> Result:
+def repair_result(config: RunConfig, before: Inspection, after: Inspection) -> Result:
     """Return what was damaged, and that it is right now."""
-    after = inspection_result(config, repair.after)
-    lines = [f"repaired  {fault}" for fault in repair.before.faults]
-    repaired = [fault.path for fault in repair.before.faults]
-    return Result("\n".join([*lines, after.text]), {**after.data, "repaired": repaired})
+    now = inspection_result(config, after)
+    lines = [f"repaired  {fault}" for fault in before.faults]
+    repaired = [fault.path for fault in before.faults]
+    return Result("\n".join([*lines, now.text]), {**now.data, "repaired": repaired})
 
 
 def training_result(result: TrainResult) -> Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
 import zipfile
@@ -17,19 +16,14 @@ from torch import Tensor
 
 from lasaft.authors.pickle_reader import StandIn, as_dict, read_pickle
 from lasaft.errors import CheckpointError
+from lasaft.files import file_sha256
 
 _DTYPES = {
-    "BFloat16Storage": torch.bfloat16,
-    "BoolStorage": torch.bool,
-    "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8,
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
+    "BFloat16Storage": torch.bfloat16, "BoolStorage": torch.bool, "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8, "DoubleStorage": torch.float64, "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16, "IntStorage": torch.int32, "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
-}
+}  # fmt: skip
 # What torch.save wrote first before it used zip files.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -91,9 +85,8 @@ def read_authors_checkpoint(path: str | Path) -> AuthorsCheckpoint:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path}: {what}, give a checkpoint file (.ckpt)")
+    sha256 = file_sha256(path)
     with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        stream.seek(0)
         try:
             read = _read_zip if zipfile.is_zipfile(stream) else _read_legacy
         except zipfile.BadZipFile as error:

@@ -88,6 +88,10 @@ _FROM_MARK = {
     "LIST": list,
     "FROZENSET": lambda values: frozenset(map(as_key, values)),
 }
+# What building values of damaged instructions may raise.
+_DAMAGE = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError,
+)  # fmt: skip
 _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -117,15 +121,7 @@ def read_pickle(
         return machine.stack[-1]
     except CheckpointError:
         raise
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-    ) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"{name}: is damaged, its pickle cannot be read: {error}") from error
 
 

@@ -8,13 +8,6 @@ from lasaft.metrics.museval_format import museval_json, read_museval_json
 from lasaft.metrics.simple import nsdr, si_sdr, usdr
 
 __all__ = [
-    "METRICS",
-    "Scores",
-    "bss_eval",
-    "frame_sdr",
-    "museval_json",
-    "nsdr",
-    "read_museval_json",
-    "si_sdr",
-    "usdr",
-]
+    "METRICS", "Scores", "bss_eval", "frame_sdr", "museval_json", "nsdr", "read_museval_json",
+    "si_sdr", "usdr",
+]  # fmt: skip

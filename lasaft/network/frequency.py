@@ -64,6 +64,11 @@ class TDF(nn.Sequential):
         )
 
 
+def _tdf(config: ModelConfig, inputs: int, outputs: int) -> TDF:
+    channels, act, bias = config.internal_channels, config.tfc_tdf_activation, config.tfc_tdf_bias
+    return TDF(channels, (inputs, outputs), bottleneck(config, outputs), act, bias=bias)
+
+
 class Attention(nn.Module):
     """How much each latent source matters to a condition.
 
@@ -96,13 +101,7 @@ class ResidualTDF(nn.Module):
 
     def __init__(self, config: ModelConfig, bins: int) -> None:
         super().__init__()
-        self.tdf = TDF(
-            config.internal_channels,
-            (bins, bins),
-            bottleneck(config, bins),
-            config.tfc_tdf_activation,
-            bias=config.tfc_tdf_bias,
-        )
+        self.tdf = _tdf(config, bins, bins)
 
     def forward(
         self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
@@ -122,13 +121,7 @@ class LaSAFTTransform(nn.Module):
     def __init__(self, config: ModelConfig, bins: int) -> None:
         super().__init__()
         self.attention = Attention(config.condition_size, config.num_tdfs, config.dk)
-        self.tdf = TDF(
-            config.internal_channels,
-            (bins, bins * config.num_tdfs),
-            bottleneck(config, bins * config.num_tdfs),
-            config.tfc_tdf_activation,
-            bias=config.tfc_tdf_bias,
-        )
+        self.tdf = _tdf(config, bins, bins * config.num_tdfs)
 
     def forward(
         self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
@@ -155,12 +148,8 @@ class LightSAFTTransform(nn.Module):
         units = bottleneck(config, bins)
 
         def layer(inputs: int, outputs: int) -> FrequencyLayer:
-            return FrequencyLayer(
-                config.internal_channels,
-                (inputs, outputs),
-                config.tfc_tdf_activation,
-                bias=config.tfc_tdf_bias,
-            )
+            channels, act = config.internal_channels, config.tfc_tdf_activation
+            return FrequencyLayer(channels, (inputs, outputs), act, bias=config.tfc_tdf_bias)
 
         self.squeeze = layer(bins, config.num_tdfs * (units or bins))
         self.expand = layer(units, bins) if units else nn.Identity()

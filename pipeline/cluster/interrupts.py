@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _seen: list[int] = []
@@ -18,39 +17,36 @@ def _remember_and_raise(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let ``handler`` take both signals inside the ``with``, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, found in before.items():
+            # None: a handler that was not set from Python, which cannot be put back.
+            signal.signal(number, signal.SIG_DFL if found is None else found)
 
 
 @contextmanager
 def watched() -> Iterator[None]:
     """Raise KeyboardInterrupt for both signals inside the ``with``, and remember that one came."""
-    if not _in_main_thread():
+    if threading.current_thread() is threading.main_thread():
+        _seen.clear()
+    with _handled(_remember_and_raise):
         yield
-        return
-    _seen.clear()
-    before = {number: signal.signal(number, _remember_and_raise) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        _restore(before)
 
 
 @contextmanager
 def held() -> Iterator[None]:
     """Let both signals wait until the end of the ``with``, whoever takes them in between."""
-    if not _in_main_thread():
-        yield
-        return
     waiting: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: waiting.append(number))
-        for number in _SIGNALS
-    }
-    try:
+    with _handled(lambda number, frame: waiting.append(number)):
         yield
-    finally:
-        _restore(before)
     for number in waiting[:1]:
         signal.raise_signal(number)
 
@@ -72,9 +68,3 @@ def raise_if_received() -> None:
     """
     if _seen:
         raise KeyboardInterrupt
-
-
-def _restore(handlers: dict[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        # None: a handler that was not set from Python, which cannot be put back.
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)

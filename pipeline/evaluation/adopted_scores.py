@@ -8,19 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_write_bytes, atomic_write_json
+from lasaft.files import atomic_write_bytes, atomic_write_json, file_sha256
 from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
 from pipeline.evaluation.aggregate import summarise, summarise_track
 from pipeline.evaluation.scenarios import ACCOMPANIMENT
-from pipeline.evaluation.score_files import (
-    FrameScores,
-    file_hash,
-    file_names,
-    read_scores,
-    write_key,
-)
+from pipeline.evaluation.score_files import FrameScores, file_names, read_scores, write_key
 from pipeline.evaluation.score_track import SystemJob
 from pipeline.evaluation.summary import DataIdentity, Scenario, Summary, System, read_summary
 from pipeline.evaluation.systems import require_free_name
@@ -58,7 +52,7 @@ def adopt_scores(config: RunConfig) -> tuple[Summary, list[Path]]:
     (folder / "summary.json").unlink(missing_ok=True)
     written = _write(folder, split, paths, known)
     records = [
-        summarise_track(track, f"{split}/{path.name}", file_hash(path), songs[track])
+        summarise_track(track, f"{split}/{path.name}", file_sha256(path), songs[track])
         for track, path in written.items()
     ]
     system = origin.system if origin else System(kind="scores", settings=_settings(known))
@@ -106,7 +100,7 @@ def _own_summary(place: Path, scores: Mapping[Path, FrameScores]) -> Summary | N
             f"{file}: not the scores that {place / 'summary.json'} is about; evaluate again, or "
             "leave that summary out"
             for file in scores
-            if file_hash(file) not in hashes
+            if file_sha256(file) not in hashes
         ]
     )
     return summary

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_write_bytes, atomic_write_json, safe_name
+from lasaft.files import atomic_write_bytes, atomic_write_json, file_sha256, safe_name
 from lasaft.metrics import METRICS, Scores, museval_json, read_museval_json
 
 # Of a whole song, with no frames: the MDX challenges' SDR, and the scale-invariant one.
@@ -166,11 +166,5 @@ def facts_if_current(scores: Path, key_file: Path, key: Mapping[str, Any]) -> di
     except DataError:
         return None  # no key, or a damaged one: the score counts as not made
     key_is_same = known["key"] == json.loads(json.dumps(key))
-    same = key_is_same and known["facts"].get("sha256") == file_hash(scores)
+    same = key_is_same and known["facts"].get("sha256") == file_sha256(scores)
     return known["facts"] if same else None
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

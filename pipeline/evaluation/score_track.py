@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lasaft.errors import AudioError, DataError, LasaftError
+from lasaft.files import file_sha256
 from lasaft.metrics import METRICS, bss_eval, si_sdr, usdr
 from pipeline.data.songs.stretch import excerpt_stretch
 from pipeline.data.songs.tracks import Track, TrackAudio, read_track, source_hash
@@ -26,13 +27,7 @@ from pipeline.evaluation.estimates import (
 )
 from pipeline.evaluation.excerpts import EXCERPT_FILE, EXCERPTS, write_estimates, write_references
 from pipeline.evaluation.scenarios import ACCOMPANIMENT, Contest, contests, scored_names
-from pipeline.evaluation.score_files import (
-    FrameScores,
-    facts_if_current,
-    file_hash,
-    write_key,
-    write_scores,
-)
+from pipeline.evaluation.score_files import FrameScores, facts_if_current, write_key, write_scores
 from pipeline.evaluation.summary import Kind, Scenario
 
 
@@ -129,7 +124,7 @@ def _score_track(job: TrackJob) -> TrackOutcome:
         _keep(job, system, waves, played, audio.sample_rate)
         if facts[system.file] is None:
             write_scores(job.score_file(system), _score(job, waves, audio))
-        hashes[system.file] = file_hash(job.score_file(system))
+        hashes[system.file] = file_sha256(job.score_file(system))
         done = {**(facts[system.file] or {}), "sha256": hashes[system.file]}
         done["estimates"] = job.save if system.place else "none"
         write_key(job.key_file(system), keys[system.file], done)

@@ -11,12 +11,13 @@ from typing import Any
 from lasaft.checkpoint import Checkpoint
 from lasaft.config import variant_name
 from lasaft.errors import ConfigError, DataError
+from lasaft.files import file_sha256
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import recipe_of
 from pipeline.data.songs.tracks import Track
 from pipeline.evaluation.excerpts import EXCERPTS, REFERENCE_FOLDER
-from pipeline.evaluation.score_files import file_hash, file_names, read_key
+from pipeline.evaluation.score_files import file_names, read_key
 from pipeline.evaluation.score_track import SystemJob
 from pipeline.evaluation.summary import Kind, System
 
@@ -125,7 +126,7 @@ def for_track(system: SystemJob, track: Track) -> SystemJob:
     assert system.place is not None
     digest = hashlib.sha256()
     for file in sorted((system.place / track.name).glob("*.*")):
-        digest.update(f"{file.name} {file_hash(file)}\n".encode())
+        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
     return replace(system, key={"estimates": digest.hexdigest()})
 
 

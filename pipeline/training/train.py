@@ -56,7 +56,8 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
     folder = RunFolder.of(config)
     manifest = read_manifest(shard_place(folder))
     manifest.require_model(config.model)
-    with _alone(folder):
+    busy = StageError(f"output_dir {folder.root}: another command is training there")
+    with locks.alone(folder.training / "lock", busy):
         _check_start(folder, config)
         claim(folder, config, manifest.hash)
         result = finished(folder, config)
@@ -139,30 +140,23 @@ def _run_workers(config_json: str, scaling: dict[str, Any]) -> None:
     Raises:
         LasaftError: training ended without a result.
     """
+    from ray import train as ray_train
     from ray.exceptions import RayActorError
-    from ray.train import (
-        FailureConfig,
-        LoggingConfig,
-        RunConfig,
-        ScalingConfig,
-        TrainingFailedError,
-    )
     from ray.train.torch import TorchTrainer
 
     config = from_json(config_json)
     folder, most = RunFolder.of(config), config.train.max_failures
+    threads = _thread_settings(scaling["resources_per_worker"]["CPU"])
     trainer = TorchTrainer(
         _process,
         train_loop_config={"config": config_json},
-        scaling_config=ScalingConfig(**scaling),
-        run_config=RunConfig(
+        scaling_config=ray_train.ScalingConfig(**scaling),
+        run_config=ray_train.RunConfig(
             name="train",
             storage_path=str(folder.training / "ray"),
-            failure_config=FailureConfig(max_failures=most),
-            logging_config=LoggingConfig(log_level="ERROR"),
-            worker_runtime_env={
-                "env_vars": _thread_settings(scaling["resources_per_worker"]["CPU"])
-            },
+            failure_config=ray_train.FailureConfig(max_failures=most),
+            logging_config=ray_train.LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={"env_vars": threads},
         ),
     )
     try:
@@ -170,7 +164,7 @@ def _run_workers(config_json: str, scaling: dict[str, Any]) -> None:
     except RayActorError as error:
         # The actor that steers the processes is none of those that Ray starts again.
         raise _steering_lost(folder, error) from error
-    except TrainingFailedError as error:
+    except ray_train.TrainingFailedError as error:
         _raise_failure(folder)
         raise StageError(
             f"training: the processes died more than {most} times, the last time of: "
@@ -306,18 +300,6 @@ def _lack_told(each: dict[str, float], fewest: int) -> Iterator[None]:
 def _nodes() -> list[dict[str, float]]:
     """Return what each living node of the cluster has."""
     return [node["Resources"] for node in living_nodes()]
-
-
-@contextmanager
-def _alone(folder: RunFolder) -> Iterator[None]:
-    """Keep other commands from training in the same folder.
-
-    Raises:
-        StageError: one does already.
-    """
-    busy = StageError(f"output_dir {folder.root}: another command is training there")
-    with locks.alone(folder.training / "lock", busy):
-        yield
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pipeline.data import shards, synthetic
 from pipeline.data.shards.manifest import ShardSettings
 from pipeline.data.shards.store import RemoteFolder, shard_place
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
-from pipeline.data.synthetic import song_list
+from pipeline.data.synthetic.writer import song_list
 from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.training.loop.identity import RESUME
 from pipeline.workflow.steps import Step, StepResult, StepRunner, locked

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from lasaft.config import MUSDB18_SOURCES as SOURCES
-from pipeline.data.synthetic import SongSet, begin_songs, finish_songs, write_song
 from pipeline.data.synthetic.song import Song, compose_movements
+from pipeline.data.synthetic.writer import SongSet, begin_songs, finish_songs, write_song
 
 
 def make_musdb(

@@ -27,6 +27,7 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data import shards, synthetic
 from pipeline.data.songs.tracks import list_tracks
+from pipeline.data.synthetic.writer import SongSet, begin_songs, write_song
 from pipeline.evaluation.score_track import SystemJob, TrackJob, score_track
 from pipeline.report.build import write_report
 from pipeline.search.candidates import Checker, trial_base
@@ -56,9 +57,9 @@ def _fresh(runs: Path, name: str) -> RunConfig:
 
 
 def _songs(runs: Path) -> Any:
-    songs = synthetic.SongSet(train=1, valid=0, test=0, seconds=2.0, seed=5)
-    entries = synthetic.begin_songs(runs / "new-songs", songs)
-    place = synthetic.write_song(runs / "new-songs", songs, entries[0])
+    songs = SongSet(train=1, valid=0, test=0, seconds=2.0, seed=5)
+    entries = begin_songs(runs / "new-songs", songs)
+    place = write_song(runs / "new-songs", songs, entries[0])
     return {file.name: _levels(soundfile.read(file)[0]) for file in sorted(place.iterdir())}
 
 

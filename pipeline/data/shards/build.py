@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_path, atomic_write_json
-from pipeline.data.shards.format import ShardWriter, file_sha256
+from lasaft.files import atomic_path, atomic_write_json, file_sha256
+from pipeline.data.shards.format import ShardWriter
 from pipeline.data.shards.framing import Part, parts_of, spectrogram_batches
 from pipeline.data.shards.manifest import (
     FRAMES_PER_BATCH,

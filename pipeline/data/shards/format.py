@@ -163,9 +163,3 @@ def gaps(regions: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]
         if start > position:
             yield position, start
         position = max(position, end)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from lasaft.errors import DataError
+from lasaft.files import file_sha256
 from pipeline.cluster.progress import Progress
 from pipeline.data.shards.build import RECORD_SUFFIX, read_record
-from pipeline.data.shards.format import file_sha256
 from pipeline.data.shards.manifest import (
     MANIFEST_NAME,
     Manifest,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lasaft.errors import ConfigError, DataError, StageError
@@ -41,24 +40,12 @@ _HASH_LINE = re.compile(rb'\{\n"hash": "([^"]*)",\n')
 Tracks = dict[str, TrackEntry]  # by what the paths of a track's shards begin with
 
 
-@dataclass(frozen=True)
-class Repair:
-    """What a repair did."""
-
-    before: Inspection  # the shards as they were
-    after: Inspection  # the shards as they are now, without a fault
-
-
-def repair_shards(config: RunConfig, before: Inspection) -> Repair:
-    """Build the damaged shards again, rewrite a damaged manifest, and verify everything.
+def repair_shards(config: RunConfig, before: Inspection) -> Inspection:
+    """Build the damaged shards again, rewrite a damaged manifest, and return the inspection of all.
 
     Ray must be connected. The settings are those of the shards, whatever ``config`` says. The
     damaged tracks are built beside the shards, and nothing is changed unless the manifest's hash
     is the one that it was.
-
-    Args:
-        config: says where the songs and the shards are.
-        before: what :func:`inspect_shards` found.
 
     Raises:
         ConfigError: there are no songs, or another run works in the folder.
@@ -92,12 +79,11 @@ def repair_shards(config: RunConfig, before: Inspection) -> Repair:
                 atomic_write_bytes(folder / MANIFEST_NAME, manifest_text(manifest).encode())
         finally:
             shutil.rmtree(folder / STAGED, ignore_errors=True)
-        after = inspect_shards(folder)
-    return _sound(Repair(before, after))
+        return _sound(inspect_shards(folder))
 
 
-def repair_store(folder: Path, store: RemoteFolder, before: Inspection) -> Repair:
-    """Copy the damaged shards again from the folder in which they were made, and verify.
+def repair_store(folder: Path, store: RemoteFolder, before: Inspection) -> Inspection:
+    """Copy the damaged shards again from the folder in which they were made, and inspect all.
 
     Raises:
         DataError: that folder does not hold the same shards any more, or they are damaged too.
@@ -115,14 +101,14 @@ def repair_store(folder: Path, store: RemoteFolder, before: Inspection) -> Repai
         if mark.size() is not None:
             mark.delete()
     upload_shards(folder, store, manifest)
-    return _sound(Repair(before, inspect_store(store)))
+    return _sound(inspect_store(store))
 
 
-def _sound(repair: Repair) -> Repair:
-    if repair.after.faults:
-        lines = ["the repaired shards are damaged again:", *map(str, repair.after.faults)]
+def _sound(after: Inspection) -> Inspection:
+    if after.faults:
+        lines = ["the repaired shards are damaged again:", *map(str, after.faults)]
         raise StageError("\n  ".join(lines))
-    return repair
+    return after
 
 
 def _stem(shard: str) -> str:

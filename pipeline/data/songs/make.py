@@ -8,7 +8,7 @@ from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.data.synthetic import SongSet, begin_songs, finish_songs, song_list, write_song
+from pipeline.data.synthetic.writer import SongSet, begin_songs, finish_songs, song_list, write_song
 
 
 def wants_songs(config: RunConfig) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lasaft.errors import AudioError, DataError
+from lasaft.files import file_sha256
 from pipeline.data.songs.audio_files import (
     STEM_MP4_STREAMS,
     read_sound_header,
@@ -194,7 +195,6 @@ def source_hash(track: Track) -> str:
     """Return the sha256 of the bytes of the track's files, whatever their paths and times."""
     digest = hashlib.sha256()
     for column, file in zip(track.stored, track.files, strict=track.is_wav):
-        with file.open("rb") as stream:
-            one = hashlib.file_digest(stream, "sha256")
-        digest.update(f"{column if track.is_wav else STEM_MP4_SUFFIX} {one.hexdigest()}\n".encode())
+        name = column if track.is_wav else STEM_MP4_SUFFIX
+        digest.update(f"{name} {file_sha256(file)}\n".encode())
     return digest.hexdigest()

@@ -13,14 +13,13 @@ import yaml
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_bytes, atomic_write_json, publish_folder
+from pipeline.data.synthetic import VERSION
 from pipeline.data.synthetic.musdb_files import STREAMS, musdb_setup, wav_bytes, write_wavs
 from pipeline.data.synthetic.names import song_name
 
 Split = Literal["train", "valid", "test"]
 
 SAMPLE_RATE = 44100
-# Raised by whoever changes the samples that the same parameters give.
-VERSION = 1
 # Each split counts from its own base, so more training songs leave the test songs as they are.
 _FIRST_INDEX: dict[Split, int] = {"train": 0, "valid": 10_000, "test": 20_000}
 _PARAMETERS = "songs.json"
@@ -30,21 +29,14 @@ _PARTIAL = ".partial"  # beside train/ and test/, so musdb never takes what lies
 
 @dataclass(frozen=True)
 class SongSet:
-    """Everything that the bytes of a set of songs depend on.
+    """Everything that the bytes of a set of songs depend on."""
 
-    Args:
-        train, valid, test: songs of each split (0 to 9999).
-        seconds: length of a song.
-        seed: of all songs; a song depends on (seed, index, seconds) only.
-        layout: folders of wav files; ``songs.json`` and the steps of a run tell it.
-    """
-
-    train: int
+    train: int  # songs of each split (0 to 9999)
     valid: int
     test: int
-    seconds: float
-    seed: int
-    layout: Literal["wav"] = "wav"
+    seconds: float  # length of a song
+    seed: int  # of all songs; a song depends on (seed, index, seconds) only
+    layout: Literal["wav"] = "wav"  # ``songs.json`` and the steps of a run tell it
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lasaft.checkpoint import save_checkpoint
-from lasaft.config import ModelConfig
 from lasaft.files import recover_folder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -124,9 +123,12 @@ class Keeper:
         return capture_state(self._networks, self._optimizer, progress)
 
     def _publish(self, state: TrainingState, publication: Publication) -> None:
-        weights = state.part(list(self._networks)[-1])
-        model = self._config.model
-        publish(self._folder, weights, model, publication.record, best=publication.best)
+        """Write a network among the best epochs', and as the run's checkpoint if it is the best."""
+        weights, record = state.part(list(self._networks)[-1]), publication.record
+        targets = [epoch_folder(self._folder, record["epoch"])]
+        for target in targets + ([self._folder.checkpoint] if publication.best else []):
+            # A training does not end because somebody exports, or edits, what it has published.
+            save_checkpoint(target, weights, self._config.model, record, keep_others=True)
 
     def load(self) -> dict[str, Any] | None:
         """Put the saved state back and return its ``progress``, None if there is none."""
@@ -138,29 +140,25 @@ class Keeper:
         return state.progress
 
     def recover(self, kept: Sequence[int]) -> None:
-        """Mend what a crash left behind; ``kept`` are the epochs whose models count."""
-        if self._ranks.is_first:
-            recover(self._folder, kept)
+        """Mend what a crash in the middle of saving or publishing left behind.
+
+        ``kept`` are the epochs whose models count.
+        """
+        if not self._ranks.is_first:
+            return
+        state, folder = self._folder.state, self._folder
+        for leftover in state.parent.glob(f".{state.name}.*.tmp-*"):
+            leftover.unlink()
+        recover_folder(folder.checkpoint)
+        if folder.checkpoints.exists():
+            for epoch in kept:
+                recover_folder(epoch_folder(folder, epoch))
+            prune(folder, kept)
 
 
 def epoch_folder(folder: RunFolder, epoch: int) -> Path:
     """Return where the model of ``epoch`` (from 0) lies if it is one of the best."""
     return folder.checkpoints / f"epoch={epoch:04d}"
-
-
-def publish(
-    folder: RunFolder,
-    weights: Mapping[str, Tensor],
-    config: ModelConfig,
-    provenance: dict[str, Any],
-    *,
-    best: bool,
-) -> None:
-    """Write a network among the best epochs', and as the run's checkpoint if it is the ``best``."""
-    targets = [epoch_folder(folder, provenance["epoch"])]
-    for target in targets + ([folder.checkpoint] if best else []):
-        # A training does not end because somebody exports, or edits, what it has published.
-        save_checkpoint(target, weights, config, provenance, keep_others=True)
 
 
 def prune(folder: RunFolder, kept: Iterable[int]) -> None:
@@ -169,15 +167,3 @@ def prune(folder: RunFolder, kept: Iterable[int]) -> None:
     for path in folder.checkpoints.glob("epoch=*"):
         if re.fullmatch(r"epoch=\d{4,}", path.name) and path.name not in names:
             shutil.rmtree(path)
-
-
-def recover(folder: RunFolder, kept: Iterable[int]) -> None:
-    """Mend what a crash in the middle of saving or publishing left behind."""
-    state = folder.state
-    for leftover in state.parent.glob(f".{state.name}.*.tmp-*"):
-        leftover.unlink()
-    recover_folder(folder.checkpoint)
-    if folder.checkpoints.exists():
-        for epoch in kept:
-            recover_folder(epoch_folder(folder, epoch))
-        prune(folder, kept)

@@ -114,14 +114,12 @@ class Selection:
 
     def settle(self, finished: int, config: TrainConfig) -> None:
         """Decide after ``finished`` epochs whether training ends here."""
-        self.stop, self.reason = self._verdict(finished, config)
-
-    def _verdict(self, finished: int, config: TrainConfig) -> tuple[bool, str]:
+        self.reason = ""
         if finished >= config.max_epochs:
-            return True, f"max_epochs {config.max_epochs} reached"
-        if finished >= config.min_epochs and self.bad_epochs >= config.patience:
-            return True, f"no better val_loss for {self.bad_epochs} epochs"
-        return False, ""
+            self.reason = f"max_epochs {config.max_epochs} reached"
+        elif finished >= config.min_epochs and self.bad_epochs >= config.patience:
+            self.reason = f"no better val_loss for {self.bad_epochs} epochs"
+        self.stop = bool(self.reason)
 
     def state(self) -> dict[str, Any]:
         """Return a JSON-like form for :meth:`restored`."""

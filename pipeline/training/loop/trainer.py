@@ -29,15 +29,6 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 Hurry = Callable[[], bool]
 
 
-def ignore_epoch(epoch: int, values: dict[str, float]) -> None:
-    """Do nothing after an epoch."""
-
-
-def never() -> bool:
-    """Return that no process will be gone soon."""
-    return False
-
-
 class Trainer:
     """Trains one network; everything that it knows can be saved and restored.
 
@@ -59,8 +50,8 @@ class Trainer:
         ranks: Ranks,
         *,
         provenance: dict[str, Any],
-        on_epoch: OnEpoch = ignore_epoch,
-        hurry: Hurry = never,
+        on_epoch: OnEpoch = lambda epoch, values: None,
+        hurry: Hurry = lambda: False,
     ) -> None:
         self.config, self.train = config, config.train
         self.data, self.folder, self.ranks = data, folder, ranks

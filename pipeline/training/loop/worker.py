@@ -19,14 +19,17 @@ from pipeline.training.loop.identity import finish
 from pipeline.training.loop.process_data import ShardData
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult, provenance
-from pipeline.training.loop.trainer import Hurry, OnEpoch, Trainer, ignore_epoch, never
+from pipeline.training.loop.trainer import Hurry, OnEpoch, Trainer
 
 # Ray ends the workers of a killed driver within some 5 seconds.
 _PREDECESSOR_SECONDS = 60.0
 
 
 def run_session(
-    config: RunConfig, device: torch.device, on_epoch: OnEpoch = ignore_epoch, hurry: Hurry = never
+    config: RunConfig,
+    device: torch.device,
+    on_epoch: OnEpoch = lambda epoch, values: None,
+    hurry: Hurry = lambda: False,
 ) -> TrainResult:
     """Train as one of the processes of torch's process group, or alone if there is none.
 

@@ -18,9 +18,9 @@ from scipy import ndimage, signal
 
 from lasaft.config import MUSDB18_SOURCES as SOURCES
 from lasaft.errors import DataError
-from pipeline.data.synthetic import SongSet, begin_songs, finish_songs, song_list, write_song
 from pipeline.data.synthetic import song as song_module
 from pipeline.data.synthetic.song import Song
+from pipeline.data.synthetic.writer import SongSet, begin_songs, finish_songs, song_list, write_song
 from tests.helpers.songs import compose_song, make_musdb
 
 RATE = 44100
