@@ -60,11 +60,7 @@ def no_effect(names: Iterable[str], because: str, *others: str) -> dict[str, Pro
 
 
 class ConfigError(LasaftError):
-    """One or more options are wrong.
-
-    Args:
-        problems: what is wrong, as records or as lines of text.
-    """
+    """One or more options are wrong: ``problems`` are records or lines of text."""
 
     exit_code = 2
 

@@ -48,18 +48,14 @@ def import_checkpoint(
     found, config, weights = read_authors_network(file)
     if sources is not None:
         config = _with_sources(config, sources)
-    digest = save_checkpoint(
-        folder,
-        weights,
-        config,
-        {
-            "imported_from": _readable(Path(file).name),
-            "sha256": found.sha256,
-            "file": _readable(found.other),
-            "hyper_parameters": _readable(found.hyper_parameters),
-            "left_out": _readable(found.left_out),
-        },
-    )
+    origin = {
+        "imported_from": Path(file).name,
+        "sha256": found.sha256,
+        "file": found.other,
+        "hyper_parameters": found.hyper_parameters,
+        "left_out": found.left_out,
+    }
+    digest = save_checkpoint(folder, weights, config, _readable(origin))
     unsaid = ModelConfig.model_fields.keys() - found.hyper_parameters.keys() - _OURS
     unsaid -= without_effect(config).keys()
     values = config.model_dump()

@@ -185,14 +185,9 @@ def _separate_song(
         def begin(seconds: float) -> Callable[[float], object]:
             # disable=None: a bar on a terminal only.
             bar = tqdm(
-                total=seconds,
-                desc=song.name,
-                unit="s",
-                bar_format=layout,
-                file=sys.stderr,
-                disable=None,
-                dynamic_ncols=True,
-            )
+                total=seconds, desc=song.name, unit="s", bar_format=layout, file=sys.stderr,
+                disable=None, dynamic_ncols=True,
+            )  # fmt: skip
             return stack.enter_context(bar).update
 
         try:
@@ -228,15 +223,8 @@ def _import_checkpoint(options: argparse.Namespace) -> int:
         taken = ", ".join(f"{name} {value}" for name, value in made.assumed.items())
         say(f"{options.file}: not in the file, so taken as usual: {taken}")
     if options.json:
-        print_json(
-            {
-                "folder": str(options.folder),
-                "hash": made.hash,
-                "model": variant,
-                "left_out": made.left_out,
-                "assumed": made.assumed,
-            }
-        )
+        result = {"folder": str(options.folder), "hash": made.hash, "model": variant}
+        print_json({**result, "left_out": made.left_out, "assumed": made.assumed})
     else:
         rows = [(str(options.folder), variant, ", ".join(made.config.sources), made.hash[:12])]
         print_table(("checkpoint", "model", "sources", "hash"), rows)

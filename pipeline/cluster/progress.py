@@ -12,12 +12,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Count ``unit``s up to ``total``; use as a context manager.
-
-    Args:
-        done: units that were finished before.
-        stream: where to draw (default: standard error).
-    """
+    """Count ``unit``s up to ``total``, ``done`` of them before; use as a context manager."""
 
     def __init__(
         self, title: str, total: int, unit: str, *, done: int = 0, stream: TextIO | None = None

@@ -55,7 +55,10 @@ def adopt_scores(config: RunConfig) -> tuple[Summary, list[Path]]:
         summarise_track(track, f"{split}/{path.name}", file_sha256(path), songs[track])
         for track, path in written.items()
     ]
-    system = origin.system if origin else System(kind="scores", settings=_settings(known))
+    songs_are = "known by the names of the score files alone"
+    if known is not None:
+        songs_are = f"matched with those of {known.name} by name and number of frames"
+    system = origin.system if origin else System(kind="scores", settings={"songs": songs_are})
     sources = next(iter(songs.values())).sources
     command = command_line("evaluate", evaluation_settings(config))
     summary = summarise(
@@ -164,12 +167,6 @@ def _named_by_files(place: Path, split: str, songs: Mapping[str, FrameScores]) -
     text = "".join(f"{found.frames} {name}\n" for name, found in sorted(songs.items()))
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
     return DataIdentity(name=f"Songs named in {place.name}", kind="own", split=split, hash=digest)
-
-
-def _settings(known: Summary | None) -> dict[str, str]:
-    if known is None:
-        return {"songs": "known by the names of the score files alone"}
-    return {"songs": f"matched with those of {known.name} by name and number of frames"}
 
 
 def _scenario(sources: Sequence[str], origin: Summary | None) -> Scenario:

@@ -20,14 +20,9 @@ _SYNTHETIC_RECORD = "songs.json"
 def data_identity(
     config: RunConfig, root: Path, tracks: Sequence[Track], hashes: Sequence[str], seconds: float
 ) -> DataIdentity:
-    """Return the identity of the scored songs.
+    """Return the identity of the scored songs, all of one split.
 
-    Args:
-        root: the data set's folder.
-        tracks: that were scored, all of one split.
-        hashes: of their files, in the same order.
-        seconds: their length together.
-
+    ``hashes`` are those of their files, in the same order, ``seconds`` is their length together.
     A folder counts as MUSDB18 (``.stem.mp4``) or MUSDB18-HQ (wav) if it has that set's number of
     songs in both halves, as long as they are; anything else is named by its folder.
     """

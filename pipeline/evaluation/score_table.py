@@ -17,10 +17,9 @@ from pipeline.evaluation.summary import (
 
 
 def score_table(summary: Summary, baseline: Summary | None = None) -> str:
-    """Return the plain-text table of a terminal: sources x SDR ISR SIR SAR, beside a baseline.
+    """Return the plain-text table of a terminal: sources x SDR ISR SIR SAR.
 
-    Args:
-        baseline: of another system on the same tracks (the mixture), shown with the difference.
+    Beside it stands a ``baseline`` on the same tracks (the mixture), and the difference to it.
     """
     blocks = [(summary.name, lambda s, m: _median(summary, s, m))]
     if baseline is not None:

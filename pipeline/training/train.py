@@ -133,12 +133,7 @@ def _ray_settings(*, elastic: bool) -> dict[str, str]:
 def _run_workers(config_json: str, scaling: dict[str, Any]) -> None:
     """Start the processes that train, again where one dies, and return at their end.
 
-    Args:
-        config_json: the run's settings.
-        scaling: how many processes there are and what each holds, as Ray's ScalingConfig takes it.
-
-    Raises:
-        LasaftError: training ended without a result.
+    ``scaling`` says how many there are and what each holds, as Ray's ScalingConfig takes it.
     """
     from ray import train as ray_train
     from ray.exceptions import RayActorError
@@ -252,11 +247,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _resources(train: TrainConfig) -> dict[str, float]:
-    """Return what each process holds: as asked for, and an even share of the CPUs.
-
-    Raises:
-        ConfigError: there is no room for the processes.
-    """
+    """Return what each process holds: as asked for, and an even share of the CPUs."""
     require_gpus(train.gpus)
     nodes, fewest = _nodes(), train.world_sizes[0]
     cpus = share_cpus([node.get("CPU", 0) for node in nodes], train.processes)

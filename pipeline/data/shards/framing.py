@@ -91,15 +91,9 @@ def spectrogram_batches(
 
 def _frames(audio: Tensor, window: Tensor, settings: ShardSettings) -> Tensor:
     columns, channels, _ = audio.shape
-    spectrum = torch.stft(
-        audio.reshape(columns * channels, -1),
-        settings.n_fft,
-        settings.hop_length,
-        window=window,
-        center=False,
-        return_complex=True,
-    ).unflatten(0, (columns, channels))
-    frames = spectrum.shape[-1]
+    flat, n_fft, hop = audio.reshape(columns * channels, -1), settings.n_fft, settings.hop_length
+    flat = torch.stft(flat, n_fft, hop, window=window, center=False, return_complex=True)
+    spectrum, frames = flat.unflatten(0, (columns, channels)), flat.shape[-1]
     rows = torch.empty(columns, frames, 2 * channels, settings.bins, dtype=torch.float16)
     by_frame = spectrum.permute(0, 3, 1, 2)
     rows[:, :, :channels].copy_(by_frame.real)

@@ -50,14 +50,7 @@ class ShardSettings(Settings):
                 f"sources: got {', '.join(model.sources)}; allowed: names that differ from each "
                 f"other and from {MIXTURE!r}"
             )
-        return cls(
-            sources=model.sources,
-            channels=model.audio_channels,
-            sample_rate=model.sample_rate,
-            n_fft=model.n_fft,
-            hop_length=model.hop_length,
-            max_frames_per_shard=config.data.max_frames_per_shard,
-        )
+        return cls(**_fixed_by(model), max_frames_per_shard=config.data.max_frames_per_shard)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -94,6 +87,12 @@ class ShardSettings(Settings):
             (name, getattr(self, name), getattr(other, name)) for name in type(self).model_fields
         ]
         return [(name, own, theirs) for name, own, theirs in pairs if own != theirs]
+
+
+def _fixed_by(model: ModelConfig) -> dict[str, Any]:
+    """Return the settings of shards that a network fixes."""
+    same = ("sources", "sample_rate", "n_fft", "hop_length")
+    return {name: getattr(model, name) for name in same} | {"channels": model.audio_channels}
 
 
 class Level(Settings):
@@ -213,17 +212,10 @@ class Manifest(Settings):
         Raises:
             ConfigError: with one line for each option that differs.
         """
-        asked = {
-            "sources": model.sources,
-            "sample_rate": model.sample_rate,
-            "n_fft": model.n_fft,
-            "hop_length": model.hop_length,
-            "channels": model.audio_channels,
-        }
         problems = [
             f"{name}: got {value}; the shards were made with {getattr(self.settings, name)} "
             "(choose another shards_dir, or this value)"
-            for name, value in asked.items()
+            for name, value in _fixed_by(model).items()
             if getattr(self.settings, name) != value
         ]
         if problems:

@@ -93,7 +93,10 @@ def shard_place(folder: RunFolder) -> Path | RemoteFolder:
 
 
 class RemoteFile:
-    """One file of a :class:`RemoteFolder`; its text is its address."""
+    """One file of a :class:`RemoteFolder`; its text is its address.
+
+    Every method raises a DataError where the store does not answer or refuses.
+    """
 
     def __init__(self, folder: RemoteFolder, name: str) -> None:
         self._folder, self._name = folder, name
@@ -102,11 +105,7 @@ class RemoteFile:
         return f"{self._folder}/{self._name}"
 
     def open(self) -> NativeFile:
-        """Open the file for reads at any place, from any thread.
-
-        Raises:
-            DataError: it is not there, or the store does not answer.
-        """
+        """Open the file for reads at any place, from any thread; DataError if it is not there."""
         system, path = self._folder.place(self._name)
         return patiently(str(self), lambda: system.open_input_file(path))
 
@@ -115,7 +114,6 @@ class RemoteFile:
 
         Raises:
             FileNotFoundError: it is not there.
-            DataError: the store does not answer.
         """
         system, path = self._folder.place(self._name)
 
@@ -132,11 +130,7 @@ class RemoteFile:
         return data
 
     def write_bytes(self, data: bytes) -> None:
-        """Make ``data`` the whole file.
-
-        Raises:
-            DataError: the store does not take it.
-        """
+        """Make ``data`` the whole file."""
         system, path = self._folder.place(self._name)
 
         def write() -> None:
@@ -146,11 +140,7 @@ class RemoteFile:
         patiently(str(self), write)
 
     def put(self, source: Path) -> str:
-        """Copy a local file here; return the sha256 of what was copied.
-
-        Raises:
-            DataError: the store does not take it.
-        """
+        """Copy a local file here; return the sha256 of what was copied."""
         system, path = self._folder.place(self._name)
 
         def copy() -> str:
@@ -164,20 +154,12 @@ class RemoteFile:
         return patiently(str(self), copy)
 
     def delete(self) -> None:
-        """Delete the file.
-
-        Raises:
-            DataError: it is not there, or the store does not answer.
-        """
+        """Delete the file; DataError if it is not there."""
         system, path = self._folder.place(self._name)
         patiently(str(self), lambda: system.delete_file(path))
 
     def sha256(self) -> str:
-        """Return the sha256 of the whole file.
-
-        Raises:
-            DataError: it is not there, or the store does not answer.
-        """
+        """Return the sha256 of the whole file; DataError if it is not there."""
         digest = hashlib.sha256()
         with self.open() as file:
             for data in self.chunks(file, file.size()):
@@ -187,11 +169,7 @@ class RemoteFile:
     def chunks(
         self, file: NativeFile, size: int, stop: threading.Event | None = None
     ) -> Iterator[bytes]:
-        """Yield the first ``size`` bytes of the open file, piece by piece.
-
-        Raises:
-            DataError: the store does not answer.
-        """
+        """Yield the first ``size`` bytes of the open file, piece by piece."""
         for start in range(0, size, _CHUNK_BYTES):
             count = min(_CHUNK_BYTES, size - start)
             yield patiently(str(self), partial(file.read_at, count, start), stop)

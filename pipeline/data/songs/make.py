@@ -21,13 +21,8 @@ def wants_songs(config: RunConfig) -> bool:
 def song_set(config: RunConfig) -> SongSet:
     """Return the parameters of the run's synthetic songs."""
     data = config.data
-    return SongSet(
-        data.synthetic_train,
-        data.synthetic_valid,
-        data.synthetic_test,
-        data.synthetic_seconds,
-        data.synthetic_seed,
-    )
+    counts = data.synthetic_train, data.synthetic_valid, data.synthetic_test
+    return SongSet(*counts, data.synthetic_seconds, data.synthetic_seed)
 
 
 def make_songs(config: RunConfig) -> Path:

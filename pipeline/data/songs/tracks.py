@@ -104,17 +104,9 @@ def list_tracks(
     for place, found in zip(places, stems, strict=True):
         if place.split is not None:
             files = [found.get(normal(name), [place.path / f"{name}.wav"])[0] for name in names]
-            tracks.append(
-                Track(
-                    name=place.name,
-                    split=place.split,
-                    path=place.path,
-                    sources=tuple(sources),
-                    is_wav=wav,
-                    files=tuple(files) if wav else (place.path,),
-                    has_mixture=has_mixture,
-                )
-            )
+            read = tuple(files) if wav else (place.path,)
+            found_at = (place.name, place.split, place.path)
+            tracks.append(Track(*found_at, tuple(sources), wav, read, has_mixture))
     if dev_mode:
         tracks = list({track.split: track for track in reversed(tracks)}.values())[::-1]
     return tracks

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.synthetic.composition import BEATS_A_BAR, Note, Score, Section
+from pipeline.data.synthetic.composition import BEATS_A_BAR, Note, Score
 
 _LENGTHS = np.array([0.5, 1.0, 1.5, 2.0])
 _CHANCES = np.array([0.48, 0.32, 0.12, 0.08])
@@ -35,17 +35,13 @@ def sing_melody(score: Score, rng: np.random.Generator, centre: int) -> list[lis
     for section in score.sections:
         lift = 3 if section.kind == "chorus" else 0
         shapes = motifs["chorus" if section.kind == "chorus" else "verse"]
-        for number, first in enumerate(_phrase_starts(section)):
-            last = (section.first_bar + section.bars) * BEATS_A_BAR
-            notes = _phrase(score, rng, shapes[number % 2], (first, last), centre + lift)
+        bars = (section.first_bar, section.first_bar + section.bars)
+        begin, end = (bar * BEATS_A_BAR for bar in bars)
+        for number, first in enumerate(range(begin, end, _PHRASE_BEATS)):
+            notes = _phrase(score, rng, shapes[number % 2], (first, end), centre + lift)
             if notes:
                 phrases.append(notes)
     return phrases
-
-
-def _phrase_starts(section: Section) -> list[int]:
-    first = section.first_bar * BEATS_A_BAR
-    return list(range(first, first + section.bars * BEATS_A_BAR, _PHRASE_BEATS))
 
 
 def _motif(rng: np.random.Generator) -> Motif:

@@ -33,6 +33,9 @@ _MOST_OPEN_SHARDS = 256  # below the usual limit of 1024 open files, for several
 _MAP_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
 
 
+Touched = set[tuple[str, int]]  # (column, record batch)
+
+
 class Reader(Protocol):
     """One shard, wherever it lies."""
 
@@ -64,7 +67,7 @@ class ShardReader:
         folder: Path | RemoteFolder,
         entry: ShardEntry,
         settings: ShardSettings,
-        touched: set[tuple[str, int]] | None = None,
+        touched: Touched | None = None,
     ) -> None:
         self._folder, self._entry, self._settings = folder, entry, settings
         self._touched = set() if touched is None else touched
@@ -134,7 +137,7 @@ class ShardSet:
         self.manifest = manifest or read_manifest(folder)
         self._lock = threading.RLock()
         self._open: OrderedDict[str, ShardReader] = OrderedDict()
-        self._touched: dict[str, set[tuple[str, int]]] = {}
+        self._touched: dict[str, Touched] = {}
 
     def reader(self, entry: ShardEntry) -> Reader:
         """Return the open reader of a shard; the least recently used one is closed."""

@@ -26,7 +26,7 @@ from pipeline.data.shards.format import batch_rows
 from pipeline.data.shards.manifest import Manifest, ShardEntry, read_manifest
 from pipeline.data.shards.store import RemoteFolder, patiently, shard_place
 from pipeline.data.windows.cache import ShardCache, default_cache_dir
-from pipeline.data.windows.reader import Reader, ShardReader, ShardSet
+from pipeline.data.windows.reader import Reader, ShardReader, ShardSet, Touched
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -108,11 +108,7 @@ class _CachedReader(ShardReader):
     """A cached copy; where it is damaged it is given up, and the store is read."""
 
     def __init__(
-        self,
-        shards: RemoteShardSet,
-        entry: ShardEntry,
-        touched: set[tuple[str, int]],
-        file: BinaryIO,
+        self, shards: RemoteShardSet, entry: ShardEntry, touched: Touched, file: BinaryIO
     ) -> None:
         self._shards, self._file = shards, file
         super().__init__(shards.folder, entry, shards.manifest.settings, touched)

@@ -69,14 +69,7 @@ class BackgroundWriter:
 
 @contextmanager
 def folder_faults(folder: Path) -> Iterator[None]:
-    """Turn a full or closed disk into one clear error.
-
-    Args:
-        folder: what is named where the error itself names no file.
-
-    Raises:
-        StageError: names the file or the folder.
-    """
+    """Turn a full or closed disk into a StageError that names the file, or ``folder``."""
     kept = "what has been saved is kept, and the same command goes on from it"
     try:
         yield

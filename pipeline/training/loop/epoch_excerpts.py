@@ -17,11 +17,7 @@ _RANGE_DB = 80.0
 
 
 class Excerpts:
-    """Collects the audio of one song's targets and writes an excerpt of it.
-
-    Args:
-        rate: sample rate in Hz.
-    """
+    """Collects the audio, at ``rate`` Hz, of one song's targets and writes an excerpt of it."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate

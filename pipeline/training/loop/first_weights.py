@@ -62,11 +62,7 @@ def starting_weights(start: Path, wanted: ModelConfig) -> dict[str, Tensor]:
 def _require_same_network(
     found: ModelConfig, weights: dict[str, Tensor], wanted: ModelConfig, start: Path
 ) -> None:
-    """Refuse weights of another network.
-
-    Raises:
-        CheckpointError: lists the options that differ, and the weights that do not fit.
-    """
+    """Refuse weights of another network: list the options that differ, and what does not fit."""
     theirs, ours = _meaning(found), _meaning(wanted)
     differences = [
         f"{name} {theirs[name]!r} (this run: {value!r})"

@@ -72,11 +72,7 @@ def _run(
 
 @contextmanager
 def _only_writer(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Wait until no process of an earlier, killed attempt writes to the folder any more.
-
-    Raises:
-        StageError: one goes on writing.
-    """
+    """Wait until no process of an earlier, killed attempt writes to the folder any more."""
     if not ranks.is_first:
         ranks.agree(None)
         yield
