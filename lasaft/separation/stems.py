@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -46,16 +46,9 @@ class Stems:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {
-            "song": str(self.song),
-            "files": {target: str(path) for target, path in self.files.items()},
-            "sample_rate": self.sample_rate,
-            "channels": self.channels,
-            "seconds": round(self.seconds, 3),
-            "peaks": dict(self.peaks),
-            "clipped": dict(self.clipped),
-            "notes": list(self.notes),
-        }
+        files = {target: str(path) for target, path in self.files.items()}
+        seconds = round(self.seconds, 3)
+        return asdict(self) | {"song": str(self.song), "files": files, "seconds": seconds}
 
 
 def file_format(template: str, wanted: str | None) -> str:

@@ -87,16 +87,10 @@ def build_tracks(
     *,
     title: str = "preprocess",
 ) -> list[TrackEntry]:
-    """Build the shards of tracks, a task each or several; finished ones are kept.
+    """Build the shards of tracks, a task each or several, and return the entry of each track.
 
-    Args:
-        config: says what a task holds.
-        folder: where the shards lie; only for the holder of its lock.
-        tracks: what to build; their headers are right.
-        samples: the length of each track.
-
-    Returns:
-        The entry of each track.
+    The headers of the tracks are right, ``samples`` are their lengths. Finished shards are kept.
+    Only for the holder of the folder's lock.
 
     Raises:
         StageError: a track failed, or the disk is too small; finished shards are kept.

@@ -49,9 +49,6 @@ def claim_folder(
     """Make a folder that of the ``what`` with this identity, or find that it is.
 
     Args:
-        root: the folder.
-        config: every option.
-        mine: the identity.
         what: what is done in the folder, for messages.
         may_lack: an option that may be None here, whatever the folder has.
 
