@@ -34,48 +34,28 @@ LONGEST_SONG_SECONDS = 430.0
 
 @dataclass(frozen=True)
 class Work:
-    """What a run asks for, whatever the machines are.
+    """What a run asks for, whatever the machines are."""
 
-    Args:
-        step_seconds: of one process on its own windows, alone.
-        gradient_bytes: summed over the processes in each step.
-        windows: of one process in a step.
-        epoch_windows: of an epoch; the more processes, the fewer steps.
-        data_bytes: all shards of the training songs.
-        window_bytes: read for one window.
-        score_seconds: of the average test song: separation and BSS Eval.
-    """
-
-    step_seconds: float
-    gradient_bytes: float
-    windows: int
-    epoch_windows: float
-    data_bytes: float
-    window_bytes: float
-    score_seconds: float
+    step_seconds: float  # of one process on its own windows, alone
+    gradient_bytes: float  # summed over the processes in each step
+    windows: int  # of one process in a step
+    epoch_windows: float  # of an epoch; the more processes, the fewer steps
+    data_bytes: float  # all shards of the training songs
+    window_bytes: float  # read for one window
+    score_seconds: float  # of the average test song: separation and BSS Eval
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What the cluster can do; one process on each GPU.
+    """What the cluster can do; one process on each GPU."""
 
-    Args:
-        gpus_per_node: processes on one host.
-        network: bytes a second into and out of a host.
-        latency: seconds of one message between hosts.
-        storage: bytes a second that the shared storage gives to all hosts together.
-        disk: bytes a second of a host's own disk, where its copies of the shards lie.
-        spread: how much the step times of equal processes differ (standard deviation / mean).
-        dollars: of a host for an hour.
-    """
-
-    gpus_per_node: int
-    network: float
-    latency: float
-    storage: float
-    disk: float
-    spread: float
-    dollars: float
+    gpus_per_node: int  # processes on one host
+    network: float  # bytes a second into and out of a host
+    latency: float  # seconds of one message between hosts
+    storage: float  # bytes a second that the shared storage gives to all hosts together
+    disk: float  # bytes a second of a host's own disk, where its copies of the shards lie
+    spread: float  # how much the step times of equal processes differ (standard deviation / mean)
+    dollars: float  # of a host for an hour
 
 
 def predict(work: Work, machines: Machines, gpus: int, epochs: int) -> dict[str, float | str]:

@@ -24,18 +24,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs with one recipe: ``cells[source, metric, aggregation]`` over ``runs``.
+    """Runs with one recipe: ``cells[source, metric, aggregation]`` over ``runs``."""
 
-    Attributes:
-        name: of the network.
-        recipe: what the runs share.
-        runs: name of each run by its seed.
-        cells: the figures.
-    """
-
-    name: str
-    recipe: str
-    runs: dict[int, str]
+    name: str  # of the network
+    recipe: str  # what the runs share
+    runs: dict[int, str]  # name of each run by its seed
     cells: dict[tuple[str, str, str], Spread]
 
     def as_json(self) -> dict[str, Any]:

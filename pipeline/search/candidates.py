@@ -23,17 +23,11 @@ _WIDEST = 4096
 
 @dataclass(frozen=True)
 class Candidate:
-    """The settings of a trial to be.
+    """The settings of a trial to be."""
 
-    Args:
-        settings: value by option, of those options of the space that matter here.
-        config: the whole configuration with them.
-        parameters: size of the network; None where it was not counted.
-    """
-
-    settings: Settings
-    config: RunConfig
-    parameters: int | None = None
+    settings: Settings  # value by option, of those options of the space that matter here
+    config: RunConfig  # the whole configuration with them
+    parameters: int | None = None  # size of the network; None where it was not counted
 
 
 class InvalidCandidateError(Exception):

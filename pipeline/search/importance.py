@@ -20,20 +20,13 @@ _MOST_GROUPS = 4
 
 @dataclass(frozen=True)
 class Importance:
-    """How much one option decides the first objective.
-
-    Args:
-        name: the option.
-        share: share of the variance that lies between its values (epsilon squared, from 0).
-        p: chance of such a difference if the option did nothing (Kruskal-Wallis).
-        trials: how many trials have the option.
-        fanova: its importance by Optuna's functional ANOVA, where it can be computed.
-    """
+    """How much one option decides the first objective."""
 
     name: str
-    share: float
-    p: float
-    trials: int
+    share: float  # share of the variance that lies between its values (epsilon squared, from 0)
+    p: float  # chance of such a difference if the option did nothing (Kruskal-Wallis)
+    trials: int  # that have the option
+    # Its importance by Optuna's functional ANOVA, where it can be computed.
     fanova: float | None = None
 
 

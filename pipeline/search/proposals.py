@@ -167,11 +167,7 @@ def _sampler(seed: int) -> Any:
 
 def _distribution(dimension: Dimension) -> Any:
     """Return the values of ``dimension`` as Optuna describes them."""
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     low, high = dimension.low, dimension.high
     if dimension.kind == "choices":

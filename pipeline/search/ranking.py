@@ -29,19 +29,13 @@ _FIGURES = ("sdr", "val_loss", "parameters", "seconds")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
-
-    Args:
-        trial: the trial.
-        repeats: the first objective of the same settings with other seeds.
-        on_front: whether no other trial is better in one objective and not worse in the others.
-        rank: its place, from 1; None for a trial without a result.
-    """
+    """One line of the table."""
 
     trial: Trial
-    repeats: tuple[float, ...] = ()
+    repeats: tuple[float, ...] = ()  # the first objective of the same settings with other seeds
+    # Whether no other trial is better in one objective and not worse in the others.
     on_front: bool = False
-    rank: int | None = None
+    rank: int | None = None  # its place, from 1; None for a trial without a result
 
     @property
     def mean(self) -> float | None:
@@ -56,25 +50,15 @@ class Row:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The outcome of a search.
-
-    Args:
-        folder: where its files are.
-        space: what was searched.
-        objectives: what it was about, the first one ranks.
-        rows: the trials, best first.
-        winner: the first of them.
-        trials: every trial, with the repeats.
-        note: why not all trials have ended, if so.
-    """
+    """The outcome of a search."""
 
     folder: Path
-    space: Space
-    objectives: tuple[str, ...]
-    rows: tuple[Row, ...]
-    winner: Row
-    trials: tuple[Trial, ...]
-    note: str
+    space: Space  # what was searched
+    objectives: tuple[str, ...]  # what it was about, the first one ranks
+    rows: tuple[Row, ...]  # the trials, best first
+    winner: Row  # the first of them
+    trials: tuple[Trial, ...]  # every trial, with the repeats
+    note: str  # why not all trials have ended, if so
 
     @property
     def preset(self) -> Path:

@@ -19,24 +19,16 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Dimension:
-    """One option of a space.
+    """One option of a space."""
 
-    Args:
-        name: the option, or ``model`` for a named network.
-        kind: ``choices``, or a range: ``uniform``, ``log`` or ``integer``, both ends included.
-        choices: the values, if the kind is choices.
-        low, high, step: the range, if it is one.
-        whole: whether the values of a range are whole numbers.
-        when: for other options, the values with which this one is searched at all.
-    """
-
-    name: str
+    name: str  # the option, or ``model`` for a named network
     kind: Literal["choices", "uniform", "log", "integer"]
     choices: tuple[Any, ...] = ()
-    low: float = 0.0
+    low: float = 0.0  # of a range, which includes both its ends
     high: float = 0.0
     step: int = 1
-    whole: bool = False
+    whole: bool = False  # whether the values of a range are whole numbers
+    # For other options, the values with which this one is searched at all.
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def draw(self, source: random.Random) -> Any:
@@ -59,17 +51,12 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Constraints:
-    """Limits that every candidate keeps; None or empty: no limit.
+    """Limits that every candidate keeps; None or empty: no limit."""
 
-    Args:
-        odd: whole options that must be odd.
-        min_parameters, max_parameters: limits of the network's size.
-        match_parameters: the size that every network is brought to, by changing ``width``.
-    """
-
-    odd: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()  # whole options that must be odd
     min_parameters: float | None = None
     max_parameters: float | None = None
+    # The size that every network is brought to, by changing ``width``.
     match_parameters: float | None = None
     width: str = "internal_channels"
 

@@ -29,52 +29,30 @@ _LONGEST_NAME = 90
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of a trial ended with; None where it was no finite number.
+    """What one epoch of a trial ended with; None where it was no finite number."""
 
-    Args:
-        epoch: how many epochs are done with it, from 1.
-        val_loss: the validation loss.
-        sdr: mean over the targets of the SDR in validation, in dB.
-        seconds: time of training up to here.
-        sources: the SDR of each target, in dB.
-    """
-
-    epoch: int
+    epoch: int  # how many epochs are done with it, from 1
     val_loss: float | None
-    sdr: float | None
-    seconds: float
-    sources: dict[str, float | None]
+    sdr: float | None  # mean over the targets of the SDR in validation, in dB
+    seconds: float  # time of training up to here
+    sources: dict[str, float | None]  # the SDR of each target, in dB
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial, as its files were when it was read.
+    """One trial, as its files were when it was read."""
 
-    Args:
-        name: its folder's name: 0007, or 0007-seed1 of a repeat.
-        folder: its output folder.
-        number: the place of its settings in the search, from 0.
-        settings: value by option.
-        config: its whole configuration.
-        parameters: size of the network.
-        repeat: 0 for the search itself, 1 and up for a repeat with another seed.
-        curve: its epochs.
-        status: how it ended, if it did.
-        reason: why it failed or was ended early.
-        seconds_per_song: time to separate a song of four minutes, where it was measured.
-    """
-
-    name: str
+    name: str  # its folder's name: 0007, or 0007-seed1 of a repeat
     folder: Path
-    number: int
-    settings: Settings
+    number: int  # place of its settings in the search, from 0
+    settings: Settings  # value by option
     config: RunConfig
     parameters: int
-    repeat: int
+    repeat: int  # 0 for the search itself, 1 and up for a repeat with another seed
     curve: tuple[Epoch, ...]
-    status: Status
-    reason: str
-    seconds_per_song: float | None
+    status: Status  # how it ended, if it did
+    reason: str  # why it failed or was ended early
+    seconds_per_song: float | None  # time to separate a song of four minutes, where it was measured
 
     @property
     def title(self) -> str:
@@ -158,15 +136,10 @@ def _finite(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class TrialBook:
-    """The trials of a search: ``plan/<name>.json`` is written once, ``trials/<name>/`` as it runs.
-
-    Args:
-        root: the search's folder.
-        checker: turns settings back into configurations.
-    """
+    """Trials of a search: ``plan/<name>.json`` is written once, ``trials/<name>/`` as it runs."""
 
     root: Path
-    checker: Checker
+    checker: Checker  # turns settings back into configurations
 
     def plan(self, candidate: Candidate, number: int, repeat: int = 0) -> Trial:
         """Write down what a new trial is, and return it."""

@@ -50,11 +50,7 @@ class Feeder(threading.Thread):
     """Tells an outbox to MLflow; whatever goes wrong here stays here until the end."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        folder: RunFolder,
-        outbox: Outbox,
-        parent: RunFolder | None = None,
+        self, config: RunConfig, folder: RunFolder, outbox: Outbox, parent: RunFolder | None = None
     ) -> None:
         super().__init__(name="mlflow", daemon=True)
         self._config, self._folder, self._outbox = config, folder, outbox
