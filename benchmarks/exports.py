@@ -3,8 +3,6 @@
 python -m benchmarks.exports
 """
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """From a run's folder to its report."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Candidates: the settings of a trial to be, made valid, or the reason why they cannot be."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

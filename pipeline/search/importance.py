@@ -1,7 +1,5 @@
 """How much each option of a space matters to the result, from the trials that there are."""
 
-from __future__ import annotations
-
 import importlib.util
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A whole search: trials on Ray Tune, then repeats of the best with other seeds."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Sequence

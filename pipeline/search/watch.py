@@ -1,9 +1,7 @@
 """What follows from Tune's events: how trials ended on disk, progress, records in MLflow."""
 
-from __future__ import annotations
-
 import threading
-from typing import Any
+from typing import Any, Self
 
 from ray.tune.progress_reporter import TrialProgressCallback
 
@@ -44,7 +42,7 @@ class Watch(TrialProgressCallback):
         self._closing: list[threading.Thread] = []
         self._scores: dict[str, float] = {}
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

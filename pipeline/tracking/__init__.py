@@ -4,8 +4,6 @@ The journal is the truth. A server that is down or slow neither stops nor slows 
 missed is told as soon as it answers, by this command or by the next one on the same folder.
 """
 
-from __future__ import annotations
-
 from pipeline.tracking.address import tracking_address, ui_command
 from pipeline.tracking.tracker import Tracker
 

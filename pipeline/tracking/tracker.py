@@ -1,13 +1,11 @@
 """What a stage says about its run: settings, numbers, files and tables."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lasaft.errors import ConfigError
 from pipeline.config import RunConfig
@@ -54,7 +52,7 @@ class Tracker:
         self._said = False
         self._feeder: Feeder | None = None
 
-    def __enter__(self) -> Tracker:
+    def __enter__(self) -> Self:
         if self._config.tracking.log:
             self._outbox = Outbox(self._folder.tracking, tracking_address(self._config))
             entries = self._outbox.mend()
