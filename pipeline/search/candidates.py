@@ -1,6 +1,7 @@
 """Candidates: the settings of a trial to be, made valid, or the reason why they cannot be."""
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +30,7 @@ class Candidate:
 
 
 class InvalidCandidateError(Exception):
-    """Settings that break a rule of the options or a constraint of the space.
-
-    Args:
-        text: the rules that they break.
-        options: the options that these rules look at.
-    """
+    """Settings that break rules of the options or the space; ``options``: what these look at."""
 
     def __init__(self, text: str, options: Iterable[str] = ()) -> None:
         super().__init__(text)
@@ -44,9 +40,7 @@ class InvalidCandidateError(Exception):
 class Checker:
     """Makes candidates: options fit together, those without effect are left out, constraints hold.
 
-    Args:
-        base: the options that the space does not name.
-        space: the options and the constraints.
+    ``base`` has the options that the ``space`` does not name.
     """
 
     def __init__(self, base: RunConfig, space: Space) -> None:
@@ -106,10 +100,9 @@ class Checker:
         if limits.match_parameters is not None:
             settings, config = self._matched(settings, config, limits.match_parameters)
         count = count_parameters(config.model)
-        least, most = limits.min_parameters, limits.max_parameters
-        if least is not None and count < least:
+        if count < (least := limits.min_parameters or 0):
             raise InvalidCandidateError(f"min_parameters: a network of {count} is below {least:g}")
-        if most is not None and count > most:
+        if count > (most := limits.max_parameters or math.inf):
             raise InvalidCandidateError(f"max_parameters: a network of {count} is above {most:g}")
         return Candidate(settings, config, count)
 
@@ -158,7 +151,5 @@ def _count(text: str) -> int:
 def trial_base(run: RunConfig) -> RunConfig:
     """Return the settings that all trials share."""
     epochs = run.search.trial_epochs or run.train.max_epochs
-    train = run.train.model_copy(
-        update={"max_epochs": epochs, "min_epochs": min(run.train.min_epochs, epochs)}
-    )
-    return run.model_copy(update={"train": train})
+    limits = {"max_epochs": epochs, "min_epochs": min(run.train.min_epochs, epochs)}
+    return run.model_copy(update={"train": run.train.model_copy(update=limits)})

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lasaft.errors import ConfigError
-from pipeline.cluster.connection import living_nodes
 from pipeline.cluster.resources import room
 from pipeline.config import RunConfig
 
@@ -25,19 +24,6 @@ class Places:
     gpus: float
 
 
-def find_places(config: RunConfig, wanted: int | None) -> Places:
-    """Return the places for trials on the cluster; call while connected to it.
-
-    Args:
-        config: the processes of a trial, their resources, the most trials at a time.
-        wanted: how many trials there are to run, None if that is not known.
-
-    Raises:
-        ConfigError: there is no room for a single trial.
-    """
-    return share_places(config, [node["Resources"] for node in living_nodes()], wanted)
-
-
 def gpus_of_a_trial(config: RunConfig) -> float:
     """Return the GPUs that one trial holds, in all its processes together."""
     train = config.train
@@ -48,7 +34,16 @@ def gpus_of_a_trial(config: RunConfig) -> float:
 def share_places(
     config: RunConfig, nodes: Sequence[Mapping[str, float]], wanted: int | None
 ) -> Places:
-    """Return the places on ``nodes``, each with its resources; see :func:`find_places`."""
+    """Return the places for trials on a cluster.
+
+    Args:
+        config: the processes of a trial, their resources, the most trials at a time.
+        nodes: the resources of each node.
+        wanted: how many trials there are to run, None if that is not known.
+
+    Raises:
+        ConfigError: there is no room for a single trial.
+    """
     train, search = config.train, config.search
     cpus, processes = train.resources.get("CPU"), train.processes
     gpus = gpus_of_a_trial(config) / processes
@@ -59,15 +54,11 @@ def share_places(
     if gpus and not cpus:
         least = min(least, 0.5)
     each = {"CPU": least} | ({"GPU": gpus} if gpus else {})
-    trials = min(
-        room(nodes, each) // processes,
-        search.max_concurrent_trials or 10**6,
-        max(1, wanted or 10**6),
-    )
+    most = min(search.max_concurrent_trials or 10**6, max(1, wanted or 10**6))
+    trials = min(room(nodes, each) // processes, most)
     if least <= 0 or trials < 1:
-        held = ", ".join(
-            f"{sum(node.get(name, 0) for node in nodes):g} {name}" for name in ("CPU", "GPU")
-        )
+        total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+        held = ", ".join(f"{amount:g} {name}" for name, amount in total.items())
         asked = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
         raise ConfigError(
             f"{'gpus' if gpus else 'resources_per_worker'}: a trial needs {processes} x ({asked}); "

@@ -82,13 +82,9 @@ def _fanova(scored: Sequence[tuple[Trial, float]]) -> dict[str, float]:
     columns = {name: _column([trial.settings[name] for trial, _ in scored]) for name in names}
     study = optuna.create_study()
     for number, (_, score) in enumerate(scored):
-        study.add_trial(
-            optuna.trial.create_trial(
-                params={name: values[number] for name, (values, _) in columns.items()},
-                distributions={name: kind for name, (_, kind) in columns.items()},
-                value=score,
-            )
-        )
+        params = {name: values[number] for name, (values, _) in columns.items()}
+        kinds = {name: kind for name, (_, kind) in columns.items()}
+        study.add_trial(optuna.create_trial(params=params, distributions=kinds, value=score))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)

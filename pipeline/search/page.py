@@ -12,15 +12,8 @@ from pipeline.config.search import OBJECTIVES, WATCHED
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.report.board import read_published
 from pipeline.report.page import render, trusted
+from pipeline.search import plots
 from pipeline.search.importance import FEWEST_TRIALS, importances
-from pipeline.search.plots import (
-    COLOURED,
-    LABELS,
-    curves_plot,
-    front_plot,
-    importance_plot,
-    parallel_plot,
-)
 from pipeline.search.ranking import Row, SearchResult, training_command
 from pipeline.search.space import VARIANT
 from pipeline.search.trials import shown
@@ -36,7 +29,6 @@ _PAPER_ROWS = {
     "CUNET_TFC_GPoCM_LaSAFT": "GPoCM CUNet + LaSAFT",
     "CUNET_TFC_GPoCM_LightSAFT": "GPoCM CUNet + LightSAFT",
 }
-# With more axes than this, parallel coordinates cannot be read.
 _MOST_AXES = 12
 
 
@@ -51,6 +43,7 @@ def _content(config: RunConfig, result: SearchResult) -> dict[str, Any]:
     rows, first = result.rows, result.objectives[0]
     scored = [row for row in rows if row.trial.figure(first) is not None]
     options = list(dict.fromkeys(name for row in rows for name in row.trial.settings))
+    readable = len(scored) > 1 and 1 < len(options) <= _MOST_AXES  # as parallel coordinates
     found = importances([row.trial for row in scored], first)
     return {
         "result": result,
@@ -65,15 +58,13 @@ def _content(config: RunConfig, result: SearchResult) -> dict[str, Any]:
         },
         "epochs": sum(trial.epochs for trial in result.trials),
         "whole": len(result.trials) * (config.search.trial_epochs or config.train.max_epochs),
-        "curves": trusted(curves_plot(rows, first)),
+        "curves": trusted(plots.curves_plot(rows, first)),
         "importances": found,
         "fewest": FEWEST_TRIALS,
-        "importance": trusted(importance_plot(found)) if found else "",
-        "parallel": trusted(parallel_plot(rows, first))
-        if len(scored) > 1 and 1 < len(options) <= _MOST_AXES
-        else "",
+        "importance": trusted(plots.importance_plot(found)) if found else "",
+        "parallel": trusted(plots.parallel_plot(rows, first)) if readable else "",
         "fronts": {
-            name: trusted(front_plot(rows, first, name, lined=len(result.objectives) == 2))
+            name: trusted(plots.front_plot(rows, first, name, lined=len(result.objectives) == 2))
             for name in result.objectives[1:]
             if name not in WATCHED
         },
@@ -82,8 +73,8 @@ def _content(config: RunConfig, result: SearchResult) -> dict[str, Any]:
         "command": training_command(config, result),
         "preset": result.preset.read_text(encoding="utf-8"),
         "shown": shown,
-        "labels": LABELS,
-        "coloured": COLOURED,
+        "labels": plots.LABELS,
+        "coloured": plots.COLOURED,
         "better": {name: "higher" if more else "lower" for name, more in OBJECTIVES.items()},
     }
 
@@ -111,6 +102,7 @@ def _facts(config: RunConfig, result: SearchResult) -> list[tuple[str, str]]:
     manifest = read_manifest(RunFolder.of(config).shards)
     search, model = config.search, config.model
     splits = [track.split for track in manifest.tracks]
+    base = ("batch_size", "lr", "optimizer", "train_loss", "seed")
     return [
         ("space", f"{result.space.name}: {', '.join(one.name for one in result.space.dimensions)}"),
         ("searcher", search.searcher or "chosen by the space"),
@@ -121,10 +113,5 @@ def _facts(config: RunConfig, result: SearchResult) -> list[tuple[str, str]]:
         ("spectrogram", f"n_fft {model.n_fft}, hop {model.hop_length}, {model.spec_type}"),
         ("tracks", f"{splits.count('train')} for training, {splits.count('valid')} for validation"),
         ("data hash", manifest.hash),
-        ("base settings", _base(config)),
+        ("base settings", ", ".join(f"{k} {shown(getattr(config.train, k))}" for k in base)),
     ]
-
-
-def _base(config: RunConfig) -> str:
-    names = ("batch_size", "lr", "optimizer", "train_loss", "seed")
-    return ", ".join(f"{name} {shown(getattr(config.train, name))}" for name in names)

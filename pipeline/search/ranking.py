@@ -72,13 +72,9 @@ class SearchResult:
 def training_command(config: RunConfig, result: SearchResult) -> str:
     """Return the command that trains the winner, on the search's shards, beside the search."""
     shards = config.data.shards_dir or RunFolder.of(config).shards
-    places = {
-        "preset": result.preset,
-        "shards_dir": shards,
-        "output_dir": config.output_dir / "best",
-    }
-    words = [word for name, place in places.items() for word in (f"--{name}", str(place))]
-    return shlex.join(["python", "-m", "jobs.train", *words])
+    words = ["--preset", result.preset, "--shards_dir", shards]
+    words += ["--output_dir", config.output_dir / "best"]
+    return shlex.join(["python", "-m", "jobs.train", *map(str, words)])
 
 
 def ranked(trials: Sequence[Trial], objective: str) -> list[Trial]:
@@ -197,9 +193,8 @@ def _csv_text(rows: Sequence[dict[str, Any]]) -> str:
     options = list(dict.fromkeys(name for row in rows for name in row["settings"]))
     flat = ("rank", "trial", "status", *_FIGURES, "best_epoch", "epochs", "mean", "spread")
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, [*flat, *options, "reason"], extrasaction="ignore", lineterminator="\n"
-    )
+    names = [*flat, *options, "reason"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow(row | {name: shown(value) for name, value in row["settings"].items()})

@@ -10,7 +10,7 @@ from ray.tune.trainable.function_trainable import wrap_function
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_json
-from pipeline.cluster.connection import require_gpus
+from pipeline.cluster.connection import living_nodes, require_gpus
 from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.folders import RunFolder
@@ -19,7 +19,7 @@ from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
 from pipeline.search.budget import Budget
 from pipeline.search.candidates import Candidate, Checker, trial_base
-from pipeline.search.capacity import STARTER_CPUS, Places, find_places, gpus_of_a_trial
+from pipeline.search.capacity import STARTER_CPUS, Places, gpus_of_a_trial, share_places
 from pipeline.search.proposals import grid, propose_optuna, propose_random
 from pipeline.search.ranking import SearchResult, conclude, ranked
 from pipeline.search.space_reader import read_space
@@ -79,15 +79,7 @@ def search(config: RunConfig, begin: Callable[[], None] = lambda: None) -> Searc
 
 
 class _Run:
-    """One call of a search.
-
-    Args:
-        config: the run's settings.
-        book: the trials on disk.
-
-    Attributes:
-        note: why this call ended before all trials had ended; empty if they have.
-    """
+    """One call of a search; ``note`` says why it ended before all trials had, if it did."""
 
     def __init__(self, config: RunConfig, book: TrialBook) -> None:
         self.config, self.book, self.note = config, book, ""
@@ -162,7 +154,8 @@ class _Run:
     def work(self) -> None:
         """Run the trials, then the repeats; call while connected."""
         require_gpus(self.config.train.gpus)
-        places = find_places(self.config, self.limit)
+        nodes = [node["Resources"] for node in living_nodes()]
+        places = share_places(self.config, nodes, self.limit)
         self._tune(places, self.trials(), self.propose, self.settings.scheduler)
         while not self.note and self._has_held_back():
             self._tune(places, self.trials(), self.propose, self.settings.scheduler)
@@ -188,8 +181,7 @@ class _Run:
         """Let Tune run the unfinished ``trials``, then those that ``more`` plans."""
         waiting = [one for one in trials if one.status in _UNFINISHED]
         if not waiting:
-            first = more()
-            if first is None:
+            if (first := more()) is None:
                 return
             waiting = [first]
         settings = self.settings.model_copy(update={"scheduler": scheduler})
@@ -199,14 +191,12 @@ class _Run:
             replay(rules, trial, watched, f"before-{trial.name}")
         budget = self._budget()
 
-        def begun(trial_id: str, trial: Trial) -> None:
+        def begun(trial_id: str, trial: Trial) -> dict[str, Any]:
             replay(rules, trial, watched, trial_id)
             budget.begin(trial_id, trial.name)
-
-        def payload(trial: Trial) -> dict[str, Any]:
             return self._payload(trial, places)
 
-        queue = Queue(waiting, more, payload, begun, budget.has_room)
+        queue = Queue(waiting, more, begun, budget.has_room)
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         # Our own files are the truth: what Tune keeps of an earlier call is not read.

@@ -4,13 +4,14 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lasaft.errors import LasaftError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
-from pipeline.search.trials import mark_failed, read_curve, reason_of, score_of
+from pipeline.search.trials import mark, read_curve, reason_of, score_of
 from pipeline.training.epoch_gate import answer
 from pipeline.training.train import fit
 
@@ -42,16 +43,13 @@ def run_trial(payload: dict[str, Any]) -> None:
         _report(config, payload["watched"])
     except (LasaftError, RuntimeError, MemoryError) as error:
         # torch's own errors, such as too little memory on the GPU, are RuntimeErrors.
-        mark_failed(folder, reason_of(error))
+        mark(folder, "failed", reason_of(error))
 
 
 def _train(config: RunConfig, payload: dict[str, Any]) -> None:
     if (RunFolder.of(config).training / "result.json").exists():
         return
-
-    def report(epoch: int) -> None:
-        _report(config, payload["watched"], epoch)
-
+    report = partial(_report, config, payload["watched"])
     if config.train.processes > 1:
         _train_many(config, report)
     else:

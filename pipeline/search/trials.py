@@ -3,8 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -143,10 +143,8 @@ class TrialBook:
         """Write down what a new trial is, and return it."""
         assert candidate.parameters is not None, "an uncounted candidate"
         name = f"{number:04d}" + (f"-seed{repeat}" if repeat else "")
-        plan = {
-            "number": number, "repeat": repeat, "settings": candidate.settings,
-            "parameters": candidate.parameters,
-        }  # fmt: skip
+        plan = {"number": number, "repeat": repeat, "settings": candidate.settings}
+        plan["parameters"] = candidate.parameters
         atomic_write_json(self.root / "plan" / f"{name}.json", plan)
         return self.read(name)
 
@@ -187,12 +185,9 @@ def settings_of(record: dict[str, Any]) -> Settings:
 def _trial_config(checker: Checker, settings: Settings, folder: Path, repeat: int) -> RunConfig:
     """Return the whole configuration of a trial, which keeps only the best model when it ends."""
     base = checker.settle(settings, sizes=False).config
-    train = base.train.model_copy(
-        update={
-            "seed": (base.train.seed + repeat) % 2**32, "save_top_k": 1, "save_weights_only": True,
-            "sample_every_epochs": 0,
-        }
-    )  # fmt: skip
+    kept = {"save_top_k": 1, "save_weights_only": True, "sample_every_epochs": 0}
+    seed = (base.train.seed + repeat) % 2**32
+    train = base.train.model_copy(update={"seed": seed, **kept})
     shards = checker.base.data.shards_dir or RunFolder.of(checker.base).shards
     data = base.data.model_copy(update={"shards_dir": shards})
     return base.model_copy(update={"output_dir": folder, "train": train, "data": data})
@@ -211,20 +206,10 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_bytes()) if path.exists() else {}
 
 
-def mark_failed(folder: Path, reason: str) -> None:
-    """Record that a trial has failed, and why."""
-    _mark(folder / "failed.json", reason)
-
-
-def mark_stopped(folder: Path, reason: str) -> None:
-    """Record that a trial was ended early, and why."""
-    _mark(folder / "stopped.json", reason)
-
-
-def _mark(file: Path, reason: str) -> None:
-    """Write how a trial ended; the state to go on from is of no use any more."""
-    atomic_write_json(file, {"reason": reason})
-    (file.parent / "training" / "state.safetensors").unlink(missing_ok=True)
+def mark(folder: Path, ending: Literal["failed", "stopped"], reason: str) -> None:
+    """Record how a trial ended, and why; the state to go on from is of no use any more."""
+    atomic_write_json(folder / f"{ending}.json", {"reason": reason})
+    (folder / "training" / "state.safetensors").unlink(missing_ok=True)
 
 
 def reason_of(error: BaseException) -> str:
@@ -246,13 +231,7 @@ def claim(config: RunConfig, space: Space, data_hash: str) -> None:
     claim_folder(RunFolder.of(config).search, config, mine, "search")
 
 
-@contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Keep other commands from searching in the same folder.
-
-    Raises:
-        StageError: one does already.
-    """
+def alone(root: Path) -> AbstractContextManager[None]:
+    """Keep other commands from searching in the same folder: a StageError if one does already."""
     busy = StageError(f"output_dir {root.parent}: another command is searching there")
-    with locks.alone(root / "lock", busy):
-        yield
+    return locks.alone(root / "lock", busy)

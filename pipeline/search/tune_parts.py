@@ -20,8 +20,7 @@ class Queue(Searcher):
     Args:
         waiting: trials that are planned, begun or not.
         more: plans the next new trial; None when there is none.
-        payload: the argument of a trial's process.
-        begun: called with Tune's id and the trial before it begins.
+        begin: called with Tune's id and the trial before it begins; gives its process's argument.
         has_room: whether another trial may begin now.
     """
 
@@ -29,23 +28,19 @@ class Queue(Searcher):
         self,
         waiting: Sequence[Trial],
         more: Callable[[], Trial | None],
-        payload: Callable[[Trial], dict[str, Any]],
-        begun: Callable[[str, Trial], None],
+        begin: Callable[[str, Trial], dict[str, Any]],
         has_room: Callable[[], bool],
     ) -> None:
         super().__init__(metric="score", mode="max")
         self._waiting, self._more = list(waiting), more
-        self._payload, self._begun, self._has_room = payload, begun, has_room
+        self._begin, self._has_room = begin, has_room
 
     def suggest(self, trial_id: str) -> Any:
         """Return the argument of the next trial; None: not now, FINISHED: there are no more."""
         if not self._has_room():
             return None
         trial = self._waiting.pop(0) if self._waiting else self._more()
-        if trial is None:
-            return Searcher.FINISHED
-        self._begun(trial_id, trial)
-        return self._payload(trial)
+        return Searcher.FINISHED if trial is None else self._begin(trial_id, trial)
 
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False

@@ -11,7 +11,7 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
 from pipeline.search.budget import Budget
-from pipeline.search.trials import Trial, TrialBook, mark_failed, mark_stopped, reason_of
+from pipeline.search.trials import Trial, TrialBook, mark, reason_of
 from pipeline.tracking import Tracker, tracking_address
 
 
@@ -21,11 +21,7 @@ class Watch(TrialProgressCallback):
     It takes the place of Tune's own reporter, which would print a line about each trial that ends
     without a report.
 
-    Args:
-        config: the search's settings.
-        book: the trials on disk.
-        budget: counts their epochs.
-        total: how many trials there will be, None if that is not known.
+    ``total`` is how many trials there will be, None if that is not known.
     """
 
     def __init__(
@@ -35,9 +31,8 @@ class Watch(TrialProgressCallback):
         self.config, self.book, self.budget = config, book, budget
         trials = book.all()
         ended = sum(trial.status not in ("waiting", "running") for trial in trials)
-        self._progress = Progress(
-            "search", max(total or 0, len(trials), ended + 1), "trials", done=ended
-        )
+        total = max(total or 0, len(trials), ended + 1)
+        self._progress = Progress("search", total, "trials", done=ended)
         self._trackers: dict[str, Tracker] = {}
         self._closing: list[threading.Thread] = []
         self._scores: dict[str, float] = {}
@@ -98,7 +93,7 @@ class Watch(TrialProgressCallback):
         if found.status == "running" and not (self.budget.used_up or self.budget.holds(name)):
             watched = self.config.search.objectives[0]
             by = f"{self.config.search.scheduler}: {watched} {found.figure(watched):.4g}"
-            mark_stopped(found.folder, f"{by} after {found.epochs} epochs")
+            mark(found.folder, "stopped", f"{by} after {found.epochs} epochs")
         self._end(name)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -109,7 +104,7 @@ class Watch(TrialProgressCallback):
         if found.status in ("waiting", "running"):
             known = isinstance(cause, BaseException)
             reason = reason_of(cause) if known else "no reason was given"
-            mark_failed(found.folder, f"its process ended again and again: {reason}")
+            mark(found.folder, "failed", f"its process ended again and again: {reason}")
         self._end(name)
 
     def _end(self, name: str) -> None:

@@ -16,7 +16,7 @@ from pipeline.config import RunConfig, SearchConfig
 from pipeline.search.budget import Budget
 from pipeline.search.candidates import Checker
 from pipeline.search.space import Dimension, Space
-from pipeline.search.trials import Epoch, Trial, TrialBook, best_epoch, claim, epoch_of, mark_failed
+from pipeline.search.trials import Epoch, Trial, TrialBook, best_epoch, claim, epoch_of, mark
 from pipeline.search.tune_parts import build_scheduler, replay
 from pipeline.training.loop.journal import History, make_record
 
@@ -141,7 +141,7 @@ def test_a_trial_is_what_its_files_say(tmp_path: Path) -> None:
     assert (trial.status, trial.epochs, trial.figure("sdr")) == ("running", 3, 2.5)
     assert trial.best is not None
     assert trial.best.epoch == 2
-    mark_failed(trial.folder, "the val_loss is not a number")
+    mark(trial.folder, "failed", "the val_loss is not a number")
     assert (book.read("0003").status, book.read("0003").reason) == (
         "failed", "the val_loss is not a number",
     )  # fmt: skip
