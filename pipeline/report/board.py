@@ -160,9 +160,8 @@ def _row_json(row: Row) -> dict[str, Any]:
         {"source": s, "metric": m, "aggregation": a, **asdict(cell)}
         for (s, m, a), cell in row.cells.items()
     ]
-    kept = row.summary.model_dump(
-        include={"system", "scenario", "frames", "nan_frames", "verified", "tracks"}
-    )
+    shown = {"system", "scenario", "frames", "nan_frames", "verified", "tracks"}
+    kept = row.summary.model_dump(include=shown)
     return {"name": row.name, "kind": row.kind, "figures": figures, **kept}
 
 
@@ -181,20 +180,16 @@ def build_board(summaries: Sequence[Summary], lead: Summary) -> Board:
     ]
     tables = read_published()
     shown = [table for table in tables if table.comparable_with(lead.data)]
+    published = (_published_row(t, row, lead.sources) for t in shown for row in t.rows)
+    tested = [s for s in same if s.system.kind not in ORACLES]
+    tested.sort(key=lambda s: (s != lead, s.system.kind == "mixture"))
     return Board(
         lead=lead,
         sources=list(lead.sources),
         measured=sorted((_measured_row(s, lead) for s in same), key=by_average),
-        published=sorted(
-            (_published_row(t, row, lead.sources) for t in shown for row in t.rows), key=by_average
-        ),
+        published=sorted(published, key=by_average),
         tables=tables,
-        tests=compare(
-            sorted(
-                (s for s in same if s.system.kind not in ORACLES),
-                key=lambda s: (s != lead, s.system.kind == "mixture"),
-            )
-        ),
+        tests=compare(tested),
         seeds=seed_groups(same),
         left_out=left_out,
     )

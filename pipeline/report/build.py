@@ -17,7 +17,7 @@ from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.evaluation.summary import Summary, read_summary
 from pipeline.report.board import Board, build_board
 from pipeline.report.media import read_songs
-from pipeline.report.page import PageInputs, render_page
+from pipeline.report.page import render_page
 from pipeline.report.tables import csv_text, json_text, latex_text, markdown_text
 from pipeline.report.training_curves import read_curves
 
@@ -42,9 +42,8 @@ def write_report(config: RunConfig) -> ReportResult:
     files = sorted(folder.scores.glob("*/summary.json"))
     summaries = {file.parent.name: read_summary(file) for file in files}
     if not summaries:
-        raise DataError(
-            f"{folder.scores}: no summary.json of a scored system in it; run jobs.evaluate first"
-        )
+        reason = "no summary.json of a scored system in it; run jobs.evaluate first"
+        raise DataError(f"{folder.scores}: {reason}")
     summaries = _with_own_names(summaries)
     lead = _lead(list(summaries.values()), config)
     board = build_board(list(summaries.values()), lead)
@@ -53,16 +52,16 @@ def write_report(config: RunConfig) -> ReportResult:
     labels = {name: s.name for name, s in summaries.items() if s.name in shown}
     excerpts = folder.estimates / EXCERPTS / lead.data.split
     commands, settings = _origin(config, lead)
-    page = PageInputs(
-        board=board,
+    page = render_page(
+        board,
+        _without_secrets(settings),
         songs=read_songs(excerpts, labels, config.evaluate.report_audio),
         training=read_curves(folder.metrics),
         provenance=list(_provenance(board)),
         commands=_without_secrets(commands),
-        config=_without_secrets(settings),
     )
     texts = {
-        "index.html": render_page(page),
+        "index.html": page,
         "leaderboard.csv": csv_text(board),
         "leaderboard.json": json_text(board),
         "leaderboard.md": markdown_text(board),

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from pipeline.evaluation.scenarios import ACCOMPANIMENT
 from pipeline.evaluation.score_files import ALL_METRICS
 from pipeline.evaluation.summary import AGGREGATION, LARGEST_DB, METRIC, aggregation_of
 from pipeline.report.board import AGGREGATIONS, AVERAGE, ORACLES, Board, Row, by_average, column
-from pipeline.report.media import RANGE_DB, Song
+from pipeline.report.media import RANGE_DB
 from pipeline.report.plots import SERIES, box_plot
 from pipeline.report.statistics import CONFIDENCE, FEWEST_TRACKS, METHOD
-from pipeline.report.training_curves import Curves
 
 _METRIC_WORDS = {
     "SDR": "signal to distortion",
@@ -42,60 +41,31 @@ BOUNDS = ("mixture", *ORACLES)
 _HERE = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class PageInputs:
-    """Everything on the page: each part comes from files, none from the clock or this machine."""
+def render_page(board: Board, config: Mapping[str, Any] | None, **content: Any) -> str:
+    """Return the page; the same inputs give the same bytes.
 
-    board: Board
-    songs: Sequence[Song]
-    training: Sequence[Curves]
-    provenance: Sequence[tuple[str, str]]
-    commands: Sequence[str]
-    config: Mapping[str, Any] | None
-
-
-def render_page(inputs: PageInputs) -> str:
-    """Return the page; the same inputs give the same bytes."""
-    metrics = _shown(inputs.board)
-    board, lead = inputs.board, inputs.board.lead
-    plotted = _plotted(board)
+    Args:
+        board: the scores.
+        config: of the leading system, as JSON values.
+        content: songs (:class:`Song`), training (:class:`Curves`), provenance (pairs of name and
+            text) and commands, each from files, none from the clock or this machine.
+    """
+    lead, plotted = board.lead, _plotted(board)
+    scored = {key[1] for row in board.measured for key in row.cells}
+    metrics = [metric for metric in ALL_METRICS if metric in scored]
     return render(
-        _HERE / "page.html.j2",
-        metrics=metrics,
-        aggregations=AGGREGATIONS,
-        board=board,
+        _HERE / "page.html.j2", metrics=metrics, aggregations=AGGREGATIONS, **content,
+        board=board, columns=[*board.sources, AVERAGE], definitions=lead.definitions,
         rows=sorted([*board.measured, *board.published], key=by_average),
-        columns=[*board.sources, AVERAGE],
-        cards=_cards(board),
-        pairs=_pairs(board),
-        tracks=_tracks(board),
+        cards=_cards(board), pairs=_pairs(board), tracks=_tracks(board), plotted=plotted,
         boxes={metric: _boxes(board, plotted, metric) for metric in metrics},
-        plotted=plotted,
         nan_frames=lead.nan_frames if any(lead.nan_frames.values()) else {},
         has_oracle=any(row.kind in ORACLES for row in board.measured),
-        songs=inputs.songs,
-        training=inputs.training,
-        provenance=inputs.provenance,
-        commands=inputs.commands,
-        config_text=inputs.config and json.dumps(inputs.config, indent=2, ensure_ascii=False),
-        metric=METRIC,
-        aggregation=AGGREGATION,
-        definitions=lead.definitions,
-        aggregation_of=aggregation_of,
-        method=METHOD,
-        confidence=f"{CONFIDENCE:.0%}",
-        fewest=FEWEST_TRACKS,
-        range_db=f"{RANGE_DB:.0f}",
-        largest=LARGEST_DB,
-        metric_words=_METRIC_WORDS,
-        kind_words=_KIND_WORDS,
-        bounds=BOUNDS,
-    )
-
-
-def _shown(board: Board) -> list[str]:
-    """Return the metrics for which any system has a figure."""
-    return [m for m in ALL_METRICS if any(key[1] == m for r in board.measured for key in r.cells)]
+        config_text=config and json.dumps(config, indent=2, ensure_ascii=False),
+        metric=METRIC, aggregation=AGGREGATION, aggregation_of=aggregation_of, method=METHOD,
+        confidence=f"{CONFIDENCE:.0%}", fewest=FEWEST_TRACKS, range_db=f"{RANGE_DB:.0f}",
+        largest=LARGEST_DB, metric_words=_METRIC_WORDS, kind_words=_KIND_WORDS, bounds=BOUNDS,
+    )  # fmt: skip
 
 
 def render(
@@ -111,12 +81,9 @@ def render(
         content: what else the template names.
     """
     environment = Environment(
-        loader=FileSystemLoader([template.parent, _HERE]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=FileSystemLoader([template.parent, _HERE]), undefined=StrictUndefined,
+        autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     shared = {"metrics": metrics, "aggregations": aggregations, "series": SERIES}
     script = environment.get_template("page.js.j2").render()
     return environment.get_template(template.name).render(
@@ -174,10 +141,8 @@ def _tracks(board: Board) -> list[dict[str, Any]]:
                 cells[source, metric] = value, gain
             pairs = [cells[s, metric] for s in counted]
             cells[AVERAGE, metric] = _mean([v for v, _ in pairs]), _mean([g for _, g in pairs])
-        nan = max(track.nan_frames.values())
-        songs.append(
-            {"name": track.name, "cells": cells, "frames": track.frames, "nan": nan, "mark": ""}
-        )
+        song = {"name": track.name, "cells": cells, "frames": track.frames, "mark": ""}
+        songs.append(song | {"nan": max(track.nan_frames.values())})
     songs.sort(key=lambda song: (-(song["cells"][AVERAGE, "SDR"][0] or -1e9), song["name"]))
     scored = [song for song in songs if song["cells"][AVERAGE, "SDR"][0] is not None]
     if len(scored) > 1:

@@ -20,27 +20,13 @@ _VARIABLES = {_INK: "var(--ink-2)", _FAINT: "var(--line)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(_COLOURS)
 }
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10.5,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "text.color": _INK,
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "xtick.bottom": False,
-    "ytick.left": False,
-}
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.5,
+    "figure.facecolor": "none", "axes.facecolor": "none", "axes.edgecolor": _FAINT,
+    "text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": _FAINT, "grid.linewidth": 0.8,
+    "axes.axisbelow": True, "xtick.bottom": False, "ytick.left": False,
+}  # fmt: skip
 
 
 def box_plot(
@@ -160,8 +146,8 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for side in ("width", "height"):
+        text = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", text, count=1)
     text = re.sub(r" xmlns(:\w+)?=\"[^\"]*\"", "", text)
     text = text.replace("<svg", f'<svg class="plot" aria-hidden="true" data-plot="{name}"', 1)
     text = text.replace("xlink:href", "href")

@@ -31,9 +31,7 @@ def read_curves(journal: Path) -> list[Curves]:
         DataError: a line in the middle of the journal is damaged.
     """
     # What was best is one of the points that are drawn already.
-    series = {
-        name: points for name, points in _read(journal).items() if not name.startswith("best/")
-    }
+    series = {name: p for name, p in _read(journal).items() if not name.startswith("best/")}
     losses = {name: points for name, points in series.items() if "loss" in name.lower()}
     scores = {name: points for name, points in series.items() if "sdr" in name.lower()}
     plots = []

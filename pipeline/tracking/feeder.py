@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,16 +54,13 @@ class Feeder(threading.Thread):
         self, config: RunConfig, folder: RunFolder, outbox: Outbox, parent: RunFolder | None = None
     ) -> None:
         super().__init__(name="mlflow", daemon=True)
-        self._config, self._folder, self._outbox = config, folder, outbox
-        self._parent = parent
+        self._config, self._folder, self._parent, self._outbox = config, folder, parent, outbox
         self._closing = threading.Event()
         self._trouble = ""
         self._refused: list[str] = []
-        self._done = False
+        self._done = self._run_is_known = False
         self._sent = outbox.sent()
-        self._run_is_known = False
         self._followers: dict[str, Follower] = {}
-        self._client: MlflowClient | None = None
 
     def finish(self) -> str:
         """Tell the rest, for a limited time; return what a person should know, or ``""``."""
@@ -89,7 +87,9 @@ class Feeder(threading.Thread):
                     self._done = True
                     return
             self._sent = self._outbox.sent()
-            self._wait_for_parent()
+            # The run that this one belongs to makes the store.
+            while self._parent is not None and not run_file(self._parent).exists():
+                time.sleep(_PARENT_SECONDS)
             while True:
                 last = self._closing.is_set()
                 self._attempt()
@@ -97,11 +97,6 @@ class Feeder(threading.Thread):
                     self._done = not self._trouble
                     return
                 self._closing.wait(_RETRY_SECONDS if self._trouble else _POLL_SECONDS)
-
-    def _wait_for_parent(self) -> None:
-        """Wait until the run that this one belongs to is known to MLflow: it makes the store."""
-        while self._parent is not None and not run_file(self._parent).exists():
-            time.sleep(_PARENT_SECONDS)
 
     def _attempt(self) -> None:
         for name, value in _ENVIRONMENT.items():
@@ -154,7 +149,7 @@ class Feeder(threading.Thread):
             return
         try:
             if self._sent["run"] is not None:
-                run = self._connected().get_run(self._sent["run"]["run_id"])
+                run = self._client.get_run(self._sent["run"]["run_id"])
                 if run.info.lifecycle_stage == "deleted":
                     raise MlflowException(f"the run {run.info.run_name} was deleted there")
         except MlflowException as error:
@@ -171,7 +166,9 @@ class Feeder(threading.Thread):
                 for start in range(0, len(records), _RECORDS_AT_ONCE):
                     part = records[start : start + _RECORDS_AT_ONCE]
                     self._send_records(part)
-                    self._send_files(self._at(path).parent, part)
+                    for name in (record["files"] for record in part if "files" in record):
+                        place = self._at(path).parent / name  # a folder beside the journal
+                        self._send({"kind": "artifact", "path": str(place), "folder": name})
                     done |= {record["kind"]: record["step"] for record in part}
                     self._outbox.mark(self._sent)
             except BaseException:
@@ -190,13 +187,6 @@ class Feeder(threading.Thread):
         ]
         for first in range(0, len(numbers), _METRICS_A_CALL):
             self._send({"kind": "numbers", "numbers": numbers[first : first + _METRICS_A_CALL]})
-
-    def _send_files(self, folder: Path, records: list[dict[str, Any]]) -> None:
-        """Send the folders beside the journal that records name."""
-        for record in records:
-            if "files" in record:
-                name = record["files"]
-                self._send({"kind": "artifact", "path": str(folder / name), "folder": name})
 
     def _send(self, entry: dict[str, Any]) -> None:
         from mlflow.exceptions import MlflowException
@@ -218,7 +208,7 @@ class Feeder(threading.Thread):
     def _send_params(self, run: str, entry: dict[str, Any]) -> None:
         from mlflow.entities import Param, RunTag
 
-        client = self._connected()
+        client = self._client
         known = client.get_run(run).data.params
         new = [Param(k, v) for k, v in entry["values"].items() if k not in known]
         for first in range(0, len(new), _PARAMS_A_CALL):
@@ -242,19 +232,19 @@ class Feeder(threading.Thread):
         metrics = [
             Metric(_UNKNOWN_TO_MLFLOW.sub("_", name), *rest) for name, *rest in entry["numbers"]
         ]
-        self._connected().log_batch(run, metrics=metrics)
+        self._client.log_batch(run, metrics=metrics)
 
     def _send_tags(self, run: str, entry: dict[str, Any]) -> None:
         from mlflow.entities import RunTag
 
-        self._connected().log_batch(run, tags=[RunTag(k, v) for k, v in entry["values"].items()])
+        self._client.log_batch(run, tags=[RunTag(k, v) for k, v in entry["values"].items()])
 
     def _send_artifact(self, run: str, entry: dict[str, Any]) -> None:
         path = self._at(entry["path"])
         if path.is_dir():
-            self._connected().log_artifacts(run, str(path), entry["folder"] or None)
+            self._client.log_artifacts(run, str(path), entry["folder"] or None)
         elif path.is_file():
-            self._connected().log_artifact(run, str(path), entry["folder"] or None)
+            self._client.log_artifact(run, str(path), entry["folder"] or None)
         else:
             self._refused.append(f"{path} is no longer there")
 
@@ -265,7 +255,7 @@ class Feeder(threading.Thread):
         if path.is_dir():
             # Of a model that is cut off, what has arrived is not sent again.
             arrived = self._sent.setdefault("arrived", [])
-            for file in register(self._connected(), run, path, entry["name"], frozenset(arrived)):
+            for file in register(self._client, run, path, entry["name"], frozenset(arrived)):
                 arrived.append(file)
                 self._outbox.mark(self._sent)
             self._sent["arrived"] = []
@@ -274,7 +264,7 @@ class Feeder(threading.Thread):
 
     def _send_table(self, run: str, entry: dict[str, Any]) -> None:
         # Not client.log_table: it adds to the table that is there, so a replay would double it.
-        client, file = self._connected(), f"{entry['name']}.json"
+        client, file = self._client, f"{entry['name']}.json"
         client.log_dict(run, {"columns": entry["columns"], "data": entry["rows"]}, file)
         tags = client.get_run(run).data.tags
         logged = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
@@ -284,21 +274,20 @@ class Feeder(threading.Thread):
 
     def _send_status(self, run: str, entry: dict[str, Any]) -> None:
         if entry["status"] == "RUNNING":
-            self._connected().update_run(run, status="RUNNING")
+            self._client.update_run(run, status="RUNNING")
         else:
-            self._connected().set_terminated(run, entry["status"], entry["milliseconds"])
+            self._client.set_terminated(run, entry["status"], entry["milliseconds"])
 
-    def _connected(self) -> MlflowClient:
-        if self._client is None:
-            from mlflow import MlflowClient
+    @cached_property
+    def _client(self) -> MlflowClient:
+        from mlflow import MlflowClient
 
-            self._client = MlflowClient(tracking_address(self._config))
-        return self._client
+        return MlflowClient(tracking_address(self._config))
 
     def _run(self) -> str:
         """Return the id of this folder's MLflow run, which is made at the first call."""
         if self._sent["run"] is None:
-            client, config = self._connected(), self._config
+            client, config = self._client, self._config
             self._sent["run"] = find_or_create(client, config, self._folder, self._parent)
             self._outbox.mark(self._sent)
             atomic_write_json(run_file(self._folder), self._sent["run"])

@@ -44,11 +44,8 @@ def find_or_create(
     found = client.search_runs([experiment], f"tags.`lasaft.folder` = '{folder_id}'")
     name = config.tracking.run_id or time.strftime("%Y-%m-%d %H:%M:%S")
     run = found[0] if found else client.create_run(experiment, tags=tags, run_name=name)
-    return {
-        "run_id": run.info.run_id,
-        "experiment_id": experiment,
-        "milliseconds": run.info.start_time,
-    }
+    ids = {"run_id": run.info.run_id, "experiment_id": experiment}
+    return ids | {"milliseconds": run.info.start_time}
 
 
 def _folder_id(folder: RunFolder) -> str:

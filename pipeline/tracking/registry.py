@@ -88,17 +88,14 @@ def _saved(checkpoint: Path, record: dict[str, Any], target: Path) -> Path:
     written = datetime.fromtimestamp((checkpoint / "config.json").stat().st_mtime, UTC)
     stems = Schema([wave(name) for name in record["model"]["sources"]])
     # Given to save_model itself, a signature without an example brings a warning.
-    signature = ModelSignature(Schema([wave()]), stems)
+    signature, made = ModelSignature(Schema([wave()]), stems), written.replace(tzinfo=None)
+    identity = record["hash"][:32]
     mlflow.pyfunc.save_model(
         target,
         loader_module="lasaft.pyfunc",
         data_path=str(checkpoint),
         code_paths=[str(Path(lasaft.__file__).parent)],
-        mlflow_model=Model(
-            signature=signature,
-            model_uuid=record["hash"][:32],
-            utc_time_created=written.replace(tzinfo=None),
-        ),
+        mlflow_model=Model(signature=signature, model_uuid=identity, utc_time_created=made),
         metadata=_facts(record),
         pip_requirements=[f"{package}=={_version(package)}" for package in _PACKAGES],
     )
