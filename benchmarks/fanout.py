@@ -37,9 +37,8 @@ def nothing(_: int) -> None:
 
 def run(task: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Run a task for each of these arguments, all of one size."""
-    names = [str(number) for number in range(len(arguments))]
-    sizes = [1.0] * len(arguments)
-    return run_tasks(task, arguments, names=names, needs=Needs(10_000_000), sizes=sizes)
+    names, sizes = map(str, range(len(arguments))), [1.0] * len(arguments)
+    return run_tasks(task, arguments, names=[*names], needs=Needs(10_000_000), sizes=sizes)
 
 
 def main() -> None:

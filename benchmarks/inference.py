@@ -33,11 +33,8 @@ def source_by_source(model: LaSAFT, conditions: Tensor) -> Callable[[Tensor], Te
     """Run the whole network once for each source, as the reference does it."""
 
     def estimate(mixture: Tensor) -> Tensor:
-        outputs = []
-        for condition in conditions:
-            output = model.estimate(mixture, condition.expand(len(mixture)))
-            outputs.append(model.to_spectrogram(output, mixture))
-        return torch.stack(outputs, dim=1)
+        outputs = (model.estimate(mixture, each.expand(len(mixture))) for each in conditions)
+        return torch.stack([model.to_spectrogram(each, mixture) for each in outputs], dim=1)
 
     return estimate
 
@@ -132,9 +129,8 @@ def show(results: Mapping[str, Result], floor: float | None) -> None:
         equality = ["", ""] if result is first else [f"{largest:.1e}", f"{snr:.0f}"]
         speed = first.cpu / result.cpu if floor is None else first.wall / result.wall
         cells = [f"{value:.2f}" for value in (result.cpu, result.wall, speed)]
-        rows.row(
-            name, *cells, *equality, *([] if floor is None else [f"{floor / result.wall:.2f}"])
-        )
+        share = [] if floor is None else [f"{floor / result.wall:.2f}"]
+        rows.row(name, *cells, *equality, *share)
 
 
 def traffic_bytes(model: LaSAFT) -> int:
@@ -168,17 +164,15 @@ def bytes_per_second() -> float:
 
 
 def benchmark(variant: str, options: argparse.Namespace) -> None:
-    """Print one variant's table."""
     model = random_model(variant)
     config = model.config
     window = (config.num_frame - 1 - 2 * config.trim_frames) * config.hop_length
-    windows = -(-int(config.sample_rate * options.seconds) // window)
+    samples = int(config.sample_rate * options.seconds)
+    windows = -(-samples // window)
     floor = None
     if options.device == "cuda":
-        traffic = traffic_bytes(model) * windows * len(config.sources)
-        floor = traffic / bytes_per_second()
+        floor = traffic_bytes(model) * windows * len(config.sources) / bytes_per_second()
     generator = torch.Generator().manual_seed(0)
-    samples = int(config.sample_rate * options.seconds)
     wave = 0.1 * torch.randn(config.audio_channels, samples, generator=generator).cumsum(-1).sin()
     separators = forms(model.to(options.device), options.device)
     piece = window if options.device == "cpu" else samples

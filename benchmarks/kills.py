@@ -32,8 +32,7 @@ from tests.helpers.wavs import write_track
 def preprocessing(root: Path) -> Job:
     """Songs long enough that a kill finds a shard half written; progress is counted in files."""
     for number in range(6):
-        songs = root / "songs" / "train" / str(number)
-        write_track(songs, seconds=12.0, first_seed=10 * number)
+        write_track(root / f"songs/train/{number}", seconds=12.0, first_seed=10 * number)
 
     def words(run: str) -> list[str]:
         settings = ["--n_fft", "512", "--hop_length", "256", "--num_cpus", "2"]
@@ -42,10 +41,8 @@ def preprocessing(root: Path) -> Job:
     def hashes(run: str) -> set[tuple[str, str]]:
         folder = root / run / "shards"
         files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
-        return {
-            (str(file.relative_to(folder)), hashlib.sha256(file.read_bytes()).hexdigest())
-            for file in files
-        }
+        found = {str(file.relative_to(folder)): file.read_bytes() for file in files}
+        return {(name, hashlib.sha256(data).hexdigest()) for name, data in found.items()}
 
     return Job(
         root,
@@ -103,10 +100,8 @@ def main() -> int:
         if options.job == "train":
             prepare(root)
             job = training(root)
-        elif options.job == "preprocess":
-            job = preprocessing(root)
         else:
-            job = search(root, options.preset)
+            job = search(root, options.preset) if options.job == "search" else preprocessing(root)
         with job.command(UNDISTURBED) as command:
             command.finish()
         total = job.progress(UNDISTURBED)

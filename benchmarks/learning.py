@@ -42,9 +42,8 @@ Curves = dict[str, list[float]]
 
 def preset(name: str, root: Path) -> RunConfig:
     """Return a preset's settings, on the songs of the preset ``laptop``."""
-    songs = [
-        f"--{k}={v}" for k, v in parse(["--preset", "laptop"], "run").config.data if "synth" in k
-    ]
+    laptop = parse(["--preset", "laptop"], "run").config.data
+    songs = [f"--{name}={value}" for name, value in laptop if "synth" in name]
     words = ["--preset", name, *songs, "--log", "False", "--sample_every_epochs", "0"]
     words += ["--output_dir", str(root / name), "--shards_dir", str(root / "shards")]
     return parse(words, "run").config
@@ -112,13 +111,11 @@ def main() -> int:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(2, mp_context=context) as pool:
             curves = {name: pool.submit(learn, to_json(preset(name, root))) for name in names}
-            runs = {
-                network: [
-                    pool.submit(learn, to_json(compared(network, size, seed, steps, root)))
-                    for seed in seeds
-                ]
+            texts = {
+                network: [to_json(compared(network, size, seed, steps, root)) for seed in seeds]
                 for network in NETWORKS
             }
+            runs = {name: [pool.submit(learn, each) for each in texts[name]] for name in NETWORKS}
         if names:
             draw({name: curves[name].result() for name in sorted(names)}, options.output)
     print(

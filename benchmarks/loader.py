@@ -47,10 +47,8 @@ class Ways:
         """Four random reads by soundfile, their sum, and the STFT of mixture and target."""
         model, songs = self.config.model, self.config.data.musdb_root
         assert songs is not None
-        spectrogram, samples = (
-            Spectrogram(model.n_fft, model.hop_length),
-            model.hop_length * (model.num_frame - 1),
-        )
+        spectrogram = Spectrogram(model.n_fft, model.hop_length)
+        samples = model.hop_length * (model.num_frame - 1)
         for index in range(WINDOWS):
             audio = []
             for place, source in enumerate(self.sources):

@@ -85,9 +85,8 @@ def main() -> None:
         best |= best_of(options.repeats, {"core": partial(in_this_process, works)})
     one, two, core = best["one"]["wall"], best["two"]["wall"], best["core"]["cpu"]
     audio = options.tracks * options.seconds
-    print(
-        f"\nn_fft {options.n_fft}, {options.tracks} wav tracks of {options.seconds:g} s, 5 stems\n"
-    )
+    tracks = f"{options.tracks} wav tracks of {options.seconds:g} s, 5 stems"
+    print(f"\nn_fft {options.n_fft}, {tracks}\n")
     rows = Table("what", "measured", "goal")
     rows.row("audio seconds a CPU second, one core", f"{audio / core:.0f}", "80 (n_fft 2048)")
     rows.row("one task, audio seconds a second", f"{audio / one:.0f}", "")

@@ -84,13 +84,10 @@ class Run:
         time.sleep(1)
 
 
-def _restart(run: Run, host: int) -> None:
+def _kill_node(run: Run, host: int | None = None) -> None:
+    host = run.hosts.busiest() if host is None else host
     run.hosts.kill(host)
     run.hosts.start_ray(host)  # as a cluster launcher replaces it
-
-
-def _kill_node(run: Run) -> None:
-    _restart(run, run.hosts.busiest())
 
 
 def _cut_link(run: Run) -> None:
@@ -99,7 +96,7 @@ def _cut_link(run: Run) -> None:
     time.sleep(40)
     run.hosts.link(host, "up")
     time.sleep(5)
-    _restart(run, host)  # its raylet gives up by itself after such a time
+    _kill_node(run, host)  # its raylet gives up by itself after such a time
 
 
 def _restart_head(run: Run) -> None:

@@ -87,15 +87,11 @@ def predict(work: Work, machines: Machines, gpus: int, epochs: int) -> dict[str,
     }
     worst = max(shares, key=lambda name: shares[name])
     return {
-        "step": step,
-        "epoch": epoch,
-        "fill": fill,
-        "score": score,
-        "total": total,
+        "step": step, "epoch": epoch, "fill": fill, "score": score, "total": total,
         "efficiency": work.step_seconds / (step + reading),
         "dollars": nodes * machines.dollars * total / 3600,
         "limit": f"{worst} ({shares[worst]:.0%})" if shares[worst] > 0.01 else "-",
-    }
+    }  # fmt: skip
 
 
 class _Traffic(TorchDispatchMode):

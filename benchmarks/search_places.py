@@ -28,19 +28,15 @@ def main() -> int:
         (root / "space.yaml").write_text(_SPACE)
         cluster.start_all()
         rows = Table("search on", "processes a trial", "exit code", "trained", "s")
-        places = {
-            "1 CPU": ["--num_cpus", "1"],
-            "2 CPUs": ["--num_cpus", "2"],
-            "three hosts": ["--address", cluster.head],
-        }
+        places = {"1 CPU": ["--num_cpus", "1"], "2 CPUs": ["--num_cpus", "2"]}
+        places["three hosts"] = ["--address", cluster.head]
         trained, tables = [], []
         for place, words in places.items():
             for processes in (1, 2):
                 train = {"world_size": processes, "steps_per_epoch": 8, "mid_epoch_seconds": 300.0}
                 search = SearchConfig(space=str(root / "space.yaml"))
-                config = config_of(root, f"{place}, {processes}", **train).model_copy(
-                    update={"search": search, "cluster": ClusterConfig()}
-                )
+                parts = {"search": search, "cluster": ClusterConfig()}
+                config = config_of(root, f"{place}, {processes}", **train).model_copy(update=parts)
                 command = ["python", "-m", "jobs.tune", *words_of(config), *words]
                 start = time.monotonic()
                 done = cluster.run(0, *command, seconds=_LIMIT_SECONDS)
