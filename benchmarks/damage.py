@@ -7,6 +7,8 @@ validation do: either the reader refuses with a message that names the shard and
 all that it gave out before is right. Ends with 1 if a damage got through.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 import tempfile

@@ -8,6 +8,8 @@ before and after, after how many seconds the new number took its first step, and
 were taken again. Ends with 1 if the training does not end well.
 """
 
+from __future__ import annotations
+
 import subprocess
 import sys
 import time

@@ -3,6 +3,8 @@
 python -m benchmarks.exports
 """
 
+from __future__ import annotations
+
 import itertools
 import tempfile
 import time

@@ -6,6 +6,8 @@ table shows how many times faster two workers are than one, the last line what a
 costs, as a share of a track's.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable, Sequence
 from statistics import mean

@@ -9,6 +9,8 @@ alike, and what counts is CPU time. On a GPU the whole song goes through one for
 and what counts is time by the clock.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -10,6 +10,8 @@ the last bit; of preprocessing, every file, and no half-written one may be left;
 table. Only processes that were started here are killed.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json

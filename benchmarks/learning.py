@@ -11,6 +11,8 @@ preset's 5 blocks of two it takes thousands of steps (docs/notes.md). Two traini
 each on one thread: half an hour on two idle cores, ten minutes without the presets.
 """
 
+from __future__ import annotations
+
 import argparse
 import multiprocessing
 import os

@@ -5,6 +5,8 @@
 A window is of four independent sources and 128 frames; the page cache is warm.
 """
 
+from __future__ import annotations
+
 import argparse
 import tempfile
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """How the benchmarks measure: all ways turn by turn, processes of their own, one table."""
 
+from __future__ import annotations
+
 import json
 import os
 import re

@@ -1,5 +1,7 @@
 """The networks in their plain form, op by op as the papers write them, to time others against."""
 
+from __future__ import annotations
+
 import copy
 
 import torch

@@ -6,6 +6,8 @@ Songs are stereo wav of noise with five stems. The first figure is of one proces
 from files to published shards; the others are of Ray tasks by the clock: give it an idle machine.
 """
 
+from __future__ import annotations
+
 import argparse
 import shutil
 import tempfile

@@ -8,6 +8,8 @@ run is their shared storage. A fault passes if the run, or the same command give
 exactly the scores of the undisturbed run.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os

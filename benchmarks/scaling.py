@@ -8,6 +8,8 @@ seconds are given; what the machines do is given by options, whose defaults and 
 tells. ``python -m benchmarks.scaling_hosts`` checks the model on hosts of this machine.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 from dataclasses import dataclass

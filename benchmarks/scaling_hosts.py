@@ -8,6 +8,8 @@ with as many trainings at once that know nothing of each other; what training to
 predicted from the bytes of a sum and the latency between the same hosts.
 """
 
+from __future__ import annotations
+
 import argparse
 import statistics
 import sys

@@ -6,6 +6,8 @@ CPU time is the fair figure on a machine that others use too; memory is the peak
 beyond what it held with the signals loaded and everything warm.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import tempfile

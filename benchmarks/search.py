@@ -6,6 +6,8 @@ Two tables: the seconds a trial takes beyond its training, one trial at a time i
 same twelve candidates with and without ASHA. Everything is made in a temporary folder.
 """
 
+from __future__ import annotations
+
 import argparse
 import shlex
 import tempfile

@@ -6,6 +6,8 @@ The hosts are network namespaces (root and iproute2 are needed). Each row must h
 trained to the end; trials of one process end with the same table wherever they ran.
 """
 
+from __future__ import annotations
+
 import sys
 import time
 

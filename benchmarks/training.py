@@ -8,6 +8,8 @@ turns, so that what else the machine does falls on all of them; the best round o
 The first ten steps warm up and are not timed. Run it on an idle machine with two cores or more.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math

@@ -6,6 +6,8 @@ Every form runs in a process of its own, so that memory peaks are its own. The b
 counts, in CPU time of the process, or on a GPU in time by the clock.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys

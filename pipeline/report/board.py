@@ -1,5 +1,7 @@
 """The leaderboard itself: measured and published systems, intervals, tests, in one structure."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

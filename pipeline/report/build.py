@@ -1,5 +1,7 @@
 """From a run's folder to its report."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections import Counter

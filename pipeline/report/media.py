@@ -1,5 +1,7 @@
 """Short sounds and their spectrograms as data URIs, so that the page asks no server for them."""
 
+from __future__ import annotations
+
 import base64
 import io
 import json

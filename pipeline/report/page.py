@@ -1,5 +1,7 @@
 """The report as one HTML page that needs nothing beside it."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import json

@@ -1,5 +1,7 @@
 """Plots as SVG that follow the page's colours, the same bytes for the same figures."""
 
+from __future__ import annotations
+
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -1,5 +1,7 @@
 """Runs that differ in their seed only: the mean of their figures, and how far they spread."""
 
+from __future__ import annotations
+
 import json
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """How sure the figures are: bootstrap intervals over tracks, and paired tests between systems."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations

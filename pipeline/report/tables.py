@@ -1,5 +1,7 @@
 """The leaderboard for other programs and for papers: CSV, JSON, Markdown and LaTeX."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json

@@ -1,5 +1,7 @@
 """The curves of a training, read from its journal."""
 
+from __future__ import annotations
+
 import json
 from collections import defaultdict
 from dataclasses import dataclass

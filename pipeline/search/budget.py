@@ -1,5 +1,7 @@
 """The budget of a search: epochs, hours, GPU hours."""
 
+from __future__ import annotations
+
 import json
 import time
 from collections.abc import Sequence

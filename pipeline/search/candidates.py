@@ -1,5 +1,7 @@
 """Candidates: the settings of a trial to be, made valid, or the reason why they cannot be."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Iterable, Mapping

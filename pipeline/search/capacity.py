@@ -1,5 +1,7 @@
 """How many trials fit on the cluster at the same time, and what resources each one holds."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """How much each option of a space matters to the result, from the trials that there are."""
 
+from __future__ import annotations
+
 import importlib.util
 import warnings
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """The report of a search: one HTML page in the style of the leaderboard's, without other files."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

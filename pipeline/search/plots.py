@@ -1,5 +1,7 @@
 """The plots of a search: curves, importance, parallel coordinates, the Pareto front."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

@@ -1,5 +1,7 @@
 """What is wrong with the options and the space of a search, found before anything starts."""
 
+from __future__ import annotations
+
 import importlib.util
 import random
 from collections.abc import Iterator

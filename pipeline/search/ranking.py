@@ -1,5 +1,7 @@
 """The outcome of a search: the ranked trials, the winner, its settings as a preset, the front."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json

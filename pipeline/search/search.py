@@ -1,5 +1,7 @@
 """A whole search: trials on Ray Tune, then repeats of the best with other seeds."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from collections.abc import Callable, Sequence

@@ -1,5 +1,7 @@
 """Search spaces: which options may take which values, when, and within which constraints."""
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """Search spaces from YAML files, whose every key and value is checked."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The process of one trial: it trains alone or with workers of its own, and reports each epoch."""
 
+from __future__ import annotations
+
 import os
 import threading
 import time

@@ -1,5 +1,7 @@
 """The folder of a search: whose it is, its trials, how far each came, how it ended, and why."""
 
+from __future__ import annotations
+
 import json
 import math
 import re

@@ -1,5 +1,7 @@
 """What Ray Tune is given: the trials in their order, and the scheduler that ends weak ones."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace

@@ -1,5 +1,7 @@
 """What follows from Tune's events: how trials ended on disk, progress, records in MLflow."""
 
+from __future__ import annotations
+
 import threading
 from typing import Any, Self
 

@@ -1,5 +1,7 @@
 """Where MLflow's records of a run go, and how a person opens them."""
 
+from __future__ import annotations
+
 import os
 import shlex
 import sys

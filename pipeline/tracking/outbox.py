@@ -1,5 +1,7 @@
 """What is to be told to a tracking server: journals on disk, and how far they have been told."""
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import json

@@ -1,5 +1,7 @@
 """What a stage says about its run: settings, numbers, files and tables."""
 
+from __future__ import annotations
+
 import json
 import math
 import sys
