@@ -22,6 +22,7 @@ from lasaft.network.frequency import (
     LaSAFTTransform,
     LightSAFTTransform,
     ResidualTDF,
+    Unchanged,
 )
 from lasaft.network.modulations import Condition
 
@@ -233,4 +234,5 @@ def build_fused_frequency(
         return FusedLaSAFT(frequency, condition, dtype)
     if isinstance(frequency, LightSAFTTransform):
         return FusedLightSAFT(frequency, condition, dtype)
+    assert isinstance(frequency, Unchanged), f"{type(frequency).__name__} has no fast form"
     return None

@@ -16,7 +16,6 @@ from lasaft.errors import ConfigError
 from lasaft.network.losses import build_loss
 from lasaft.network.model import LaSAFT
 from pipeline.config import TrainConfig
-from pipeline.config.train import RAW_AND_SPEC
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.synchronised_layers import share_dropout
 
@@ -146,5 +145,13 @@ def _own_statistics_kept(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterat
 
 def loss_of(train: TrainConfig, name: str, model: LaSAFT) -> LossFunction:
     """Return the loss called ``name`` with the settings of ``train``."""
-    parts = RAW_AND_SPEC if name == "raw_and_spec" else ()
-    return build_loss(name, model, **{part: getattr(train, part) for part in parts})
+    if name != "raw_and_spec":
+        return build_loss(name, model)
+    return build_loss(
+        name,
+        model,
+        loss_raw_scale=train.loss_raw_scale,
+        loss_raw_mode=train.loss_raw_mode,
+        loss_spec_scale=train.loss_spec_scale,
+        loss_spec_mode=train.loss_spec_mode,
+    )
