@@ -93,7 +93,7 @@ def read_arguments(
             text = value if equals else _value(words)
             why_not = (refused or {}).get(typed.replace("-", "_"))
             if rerun and typed == "rerun":
-                arguments.rerun += (text or "nothing").split(",")
+                arguments.rerun += (text or "").split(",")
             elif why_not is not None:
                 arguments.problems.append(Problem(typed, reason=why_not))
             else:

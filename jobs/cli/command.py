@@ -15,6 +15,7 @@ from jobs.cli.presets import read_preset
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem, refuse
 from pipeline.config import RunConfig
+from pipeline.config.data import SYNTHETIC_COUNTS
 from pipeline.config.options import Option, did_you_mean, options_of, problems_of, value_of
 from pipeline.config.run import without_effect
 
@@ -73,7 +74,8 @@ def parse(argv: Sequence[str], job: str) -> Command:
         builder.note(idle_options(config, explicit_names(arguments.given), job, row))
         builder.note(row.needs(config))
         for step in [step for step in arguments.rerun if step not in steps_of(config)]:
-            builder.note([Problem("rerun", repr(step), f"{', '.join(steps_of(config))}")])
+            others = ("space", "musdb_root", *SYNTHETIC_COUNTS)
+            builder.note([Problem("rerun", repr(step), ", ".join(steps_of(config)), others=others)])
     refuse(builder.problems)
     assert config is not None, "a configuration that has no problem was refused"
     flags, rerun = frozenset(arguments.flags), frozenset(arguments.rerun)

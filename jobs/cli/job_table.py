@@ -15,7 +15,7 @@ from pipeline.config.roles import names
 from pipeline.config.run import synthetic_songs
 from pipeline.search.problems import idle_in_trials, search_problems
 from pipeline.tracking.address import store_problems
-from pipeline.training.loop.identity import has_begun
+from pipeline.training.loop.identity import began_with, has_begun
 
 STEPS = ("songs", "preprocess", "search", "train", "evaluate", "report")
 _SYNTHETIC = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
@@ -116,7 +116,8 @@ def _needs_shards(run: RunConfig) -> Iterator[Problem]:
 
 def _needs_start(run: RunConfig) -> Iterator[Problem]:
     start = run.train.resume_from_checkpoint
-    if has_begun(RunFolder.of(run)):
+    folder = RunFolder.of(run)
+    if has_begun(folder) and (start is None or began_with(folder) == str(start)):
         return  # it goes on from its own state, or has ended
     if start is None or (start.suffix == ".ckpt" and start.is_file()):
         return
@@ -133,19 +134,23 @@ def _no_checkpoint(option: str, path: Path, more: str, *others: str) -> Problem:
 def needs_estimates(run: RunConfig) -> Iterator[Problem]:
     """Yield what an evaluation misses: songs, and a checkpoint, finished estimates or scores."""
     yield from store_problems(run)
+    if run.evaluate.scores_dir is None:
+        yield from _needs_songs(run, "scores_dir")
+    yield from _needs_system(run, run.evaluate.checkpoint or RunFolder.of(run).checkpoint)
+
+
+def _needs_system(run: RunConfig, checkpoint: Path | None) -> Iterator[Problem]:
+    """Yield what is missing of that which is scored; ``checkpoint`` None: it is still to come."""
     scores, estimates = run.evaluate.scores_dir, run.evaluate.estimates_dir
     if scores is not None:
         if not scores.is_dir():
             reason, allowed = f"{scores} is no folder", "one with <split>/<track>.json"
             yield Problem("scores_dir", reason=reason, allowed=allowed)
-        return
-    yield from _needs_songs(run, "scores_dir")
-    checkpoint = run.evaluate.checkpoint or RunFolder.of(run).checkpoint
-    if estimates is not None:
+    elif estimates is not None:
         if not estimates.is_dir():
             reason, allowed = f"{estimates} is no folder", "<split>/<track>/<source>.wav"
             yield Problem("estimates_dir", reason=reason, allowed=allowed)
-    elif not (checkpoint / "config.json").is_file():
+    elif checkpoint is not None and not (checkpoint / "config.json").is_file():
         others = ("estimates_dir", "scores_dir")
         if run.evaluate.checkpoint is None:
             others += ("output_dir",)
@@ -171,6 +176,9 @@ def needs_songs_and_start(run: RunConfig) -> Iterator[Problem]:
     yield from _needs_songs(run)
     yield from _needs_start(run)
     yield from store_problems(run)
+    given = run.evaluate.checkpoint
+    made_here = given is None or given == RunFolder.of(run).checkpoint
+    yield from _needs_system(run, None if made_here else given)
     if run.search.space is not None:
         yield from search_problems(run)
 

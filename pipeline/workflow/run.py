@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -181,8 +182,12 @@ class Workflow:
         )
 
     def _own(self, folder: RunFolder, path: Path) -> tuple[Path, ...]:
-        """Return ``path`` if it is below the run's folder: what lies elsewhere is never moved."""
-        return (path,) if path.is_relative_to(folder.root) else ()
+        """Return ``path`` if it is a folder of its own in the run's: all else is never moved."""
+        place, root = Path(os.path.normpath(path)), Path(os.path.normpath(folder.root))
+        others = (folder.training, folder.checkpoint, folder.checkpoints, folder.scores)
+        others += (folder.estimates, folder.report, folder.search, folder.steps, folder.songs)
+        inside = place != root and place.is_relative_to(root)
+        return (path,) if inside and not any(place.is_relative_to(one) for one in others) else ()
 
     def _songs_hash(self, folder: RunFolder) -> str | None:
         if wants_songs(self.config):

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,25 @@ class StepPlace:
     def _stem(self, stamp: Stamp) -> str:
         return f"{self.name}-{stamp['key'][:12]}"
 
+    def clear(self) -> Path | None:
+        """Move outputs that no stamp tells of aside; return the folder that holds them, or None."""
+        there = [output for output in self.outputs if output.exists()]
+        if not there:
+            return None
+        aside = self._free(f"{self.name}-unknown")
+        aside.mkdir(parents=True)
+        for output in there:
+            output.replace(aside / output.name)
+        return aside
+
+    def _free(self, stem: str) -> Path:
+        """Return a folder below ``previous/`` that is not there yet."""
+        aside, number = self.root / "previous" / stem, 1
+        while aside.exists():
+            number += 1
+            aside = self.root / "previous" / f"{stem}-{number}"
+        return aside
+
     def leave(self, stamp: Stamp) -> Path | None:
         """Move the outputs of ``stamp`` aside, and the stamp with them.
 
@@ -59,12 +78,7 @@ class StepPlace:
         if not any(output.exists() for output in self.outputs):
             self.file.unlink()
             return None
-        stem, number = self._stem(stamp), 1
-        aside = stem
-        while (self.root / "previous" / aside).exists():
-            number += 1
-            aside = f"{stem}-{number}"
-        return self._leave(stamp, aside)
+        return self._leave(stamp, self._free(self._stem(stamp)).name)
 
     def _leave(self, stamp: Stamp, name: str) -> Path:
         aside = self.root / "previous" / name
@@ -78,6 +92,11 @@ class StepPlace:
 
     def arrive(self, is_wanted: Callable[[Stamp], bool]) -> Stamp | None:
         """Bring back the newest outputs kept aside whose stamp is wanted; return it, or None."""
+        kept = self.kept(is_wanted)
+        return None if kept is None else self._arrive(kept)
+
+    def kept(self, is_wanted: Callable[[Stamp], bool]) -> str | None:
+        """Return the newest folder below ``previous/`` whose stamp is wanted, or None."""
         kept = [
             (stamp_file.stat().st_mtime_ns, stamp_file.parent.name)
             for stamp_file in (self.root / "previous").glob(f"{self.name}-*/stamp.json")
@@ -85,7 +104,7 @@ class StepPlace:
             and (stamp := read_stamp(stamp_file)) is not None
             and is_wanted(stamp)
         ]
-        return self._arrive(max(kept)[1]) if kept else None
+        return max(kept)[1] if kept else None
 
     def _arrive(self, name: str) -> Stamp | None:
         kept = self.root / "previous" / name
@@ -93,9 +112,10 @@ class StepPlace:
         if stamp is None:
             return None
         atomic_write_json(self.file, {**stamp, "state": "arriving", "was": stamp, "aside": name})
-        for output in self.outputs:
-            if (kept / output.name).exists():
-                (kept / output.name).replace(output)
+        arriving = [output for output in self.outputs if (kept / output.name).exists()]
+        replace(self, outputs=arriving).clear()
+        for output in arriving:
+            (kept / output.name).replace(output)
         self.write(stamp)
         shutil.rmtree(kept)
         return stamp
@@ -109,7 +129,7 @@ def read_stamp(path: Path) -> Stamp | None:
     """Return the stamp in ``path``; None where there is none, and a damaged one counts as none."""
     try:
         stamp = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     return stamp if _is_whole(stamp) and _is_whole(stamp.get("was", stamp)) else None
 
@@ -117,7 +137,8 @@ def read_stamp(path: Path) -> Stamp | None:
 def _is_whole(stamp: Any) -> bool:
     if not isinstance(stamp, dict) or not {"key", "state", "inputs"} <= stamp.keys():
         return False
-    if not isinstance(stamp["inputs"], dict):
+    needed = {"done": {"fingerprint", "note"}, "leaving": {"was"}}.get(str(stamp["state"]), set())
+    if not isinstance(stamp["inputs"], dict) or not needed <= stamp.keys():
         return False
     # Both become parts of paths.
     parts = ((_KEY, stamp["key"]), (_ASIDE, stamp.get("aside", f"x-{stamp['key'][:12]}")))

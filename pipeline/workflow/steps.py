@@ -119,19 +119,27 @@ class StepRunner:
         inputs = {**step.inputs(), "version": step.version}
         record = {"key": digest(inputs), "inputs": inputs, "limits": step.limits()}
         stamp = place.settle()
-        if stamp is not None and (found := self._changes(step, stamp, inputs)):
+
+        def is_exact(kept: Stamp) -> bool:
+            return not self._all_changes(kept, inputs)
+
+        found = [] if stamp is None else self._changes(step, stamp, inputs)
+        if stamp is not None and not found and place.kept(is_exact) is not None:
+            found = self._all_changes(stamp, inputs)
+        if stamp is not None and found:
             returns = all(change.name != "version" for change in found)
             self._put_aside(step, place, stamp, f"changed: {_told(found)}", returns=returns)
             stamp = None
         if stamp is None and step.outputs:
-            stamp = place.arrive(lambda kept: not self._changes(step, kept, inputs))
+            stamp = place.arrive(is_exact)
         # A step that was begun anew on request, and then interrupted, goes on.
-        again = step.name in self.rerun
+        again, why = step.name in self.rerun, "is done again, as --rerun says"
+        everything = StepPlace(self.root, step.name, (*step.outputs, *step.files))
         if again and stamp is not None and not (stamp["state"] == "started" and "again" in stamp):
-            everything = StepPlace(self.root, step.name, (*step.outputs, *step.files))
-            why = "is done again, as --rerun says"
             self._put_aside(step, everything, stamp, why, returns=False)
             stamp = None
+        elif again and stamp is None and (aside := everything.clear()) is not None:
+            self.say(f"    {step.name}: {why}; what was there is kept in {aside}")
         if stamp is not None and stamp["state"] == "done" and self._is_whole(step, stamp):
             further = self._new_limits(stamp, record["limits"])
             if not further:
@@ -146,8 +154,11 @@ class StepRunner:
         return _do(step, place, record | ({"again": True} if again else {}))
 
     def _changes(self, step: Step, stamp: Stamp, inputs: Mapping[str, Any]) -> list[Change]:
-        found = changes(_flat(stamp["inputs"]), _flat(inputs), self.config)
+        found = self._all_changes(stamp, inputs)
         return [one for one in found if one.name != step.may_lack or one.now is not None]
+
+    def _all_changes(self, stamp: Stamp, inputs: Mapping[str, Any]) -> list[Change]:
+        return changes(_flat(stamp["inputs"]), _flat(inputs), self.config)
 
     def _new_limits(self, stamp: Stamp, now: Mapping[str, Any]) -> list[Change]:
         before = _flat(stamp["inputs"]) | stamp.get("limits", {})

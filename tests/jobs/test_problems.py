@@ -188,3 +188,25 @@ def test_the_records_cross_process_borders() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert again.problems == error.problems
     assert str(again) == "lr: got 0.5, allowed: less\na text"
+
+
+def test_a_run_checks_what_it_is_to_score_before_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "songs").mkdir()
+    for name in ("checkpoint", "estimates_dir", "scores_dir", "resume_from_checkpoint"):
+        words = ["--musdb_root", str(tmp_path / "songs"), f"--{name}", str(tmp_path / "nope")]
+        with pytest.raises(ConfigError) as caught:
+            parse(words, "run")
+        assert [problem.option for problem in caught.value.problems] == [name]
+
+
+def test_a_wrong_step_is_told_unless_the_options_that_decide_it_are_in_doubt() -> None:
+    words = ["--synthetic_train", "2", "--synthetic_valid", "1", "--synthetic_test", "1"]
+    with pytest.raises(ConfigError) as caught:
+        parse([*words, "--rerun", "train,search"], "run")
+    told = [str(problem) for problem in caught.value.problems]
+    assert told == [
+        "rerun: got 'search', allowed: songs, preprocess, train, evaluate, report",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        parse(["--synthetic_train", "x", "--rerun", "songs"], "run")
+    assert [problem.option for problem in caught.value.problems] == ["synthetic_train"]

@@ -310,3 +310,57 @@ def test_two_runs_of_one_folder_never_overlap(tmp_path: Path) -> None:
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_outputs_that_no_stamp_tells_of_make_room_and_stay(flow: TwoSteps) -> None:
+    flow.run()
+    flow.value = 10
+    flow.run()
+    (flow.root / "steps" / "first.json").write_text("")
+    flow.value = 1
+    flow.run()
+    assert (flow.root / "one.txt").read_text() == "1"
+    kept = [file.read_text() for file in (flow.root / "previous").glob("first-unknown*/one.txt")]
+    assert kept == ["10"]
+
+
+def test_a_rerun_without_a_stamp_begins_anew_too(flow: TwoSteps) -> None:
+    flow.run()
+    (flow.root / "steps" / "first.json").unlink()
+    (flow.root / "one.txt").write_text("of before")
+    assert flow.run("first") == ["first"]
+    assert (flow.root / "previous" / "first-unknown" / "one.txt").read_text() == "of before"
+
+
+def test_the_exact_former_outputs_come_back_before_those_that_may_go_on(flow: TwoSteps) -> None:
+    def run(start: str | None) -> list[str]:
+        flow.runs.clear()
+        first = flow.steps()[0]
+        first = replace(
+            first,
+            inputs=lambda: {"value": flow.value, "resume_from_checkpoint": start},
+            may_lack="resume_from_checkpoint",
+        )
+        StepRunner(flow.root, RunConfig(), flow.said.append).run([first])
+        return list(flow.runs)
+
+    assert run(None) == ["first"]
+    flow.value = 2
+    assert run("init") == ["first"]
+    assert run(None) == []  # it may be left out when the work goes on
+    flow.value = 1
+    assert run(None) == []  # the first one came back
+    assert (flow.root / "one.txt").read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    "damage", [{"state": "leaving"}, {"state": "done", "note": None}, {"inputs": 3}]
+)
+def test_a_stamp_that_lacks_what_its_state_needs_counts_as_none(
+    flow: TwoSteps, damage: dict[str, object]
+) -> None:
+    flow.run()
+    file = flow.root / "steps" / "first.json"
+    stamp = json.loads(file.read_text()) | damage
+    file.write_text(json.dumps({k: v for k, v in stamp.items() if v is not None}))
+    assert "first" in flow.run()

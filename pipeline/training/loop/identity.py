@@ -38,6 +38,14 @@ def claim(folder: RunFolder, config: RunConfig, data_hash: str) -> None:
     claim_folder(folder.training, config, mine, "training", may_lack=RESUME)
 
 
+def began_with(folder: RunFolder) -> Any:
+    """Return the ``resume_from_checkpoint`` of the training in ``folder``; None if it had none."""
+    try:
+        return json.loads((folder.training / _IDENTITY).read_bytes()).get(f"train.{RESUME}")
+    except (OSError, ValueError, AttributeError):
+        return None  # what is damaged is told when the folder is claimed
+
+
 def has_begun(folder: RunFolder) -> bool:
     """Return whether there is a state to go on from, or a result."""
     return folder.state.exists() or (folder.training / _RESULT).exists()
