@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lasaft.files import file_sha256
+
 
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON value, in hexadecimal."""
@@ -20,7 +22,7 @@ def content_hash(*paths: Path) -> str | None:
 
     Hidden files do not count: they are other programs' (``.DS_Store``) or not finished yet.
     """
-    return _tree_hash(paths, _file_hash)
+    return _tree_hash(paths, file_sha256)
 
 
 def listing_hash(*paths: Path, times: bool = False) -> str | None:
@@ -56,8 +58,3 @@ def _files(path: Path) -> list[Path]:
         for file in found
         if not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -96,10 +96,11 @@ def recipe_of(provenance: Mapping[str, Any]) -> str | None:
     config, data = provenance.get("config"), provenance.get("data_hash")
     if not isinstance(config, Mapping) or data is None:
         return None
+    counted = set(names(*_RECIPE))
     # An option that the program has learnt since had its default.
     parts = {
         section: values(RunConfig(), section, *_RECIPE)
-        | {n: v for n, v in config.get(section, {}).items() if n in names(*_RECIPE)}
+        | {n: v for n, v in config.get(section, {}).items() if n in counted}
         for section in _TRAINING
     }
     text = json.dumps([parts, data], sort_keys=True)

@@ -8,14 +8,13 @@ from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
+from pipeline.config.run import synthetic_songs
 from pipeline.data.synthetic.writer import SongSet, begin_songs, finish_songs, song_list, write_song
 
 
 def wants_songs(config: RunConfig) -> bool:
     """Return whether the run is on synthetic songs: no ``musdb_root``, some songs asked for."""
-    data = config.data
-    counts = data.synthetic_train + data.synthetic_valid + data.synthetic_test
-    return data.musdb_root is None and counts > 0
+    return synthetic_songs(config) > 0
 
 
 def song_set(config: RunConfig) -> SongSet:
