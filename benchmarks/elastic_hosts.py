@@ -22,8 +22,8 @@ from pipeline.training.loop.journal import read_history
 from tests.helpers.hosts import Hosts, hosts, why_not
 from tests.helpers.small_training import (
     config_of,
+    forget_step,
     prepare,
-    shown_by,
     step_of,
     train_on,
     wait_for,
@@ -51,7 +51,7 @@ def observe(cluster: Hosts, config: RunConfig, training: subprocess.Popen[str]) 
         while workers_on(cluster) == before and training.poll() is None:
             reached = max(reached, step_of(config))
             time.sleep(0.02)
-        shown_by(config).unlink(missing_ok=True)
+        forget_step(config)
         wait_for(lambda wanted=wanted: has_trained(wanted), f"first step of {wanted} processes")
         seconds, again = time.monotonic() - began, max(0, reached - step_of(config) + 1)
         rows.row(text, f"{before} -> {wanted}", f"{seconds:.0f}", again if before else 0)

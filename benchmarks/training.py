@@ -15,10 +15,10 @@ import json
 import math
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 
 from benchmarks.measure import Figures, Table, best_of, in_own_process, timed
@@ -26,9 +26,11 @@ from lasaft.config import VARIANTS
 from pipeline.cluster.connection import connected
 from pipeline.config import RunConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
+from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.windows.loader import Batch
 from pipeline.data.windows.remote import open_shards
 from pipeline.training.loop.first_weights import new_model
+from pipeline.training.loop.identity import claim
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.loss_network import loss_of
 from pipeline.training.loop.optimiser import build_optimizer
@@ -36,8 +38,9 @@ from pipeline.training.loop.process_data import ShardData
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.reporter import STEPS_PER_RECORD
 from pipeline.training.loop.worker import run_session
-from pipeline.training.train import train
-from tests.helpers.small_training import make_data, shown_by
+from pipeline.training.train import fit
+from tests.helpers.small_training import make_data
+from tests.helpers.training import Heard
 
 CPU = torch.device("cpu")
 WAYS = ("bare loop", "in process", "Ray, 1 worker", "Ray, 2 workers")
@@ -82,32 +85,32 @@ def bare(config: RunConfig) -> float:
     return seconds / (len(batches) - STEPS_PER_RECORD)
 
 
-def ours(config: RunConfig) -> float:
-    """Train in this process or through Ray; return the s a step of the journal's times."""
+def ours(config: RunConfig) -> Figures:
+    """Train in this process or through Ray; return s a step, and s from the start to one done."""
+    folder, born = RunFolder.of(config), psutil.Process().create_time()
+    told: list[float] = []
     if config.output_dir.name == "in process":
-        run_session(config, CPU)
+        heard = Heard(folder)
+        heard.tell = lambda values: told.append(time.time())
+        run_session(config, CPU, outlet=heard)
     else:
         with connected(config.cluster):
-            train(config)
+            claim(folder, config, read_manifest(folder.shards).hash)
+            fit(config, folder, lambda values: told.append(time.time()))
     records = read_history(RunFolder.of(config).metrics)
     first, *_, last = [record for record in records if record["kind"] == "step"]
-    return (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
+    step = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
+    return {"step": step, "first": told[0] - born}
 
 
 def measure(way: str, steps: int) -> Figures:
-    """Run one way in a process of its own; return s a step, and s from its start to a step done."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+    """Run one way in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
         config = config_of(Path(folder), way, steps)
         make_data(Path(folder), config, seconds=6.0)
         file = Path(folder) / "config.json"
         file.write_text(to_json(config))
-        began, first = time.monotonic(), math.inf
-        step = pool.submit(in_own_process, "benchmarks.training", "--measure", str(file))
-        while not step.done():
-            if first == math.inf and shown_by(config).exists():
-                first = time.monotonic() - began
-            time.sleep(0.02)
-        return {"step": step.result(), "first": first}
+        return in_own_process("benchmarks.training", "--measure", str(file))
 
 
 def main() -> None:
@@ -120,13 +123,14 @@ def main() -> None:
         parser.error(f"steps: got {options.steps}, allowed: a multiple of 10, at least 20")
     if options.measure:
         config = from_json(options.measure.read_bytes())
-        print(json.dumps((bare if config.output_dir.name == WAYS[0] else ours)(config)))
+        bare_loop = config.output_dir.name == WAYS[0]
+        print(json.dumps({"step": bare(config)} if bare_loop else ours(config)))
         return
     best = best_of(options.rounds, {way: partial(measure, way, options.steps) for way in WAYS})
     bare_loop, _, one, _ = (found["step"] for found in best.values())
     rows = Table("way", "steps/s", "of the bare loop", "of one worker", "s to the first step")
     for way, found in best.items():
-        step, first = found["step"], found["first"]
+        step, first = found["step"], found.get("first", math.inf)
         shares = f"{bare_loop / step:.1%}", f"{one / step:.2f}"
         rows.row(way, f"{1 / step:.2f}", *shares, f"{first:.1f}" if first < math.inf else "")
 

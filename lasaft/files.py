@@ -73,6 +73,7 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
     pairs = list(zip(temporaries, paths, strict=True))
     published: list[Path] = []
     try:
+        made = {path.parent for path in paths if not path.parent.exists()}
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
         yield temporaries
@@ -81,7 +82,7 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
         for temporary, path in pairs:
             temporary.replace(path)
             published.append(path)
-        for parent in {path.parent for path in paths}:
+        for parent in {path.parent for path in paths} | {folder.parent for folder in made}:
             _sync(parent)
     except BaseException as error:
         for path in published if len(published) < len(paths) else ():

@@ -52,8 +52,13 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """What an interrupted training goes on from."""
+        """What a training goes on from that Ray Train does not know: the state of before."""
         return self.training / "state.safetensors"
+
+    @property
+    def ray_train(self) -> Path:
+        """Ray Train's own: a run for each command, with the reported states as checkpoints."""
+        return self.training / "ray"
 
     @property
     def metrics(self) -> Path:

@@ -14,14 +14,12 @@ from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
 from pipeline.search.trials import mark, read_curve, reason_of, score_of
-from pipeline.training.epoch_gate import answer
 from pipeline.training.train import fit
 
 _SONG_SECONDS = 240.0
 _TIMED_SECONDS = 12.0
-_POLL_SECONDS = 0.1
 _END_SECONDS = 50.0
-# The thread in which this process trains with others, if it does.
+# The thread that waits for the processes of this trial, if it has some.
 _running: list[threading.Thread] = []
 
 
@@ -73,47 +71,28 @@ def _train_alone(config: RunConfig, report: Callable[[int], None], *, gpu: bool)
 
 
 def _train_many(config: RunConfig, report: Callable[[int], None]) -> None:
-    """Train with Ray Train in a thread, and report each epoch from this one.
+    """Train with Ray Train, and report each epoch.
 
-    The workers wait after each epoch until it has been reported. Where the report ends this trial
-    (it raises SystemExit), they get that as an answer and end by themselves: Ray Train then gives
-    back what they hold, which it does not when it is killed from outside.
+    Where the report ends this trial (it raises SystemExit), the training is ended in order.
     """
     folder = RunFolder.of(config)
     reported = len(read_curve(folder.metrics))
-    (folder.training / "failure.json").unlink(missing_ok=True)
-    answer(folder, reported, go=True)
-    failures: list[Exception] = []
-    thread = threading.Thread(target=_fit, args=(config, folder, failures), daemon=True)
-    _running[:] = [thread]
-    thread.start()
-    try:
-        while thread.is_alive():
-            if reported < min(len(read_curve(folder.metrics)), config.train.max_epochs - 1):
-                reported += 1
-                report(reported)
-                answer(folder, reported, go=True)
-            else:
-                time.sleep(_POLL_SECONDS)
-    except BaseException:
-        answer(folder, reported, go=False)
-        wait_for_end()
-        raise
-    if failures:
-        raise failures[0]
+
+    def heard(values: dict[str, Any]) -> None:
+        nonlocal reported
+        epochs = values["epoch"] + 1
+        if values["phase"] == "epoch" and reported < epochs < config.train.max_epochs:
+            reported = epochs
+            report(epochs)
+
+    _running[:] = [threading.current_thread()]
+    fit(config, folder, heard)
 
 
 def wait_for_end() -> None:
-    """Wait until the training in this process's thread has ended, for ``_END_SECONDS`` at most."""
+    """Wait until the training of several processes has ended, for ``_END_SECONDS`` at most."""
     for thread in _running:
         thread.join(_END_SECONDS)
-
-
-def _fit(config: RunConfig, folder: RunFolder, failures: list[Exception]) -> None:
-    try:
-        fit(config, folder)
-    except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-        failures.append(error)
 
 
 def _report(config: RunConfig, watched: str, epoch: int | None = None) -> None:

@@ -22,6 +22,7 @@ from pipeline.search.candidates import Candidate, Checker, trial_base
 from pipeline.search.space import Settings, Space
 from pipeline.training.loop.identity import DATA_HASH, claim_folder
 from pipeline.training.loop.journal import read_history
+from pipeline.training.loop.states import drop_states
 
 Status = Literal["waiting", "running", "done", "stopped", "failed"]
 _LONGEST_NAME = 90
@@ -165,8 +166,8 @@ class TrialBook:
         settings = settings_of(plan)
         folder = self.root / "trials" / name
         config = _trial_config(self.checker, settings, folder, plan["repeat"])
-        status, reason = _ending(folder)
-        curve = read_curve(RunFolder.of(config).metrics)
+        status, reason, epochs = _ending(folder)
+        curve = read_curve(RunFolder.of(config).metrics)[:epochs]
         if status == "waiting" and curve:
             status = "running"
         speed = _json(folder / "speed.json").get("seconds_per_song")
@@ -195,23 +196,29 @@ def _trial_config(checker: Checker, settings: Settings, folder: Path, repeat: in
     return base.model_copy(update={"output_dir": folder, "train": train, "data": data})
 
 
-def _ending(folder: Path) -> tuple[Status, str]:
+def _ending(folder: Path) -> tuple[Status, str, int | None]:
+    """Return how a trial ended, why, and how many of its epochs count (None: all)."""
     endings: tuple[Status, ...] = ("failed", "stopped")
     for status in endings:
         if found := _json(folder / f"{status}.json"):
-            return status, found["reason"]
+            return status, found["reason"], found.get("epochs")
     done = (folder / "training" / "result.json").exists()
-    return ("done", "") if done else ("waiting", "")
+    return "done" if done else "waiting", "", None
 
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_bytes()) if path.exists() else {}
 
 
-def mark(folder: Path, ending: Literal["failed", "stopped"], reason: str) -> None:
-    """Record how a trial ended, and why; the state to go on from is of no use any more."""
-    atomic_write_json(folder / f"{ending}.json", {"reason": reason})
-    (folder / "training" / "state.safetensors").unlink(missing_ok=True)
+def mark(
+    folder: Path, ending: Literal["failed", "stopped"], reason: str, epochs: int | None = None
+) -> None:
+    """Record how a trial ended, and why; the state to go on from is of no use any more.
+
+    ``epochs``: how many count, where training may have gone on until it heard of the end.
+    """
+    atomic_write_json(folder / f"{ending}.json", {"reason": reason, "epochs": epochs})
+    drop_states(RunFolder(folder, folder, folder))
 
 
 def reason_of(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
 from pipeline.search.budget import Budget
-from pipeline.search.trials import Trial, TrialBook, mark, reason_of
+from pipeline.search.trials import Trial, TrialBook, mark, reason_of, score_of
 from pipeline.tracking import Tracker, tracking_address
 
 
@@ -38,6 +38,7 @@ class Watch(TrialProgressCallback):
         self._trackers: dict[str, Tracker] = {}
         self._closing: list[threading.Thread] = []
         self._scores: dict[str, float] = {}
+        self._epochs: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -80,6 +81,7 @@ class Watch(TrialProgressCallback):
         name = trial.config["name"]
         self.budget.count(name, result["epoch"], result["seconds"])
         self._scores[name] = score = result["score"]
+        self._epochs[name] = result["epoch"]
         self._advance(0, f"trial {name} epoch {result['epoch']} {score:.4g}")
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -91,11 +93,12 @@ class Watch(TrialProgressCallback):
         """Write down that a trial was ended early, unless its files say that it is done."""
         name = trial.config["name"]
         self.budget.end(name)
-        found = self.book.read(name)
+        found, epochs = self.book.read(name), self._epochs.get(name)
         if found.status == "running" and not (self.budget.used_up or self.budget.holds(name)):
             watched = self.config.search.objectives[0]
-            by = f"{self.config.search.scheduler}: {watched} {found.figure(watched):.4g}"
-            mark(found.folder, "stopped", f"{by} after {found.epochs} epochs")
+            score = score_of(found.curve[:epochs], watched)
+            by = f"{self.config.search.scheduler}: {watched} {score:.4g}"
+            mark(found.folder, "stopped", f"{by} after {epochs or found.epochs} epochs", epochs)
         self._end(name)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:

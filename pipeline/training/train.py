@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
-import lasaft.errors
 from lasaft.errors import ConfigError, LasaftError, StageError
-from lasaft.files import atomic_write_json
 from pipeline.cluster import locks
 from pipeline.cluster.connection import connected, living_nodes, require_gpus
 from pipeline.cluster.interrupts import raise_if_received
@@ -27,8 +24,13 @@ from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
 from pipeline.training.loop.identity import claim, finished, has_begun
 from pipeline.training.loop.records import TrainResult
+from pipeline.training.loop.states import drop_states, newest_state
+
+if TYPE_CHECKING:
+    from ray.train import Result
 
 _POLL_SECONDS = 0.5
+_END_SECONDS = 20.0
 # A range of processes looks so often whether there is room for more: a change costs a new start.
 _RESIZE_SECONDS = 60.0
 # After a node's death Ray may ask for its place once more; with its own 60 s it waits longer.
@@ -65,23 +67,25 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
         if result is not None:
             sys.stderr.write(f"training: finished before in {folder.training}, nothing is left\n")
             return result
-        for name in ("failure.json", "progress.json"):
-            (folder.training / name).unlink(missing_ok=True)
-        with connected(config.cluster), _shown(folder, config.train):
-            fit(config, folder)
+        with connected(config.cluster), closing(TrainingLine(config.train)) as line:
+            fit(config, folder, line)
         result = finished(folder, config)
     assert result is not None, "the workers ended without a result"
     return result
 
 
-def fit(config: RunConfig, folder: RunFolder) -> None:
+def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], None]) -> None:
     """Run the workers to the end; call while connected, alone in ``folder``.
+
+    Args:
+        heard: called here with each report of the first process; its exceptions end the training.
 
     Raises:
         LasaftError: training ended without a result.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
+    from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     train = config.train
@@ -93,21 +97,20 @@ def fit(config: RunConfig, folder: RunFolder) -> None:
         "resources_per_worker": each,
         "elastic_resize_monitor_interval_s": _RESIZE_SECONDS,
     }
-    # Our own files are the truth: what Ray keeps of an earlier call would only be in the way.
-    shutil.rmtree(folder.training / "ray", ignore_errors=True)
+    _take_over(folder)
     # In a process of its own: in this one's main thread Ray Train would take over Ctrl-C.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     task = ray.remote(_run_workers).options(
         num_cpus=0,
         max_retries=0,
         scheduling_strategy=here,
         runtime_env={"env_vars": _ray_settings(elastic=elastic)},
     )
-    running = task.remote(to_json(config), scaling)
+    running = task.remote(to_json(config), scaling, reports)
     try:
         with _lack_told(each, train.world_sizes[0]):
-            while not ray.wait([running], timeout=_POLL_SECONDS)[0]:
-                raise_if_received()
+            _listen(running, reports, heard)
         ray.get(running)
     except RayTaskError as error:
         raise error.cause from error
@@ -116,6 +119,62 @@ def fit(config: RunConfig, folder: RunFolder) -> None:
     except KeyboardInterrupt:
         ray.cancel(running, force=True)
         raise
+    except BaseException:
+        _end(running, reports)
+        raise
+    finally:
+        reports.shutdown(force=True)
+    if train.save_weights_only and (result := finished(folder, config)) and not result.timed_out:
+        drop_states(folder)
+
+
+def reported(folder: RunFolder) -> Result:
+    """Return what Ray Train knows of the training in ``folder``: last metrics, last checkpoint.
+
+    Raises:
+        StageError: nothing has been reported there.
+    """
+    from ray.train import Result
+
+    runs = sorted(folder.ray_train.glob("*/"))
+    if not runs:
+        raise StageError(f"{folder.ray_train}: no training has reported to Ray Train here")
+    return Result.from_path(runs[-1])
+
+
+def _take_over(folder: RunFolder) -> None:
+    """Put the newest state where Ray Train does not know of it: each command is a new run to it.
+
+    A command that was killed may have left a half written index behind, or processes that write
+    for some seconds more; and another release of Ray Train refuses the index of this one.
+    """
+    newest = newest_state(folder)
+    if newest is not None:
+        newest.replace(folder.state)
+    shutil.rmtree(folder.ray_train, ignore_errors=True)
+
+
+def _listen(running: Any, reports: Any, heard: Callable[[dict[str, Any]], None]) -> None:
+    """Pass each report on, and return at the end of the training."""
+    import ray
+    from ray.util.queue import Empty
+
+    going = True
+    while going:
+        going = not ray.wait([running], timeout=0)[0]
+        raise_if_received()
+        with suppress(Empty):
+            heard(reports.get(timeout=_POLL_SECONDS if going else 0.01))
+            going = True
+
+
+def _end(running: Any, reports: Any) -> None:
+    """End the training in order: killed, Ray Train would not give back what it holds."""
+    import ray
+
+    reports.shutdown(force=True)  # the next report fails, and with it the training
+    ray.wait([running], timeout=_END_SECONDS)
+    ray.cancel(running, force=True)
 
 
 def _ray_settings(*, elastic: bool) -> dict[str, str]:
@@ -130,14 +189,18 @@ def _ray_settings(*, elastic: bool) -> dict[str, str]:
     return settings | {k: v for k, v in os.environ.items() if k.startswith("RAY_TRAIN_")}
 
 
-def _run_workers(config_json: str, scaling: dict[str, Any]) -> None:
+def _run_workers(config_json: str, scaling: dict[str, Any], reports: Any) -> None:
     """Start the processes that train, again where one dies, and return at their end.
 
-    ``scaling`` says how many there are and what each holds, as Ray's ScalingConfig takes it.
+    Args:
+        scaling: how many there are and what each holds, as Ray's ScalingConfig takes it.
+        reports: the queue for what they report.
     """
     from ray import train as ray_train
     from ray.exceptions import RayActorError
     from ray.train.torch import TorchTrainer
+
+    from pipeline.training.reports import Listener
 
     config = from_json(config_json)
     folder, most = RunFolder.of(config), config.train.max_failures
@@ -147,11 +210,13 @@ def _run_workers(config_json: str, scaling: dict[str, Any]) -> None:
         train_loop_config={"config": config_json},
         scaling_config=ray_train.ScalingConfig(**scaling),
         run_config=ray_train.RunConfig(
-            name="train",
-            storage_path=str(folder.training / "ray"),
+            name=f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}",
+            storage_path=str(folder.ray_train),
             failure_config=ray_train.FailureConfig(max_failures=most),
+            checkpoint_config=ray_train.CheckpointConfig(num_to_keep=1),
             logging_config=ray_train.LoggingConfig(log_level="ERROR"),
             worker_runtime_env={"env_vars": threads},
+            callbacks=[Listener(reports)],
         ),
     )
     try:
@@ -159,13 +224,15 @@ def _run_workers(config_json: str, scaling: dict[str, Any]) -> None:
     except RayActorError as error:
         # The actor that steers the processes is none of those that Ray starts again.
         raise _steering_lost(folder, error) from error
+    except ray_train.ControllerError as error:
+        if isinstance(error.controller_failure, LasaftError):
+            raise error.controller_failure from error
+        raise _steering_lost(folder, error) from error
     except ray_train.TrainingFailedError as error:
-        _raise_failure(folder)
         raise StageError(
             f"training: the processes died more than {most} times, the last time of: "
             f"{_last_line(error)}; the state in {folder.training} is kept: the same command goes on"
         ) from error
-    _raise_failure(folder)
 
 
 def _steering_lost(folder: RunFolder, error: Exception) -> StageError:
@@ -200,45 +267,20 @@ def _process(payload: dict[str, Any]) -> None:
     """Train in one Ray worker."""
     from ray.train.torch import get_device
 
-    from pipeline.cluster.preemption import noticed
-    from pipeline.training.epoch_gate import EndedEarlyError, asker
     from pipeline.training.loop.ranks import Ranks
     from pipeline.training.loop.worker import run_session
+    from pipeline.training.reports import RayOutlet
 
     config = from_json(payload["config"])
-    failure = RunFolder.of(config).training / "failure.json"
-    if failure.exists():
-        # A process has found that going on makes no sense; all that are started again end here.
-        return
     device = get_device()
     assert not isinstance(device, list)
     ranks = Ranks.current(device)
-    world = ranks.world
     if not config.train.gpus:
         # Of a range, this many have been started: from here on it is a number like any other.
-        train = config.train.model_copy(update={"world_size": world})
+        train = config.train.model_copy(update={"world_size": ranks.world})
         config = config.model_copy(update={"train": train})
-    try:
-        ask = asker(RunFolder.of(config), ranks, config.train.max_epochs)
-        with noticed() as leaving:
-            run_session(config, device, ask, leaving)
-    except EndedEarlyError:
-        return  # on all processes at the same epoch
-    except LasaftError as error:
-        try:
-            atomic_write_json(failure, {"kind": type(error).__name__, "text": str(error)})
-        except OSError:
-            raise error from None  # a full disk: the message alone gets through
-        if world > 1:
-            raise  # the others may be waiting for this one in a sum
-
-
-def _raise_failure(folder: RunFolder) -> None:
-    """Raise what a worker has found to be wrong with the input, if anything."""
-    file = folder.training / "failure.json"
-    if file.exists():
-        found = json.loads(file.read_bytes())
-        raise getattr(lasaft.errors, found["kind"])(found["text"])
+    outlet = RayOutlet(RunFolder.of(config), is_first=ranks.is_first)
+    run_session(config, device, outlet=outlet)
 
 
 def _last_line(error: BaseException) -> str:
@@ -293,48 +335,37 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in living_nodes()]
 
 
-@contextmanager
-def _shown(folder: RunFolder, train: TrainConfig) -> Iterator[None]:
-    """Show the workers' progress while the ``with`` lasts."""
-    stop = threading.Event()
-    file = folder.training / "progress.json"
-    watcher = threading.Thread(
-        target=_watch, args=(file, train, stop), name="progress", daemon=True
-    )
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
+class TrainingLine:
+    """Shows the reports of a training as progress."""
 
+    def __init__(self, train: TrainConfig) -> None:
+        self._train = train
+        self._progress: Progress | None = None
+        self._shown, self._process = 0, ""
+        self._said: set[str] = set()
 
-def _watch(file: Path, train: TrainConfig, stop: threading.Event) -> None:
-    progress, shown, process, before = None, 0, "", None
-    last, said = False, set()
-    while not last:
-        last = stop.wait(_POLL_SECONDS)
-        found = json.loads(file.read_bytes()) if file.exists() else None
-        if found is None or found == before:
-            continue
-        before = found
-        if progress is None:
-            total = train.max_epochs * found["steps_per_epoch"]
-            shown = found["step"]
-            progress = Progress("training", total, "steps", done=shown)
-            process = found["process"]
-        if found["process"] != process:
-            progress.say(f"training: started again, it is at step {found['step']}")
-            process = found["process"]
+    def __call__(self, report: dict[str, Any]) -> None:
+        """Show where the training is."""
+        step, process = report["step"], report["process"]
+        if self._progress is None:
+            total = self._train.max_epochs * report["steps_per_epoch"]
+            self._progress = Progress("training", total, "steps", done=step)
+            self._shown = step
+        elif process != self._process:
+            self._progress.say(f"training: started again, it is at step {step}")
+        self._process = process
         # After a crash the count goes back for a while.
-        progress.advance(max(0, found["step"] - shown), _note(found, train))
-        shown = max(shown, found["step"])
-        for text in found["notes"]:
-            if text not in said:
-                progress.say(f"training: {text}")
-                said.add(text)
-    if progress is not None:
-        progress.close()
+        self._progress.advance(max(0, step - self._shown), _note(report, self._train))
+        self._shown = max(self._shown, step)
+        for text in report["notes"]:
+            if text not in self._said:
+                self._progress.say(f"training: {text}")
+                self._said.add(text)
+
+    def close(self) -> None:
+        """End the line."""
+        if self._progress is not None:
+            self._progress.close()
 
 
 def _note(found: dict[str, Any], train: TrainConfig) -> str:

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
+from pipeline.training.loop.states import newest_state
 from pipeline.training.loop.worker import run_session
 from tests.helpers.hosts import Hosts, hosts, why_not
 from tests.helpers.processes import in_processes
@@ -76,9 +78,9 @@ def test_a_node_that_is_told_to_go_and_then_dies_costs_seconds_of_training(
         in_processes(2, root, _session, undisturbed)
         _reach(config, 10, command)
         host = cluster.busiest()
-        state = config.output_dir / "training" / "state.safetensors"
+        folder = RunFolder.of(config)
         # Without the notice there would be no state before the end of the epoch.
-        assert not state.exists()
+        assert newest_state(folder) is None
         notice = cluster.run(
             host,
             "ray",
@@ -96,7 +98,7 @@ def test_a_node_that_is_told_to_go_and_then_dies_costs_seconds_of_training(
         )
         assert notice.returncode == 0, notice.stderr
         end = time.monotonic() + 60
-        while not state.exists():
+        while newest_state(folder) is None:
             assert time.monotonic() < end, "the notice was not heard"
             time.sleep(0.1)
         cluster.kill(host)

@@ -20,7 +20,7 @@ from pipeline.config import RunConfig
 from tests.helpers.small_training import (
     WORKER,
     config_of,
-    shown_by,
+    forget_step,
     step_of,
     wait_for,
     words_of,
@@ -79,7 +79,7 @@ def training(root: Path, **options: Any) -> Job:
         words=lambda run: words_of(config(run)),
         progress=lambda run: step_of(config(run)),
         differences=lambda run: differences(config(run), config(UNDISTURBED)),
-        forget=lambda run: shown_by(config(run)).unlink(missing_ok=True),
+        forget=lambda run: forget_step(config(run)),
         group=WORKER,
         kills_a_run=10,
         pause_seconds=0.3,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from pipeline.config import ClusterConfig, DataConfig, RunConfig, to_json
 from pipeline.config.folders import RunFolder
+from pipeline.training.loop.journal import read_history
 from tests.helpers.hosts import Hosts
 from tests.helpers.shards import make_shards
 from tests.helpers.songs import make_musdb
@@ -83,17 +83,21 @@ def workers_on(hosts: Hosts) -> int:
     return sum(WORKER in command for found in commands for command in found.values())
 
 
+_forgotten: dict[Path, int] = {}
+
+
 def step_of(config: RunConfig) -> int:
-    """Return the newest step that the training has shown, 0 before the first."""
-    try:
-        return json.loads(shown_by(config).read_bytes())["step"]
-    except FileNotFoundError:
+    """Return the newest step in the training's journal, 0 before the first."""
+    journal = RunFolder.of(config).metrics
+    if not journal.exists() or journal.stat().st_mtime_ns <= _forgotten.get(journal, 0):
         return 0
+    return max((record["step"] for record in read_history(journal)), default=0)
 
 
-def shown_by(config: RunConfig) -> Path:
-    """Return the file in which a training shows its newest step."""
-    return RunFolder.of(config).training / "progress.json"
+def forget_step(config: RunConfig) -> None:
+    """Let :func:`step_of` return 0 until the journal is written to again."""
+    journal = RunFolder.of(config).metrics
+    _forgotten[journal] = journal.stat().st_mtime_ns
 
 
 def wait_for(done: Callable[[], bool], what: str, limit_seconds: float = LIMIT_SECONDS) -> None:

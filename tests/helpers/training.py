@@ -17,10 +17,12 @@ from pipeline.config.folders import RunFolder
 from pipeline.data.windows.draw_plan import rows_of_process
 from pipeline.data.windows.loader import Batch, ValidationTrack
 from pipeline.training.loop.journal import CLOCK_KINDS, read_history
+from pipeline.training.loop.outlet import Outlet, Write
 from pipeline.training.loop.randomness import derive_seed, seed_weights
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.state_file import load_state
+from pipeline.training.loop.states import newest_state
 from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
 from pipeline.training.loop.trainer import Trainer
 
@@ -159,18 +161,39 @@ def run_tiny(
     spoil: dict[int, float] | None = None,
     stop_at: int | None = None,
     tracks: int = 1,
+    outlet: Outlet | None = None,
 ) -> TrainResult:
     """Train on noise in this process; a KeyboardInterrupt at ``stop_at`` gets through."""
     model = tiny_model(config)
     if config.train.sync_batchnorm:
         synchronise_batchnorm(model)
     data = NoiseData(config, ranks, tracks, spoil, stop_at)
-    return Trainer(config, model, data, RunFolder.of(config), ranks, provenance={}).run()
+    folder = RunFolder.of(config)
+    return Trainer(config, model, data, folder, ranks, provenance={}, outlet=outlet).run()
+
+
+class Heard(Outlet):
+    """An outlet that keeps what is reported, after each step."""
+
+    every_seconds = 0.0
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(folder)
+        self.reports: list[dict[str, Any]] = []
+
+    def tell(self, values: dict[str, Any]) -> None:
+        self.reports.append(values)
+
+    def save(self, values: dict[str, Any], write: Write | None) -> None:
+        self.tell(values)
+        super().save(values, write)
 
 
 def training_tensors(config: RunConfig) -> dict[str, torch.Tensor]:
     """Return every tensor of the saved state: weights, statistics, the optimiser's moments."""
-    state = load_state(RunFolder.of(config).state)
+    file = newest_state(RunFolder.of(config))
+    assert file is not None
+    state = load_state(file)
     assert state is not None
     return state.tensors
 

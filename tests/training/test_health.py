@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from pipeline.training.loop.health import BAD_STEP_LIMIT, Constancy, Health
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.step import StepResult
-from tests.helpers.training import ALONE, NoiseData, run_tiny, tiny_config
+from tests.helpers.training import ALONE, Heard, NoiseData, run_tiny, tiny_config
 
 
 def _health(tmp_path: Path, **train: Any) -> tuple[Health, list[tuple[str, str]]]:
@@ -29,23 +28,23 @@ def _health(tmp_path: Path, **train: Any) -> tuple[Health, list[tuple[str, str]]
 
 
 def _step(loss: float, norm: float = 1.0) -> StepResult:
-    return StepResult(loss, norm, math.isfinite(loss + norm), time_up=False)
+    return StepResult(loss, norm, math.isfinite(loss + norm))
 
 
 def test_a_skipped_batch_is_named_once_on_the_screen_and_always_in_the_journal(
     tmp_path: Path,
 ) -> None:
     config = tiny_config(tmp_path)
-    run_tiny(config, spoil={3: math.nan, 7: math.inf})
     folder = RunFolder.of(config)
+    heard = Heard(folder)
+    run_tiny(config, spoil={3: math.nan, 7: math.inf}, outlet=heard)
     told = [r["text"] for r in read_history(folder.metrics) if r["kind"] == "health"]
     assert len(told) == 2
     assert "loss nan" in told[0]
     assert "step 3 (epoch 0, batch 3): the step is skipped; windows with bad numbers" in told[0]
     assert "windows [0, 1, 2, 3] of batch 3 in epoch 0" in told[0]
     assert "windows [0, 1, 2, 3] of batch 1 in epoch 1" in told[1]
-    shown = json.loads((folder.training / "progress.json").read_text())["notes"]
-    assert shown == told[:1]
+    assert heard.reports[-1]["notes"] == told[:1]
 
 
 def test_good_windows_that_overflow_are_told_from_bad_ones(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from torch import nn
 
 from lasaft.checkpoint import load_checkpoint
 from lasaft.errors import CheckpointError, ConfigError, StageError
-from lasaft.files import atomic_write_json
 from pipeline.config import TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.decisions import Selection
@@ -27,7 +24,7 @@ from pipeline.training.loop.optimiser import Plateau, build_optimizer, learning_
 from pipeline.training.loop.randomness import derive_seed
 from pipeline.training.loop.state_file import capture_state, load_state, restore_state, write_state
 from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
-from pipeline.training.train import _watch, share_cpus
+from pipeline.training.train import TrainingLine, share_cpus
 from tests.helpers.training import run_tiny, tiny_config, with_model
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd", "rmsprop")
@@ -287,22 +284,16 @@ def test_a_folder_that_was_moved_tells_where_its_checkpoint_is_now(tmp_path: Pat
 
 
 def test_a_training_that_ray_starts_again_says_so(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.training.train._POLL_SECONDS", 0.01)
-    file, stop = tmp_path / "progress.json", threading.Event()
     found = {
         "phase": "validate", "epoch": 0, "steps_per_epoch": 9, "step": 7, "process": "a 1",
         "notes": [],
     }  # fmt: skip
-    atomic_write_json(file, found)
-    watcher = threading.Thread(target=_watch, args=(file, tiny_config(tmp_path).train, stop))
-    watcher.start()
-    time.sleep(0.3)
-    atomic_write_json(file, found | {"step": 5, "process": "a 2"})
-    time.sleep(0.3)
-    stop.set()
-    watcher.join()
+    line = TrainingLine(tiny_config(tmp_path).train)
+    line(found)
+    line(found | {"step": 5, "process": "a 2"})
+    line.close()
     assert capfd.readouterr().err.count("training: started again, it is at step 5\n") == 1
 
 

@@ -20,16 +20,16 @@ from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.cluster.connection import prepare_environment
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
-from pipeline.training.epoch_gate import answer
 from pipeline.training.loop.identity import claim
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.ranks import Ranks
+from pipeline.training.loop.state_file import load_state
 from pipeline.training.loop.worker import run_session
-from pipeline.training.train import fit, train
+from pipeline.training.train import fit, reported, train
 from pipeline.workflow.stages import train_network
 from tests.helpers.kills import UNDISTURBED, disturb, processes, training
 from tests.helpers.processes import in_processes
-from tests.helpers.small_training import WORKER, config_of, prepare, step_of
+from tests.helpers.small_training import WORKER, config_of, forget_step, prepare, step_of
 from tests.helpers.training import (
     run_tiny,
     tiny_config,
@@ -115,6 +115,15 @@ def test_kills_of_driver_raylet_and_worker_and_ctrl_c_cost_nothing_but_time(root
     assert (result.epochs, result.steps) == (2, 80)
     assert result.val_sdr.keys() == {"vocals", "drums", "bass", "other"}
     assert lasaft.load_model(result.checkpoint).config == config.model
+    # What Ray Train knows is what the journal says.
+    known = reported(RunFolder.of(config))
+    epoch = [r for r in read_history(RunFolder.of(config).metrics) if r["kind"] == "epoch"][-1]
+    assert known.metrics is not None
+    assert known.metrics | epoch["values"] == known.metrics | {"train/skipped_steps": 0}
+    assert known.checkpoint is not None
+    state = load_state(Path(known.checkpoint.path) / RunFolder.of(config).state.name)
+    assert state is not None
+    assert state.progress["step"] == 80
 
 
 def _workers() -> int:
@@ -130,10 +139,21 @@ def test_a_range_of_processes_starts_with_what_is_there_and_grows(
         root, "elastic", world_size="1:3", batch_size=7, steps_per_epoch=40, max_epochs=1000,
         mid_epoch_seconds=0.5,
     )  # fmt: skip
-    folder = RunFolder.of(config)
-    answer(folder, config.train.max_epochs, go=True)
+    folder, enough = RunFolder.of(config), threading.Event()
+
+    class EnoughError(Exception):
+        pass
+
+    def heard(report: dict[str, Any]) -> None:
+        if enough.is_set() and report["phase"] == "epoch":
+            raise EnoughError
+
+    def run() -> None:
+        with pytest.raises(EnoughError):
+            fit(config, folder, heard)
+
     # Nodes can be added in the main thread only.
-    trainer = threading.Thread(target=fit, args=(config, folder), daemon=True)
+    trainer = threading.Thread(target=run, daemon=True)
     trainer.start()
 
     def wait_until(done: Callable[[], bool]) -> None:
@@ -146,14 +166,23 @@ def test_a_range_of_processes_starts_with_what_is_there_and_grows(
     node = {key: value for key, value in NODE.items() if key != "include_dashboard"}
     cluster.add_node(**node | {"num_cpus": 2})
     wait_until(lambda: _workers() == 3)  # with 3, 2 and 2 windows
-    (folder.training / "progress.json").unlink(missing_ok=True)
+    forget_step(config)
     wait_until(lambda: step_of(config) > 0)
-    answer(folder, 0, go=False)
+    enough.set()
     trainer.join()
     told = [r["step"] for r in read_history(folder.metrics) if r["kind"] == "step"]
     # Every step is told once, whatever the number of processes was.
     assert told == list(range(10, told[-1] + 1, 10))
-    assert told[-1] % 40 == 0
+    assert _free() == 3, "what the processes held was not given back"
+
+
+def _free() -> float:
+    import ray
+
+    end = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != 3 and time.monotonic() < end:
+        time.sleep(0.2)
+    return ray.available_resources().get("CPU", 0)
 
 
 def _until_interrupted(config: RunConfig) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from lasaft.checkpoint import save_checkpoint
 from lasaft.files import recover_folder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.training.loop.background import BackgroundWriter
+from pipeline.training.loop.background import folder_faults
+from pipeline.training.loop.outlet import Outlet, Write
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.reporter import Reporter
 from pipeline.training.loop.state_file import (
@@ -49,7 +49,7 @@ class Keeper:
     Args:
         networks: by name, what is saved; the last one is what is published.
         report: whose journal a saved state counts on.
-        hurry: whether one of the processes may be gone soon.
+        outlet: where states go.
     """
 
     def __init__(
@@ -61,69 +61,70 @@ class Keeper:
         networks: Mapping[str, nn.Module],
         optimizer: torch.optim.Optimizer,
         report: Reporter,
-        hurry: Callable[[], bool],
+        outlet: Outlet,
     ) -> None:
         self._config, self._folder, self._ranks = config, folder, ranks
         self._networks, self._optimizer, self._report = networks, optimizer, report
-        self._writer, self._hurry = BackgroundWriter(), hurry
+        self._outlet = outlet
         self._saved_at = time.monotonic()
 
     @property
     def _meter(self) -> Meter:
         return self._report.meter
 
-    def writing(self) -> AbstractContextManager[Any]:
-        """Return a context whose end awaits whatever is still being written."""
-        return self._writer
-
-    def check(self) -> None:
-        """Raise what went wrong with the last save, if anything."""
-        self._writer.check()
-
     def due(self, within: float = 0) -> bool:
         """Whether a save in mid epoch is due in so many seconds; not while one is written."""
         waited = time.monotonic() - self._saved_at + within
         patience = self._config.train.mid_epoch_seconds
-        if self._hurry():
+        if self._outlet.leaving:
             patience = min(patience, _HURRIED_SECONDS)
-        return waited >= patience and not self._writer.busy
+        return waited >= patience and not self._outlet.busy
 
-    def save(self, progress: dict[str, Any], publication: Publication | None = None) -> None:
+    def save(
+        self,
+        progress: dict[str, Any],
+        values: dict[str, Any],
+        publication: Publication | None = None,
+    ) -> None:
         """Copy the state as it is now; it is written while training goes on.
 
         Args:
             progress: everything but tensors and times, JSON-like.
+            values: what is reported with the state.
             publication: of the network as it is now, if it is to be kept.
         """
+        began = time.monotonic()
+        write = self._writing(progress, publication) if self._ranks.is_first else None
+        self._outlet.save(values, write)
         self._saved_at = time.monotonic()
-        if not self._ranks.is_first:
-            return
+        self._meter.save_seconds += self._saved_at - began
+
+    def _writing(self, progress: dict[str, Any], publication: Publication | None) -> Write:
+        """Copy the state, and return what writes it."""
         meter, position = self._meter.state(), self._report.position()
         state = self._capture(progress | {"meter": meter, "history": position})
 
-        def write() -> None:
+        def write(file: Path) -> None:
             # In this order: whatever a saved state counts on is on the disk before it.
-            if publication is not None:
-                self._publish(state, publication)
-            self._report.sync()
-            write_state(self._folder.state, state)
-            if publication is not None:
-                prune(self._folder, publication.kept)
+            with folder_faults(self._folder.root):
+                if publication is not None:
+                    self.publish(publication, state)
+                self._report.sync()
+                write_state(file, state)
+                if publication is not None:
+                    prune(self._folder, publication.kept)
 
-        self._writer.submit(write)
-        self._meter.save_seconds += time.monotonic() - self._saved_at
-        self._saved_at = time.monotonic()
-
-    def publish(self, publication: Publication) -> None:
-        """Write the network as it is now, and no state."""
-        state = self._capture({})
-        self._writer.submit(lambda: self._publish(state, publication))
+        return write
 
     def _capture(self, progress: dict[str, Any]) -> TrainingState:
         return capture_state(self._networks, self._optimizer, progress)
 
-    def _publish(self, state: TrainingState, publication: Publication) -> None:
-        """Write a network among the best epochs', and as the run's checkpoint if it is the best."""
+    def publish(self, publication: Publication, state: TrainingState | None = None) -> None:
+        """Write a network among the best epochs', and as the run's checkpoint if it is the best.
+
+        It is that of ``state``, or as it is now.
+        """
+        state = self._capture({}) if state is None else state
         weights, record = state.part(list(self._networks)[-1]), publication.record
         targets = [epoch_folder(self._folder, record["epoch"])]
         for target in targets + ([self._folder.checkpoint] if publication.best else []):
@@ -132,7 +133,7 @@ class Keeper:
 
     def load(self) -> dict[str, Any] | None:
         """Put the saved state back and return its ``progress``, None if there is none."""
-        state = load_common_state(self._folder.state, self._ranks)
+        state = load_common_state(self._outlet.start(), self._ranks)
         if state is None:
             return None
         restore_state(state, self._networks, self._optimizer)

@@ -16,6 +16,7 @@ from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.randomness import seed_weights
+from pipeline.training.loop.states import newest_state
 from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
 
 
@@ -29,7 +30,7 @@ def new_model(config: RunConfig, device: torch.device) -> LaSAFT:
     """
     seed_weights(config.train.seed)
     model = LaSAFT(config.model)
-    begun = RunFolder.of(config).state.exists()
+    begun = newest_state(RunFolder.of(config)) is not None
     if config.train.resume_from_checkpoint is not None and not begun:
         weights = starting_weights(config.train.resume_from_checkpoint, config.model)
         model.load_state_dict(weights)

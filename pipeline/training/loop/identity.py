@@ -14,6 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import changes, identity, values
 from pipeline.training.loop.records import TrainResult
+from pipeline.training.loop.states import newest_state
 
 # A checkpoint that training began with may be left out when it goes on.
 RESUME = "resume_from_checkpoint"
@@ -48,7 +49,7 @@ def began_with(folder: RunFolder) -> Any:
 
 def has_begun(folder: RunFolder) -> bool:
     """Return whether there is a state to go on from, or a result."""
-    return folder.state.exists() or (folder.training / _RESULT).exists()
+    return newest_state(folder) is not None or (folder.training / _RESULT).exists()
 
 
 def claim_folder(
@@ -97,7 +98,8 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
     if not file.exists() or not folder.checkpoint.exists():
         return None
     advice = "remove it: training goes on from its saved state"
-    if not folder.state.exists():
+    resumable = newest_state(folder) is not None
+    if not resumable:
         advice = (
             "the training has ended and dropped its state (save_weights_only): "
             f"{folder.checkpoint} holds its model; to train again, give another output_dir"
@@ -108,7 +110,7 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
     result = replace(result, checkpoint=folder.checkpoint)
     if saved["stopping"] == stopping and not (result.timed_out and _has_time(config, result)):
         return result
-    if not folder.state.exists():
+    if not resumable:
         raise ConfigError(
             f"save_weights_only: the training in {folder.training} has ended and dropped its "
             f"state, so it cannot go on with {stopping} instead of {saved['stopping']}; allowed: "

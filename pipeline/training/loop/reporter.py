@@ -33,7 +33,7 @@ class Reporter:
     ) -> None:
         self._config, self._folder, self._ranks = config, folder, ranks
         self._data, self._at = data, at
-        self.meter = Meter(folder.training / "progress.json", writes=ranks.is_first)
+        self.meter = Meter()
         self.health = Health(self.note, data, ranks, config.train)
         self.notes: list[tuple[str, str]] = []
         self._machine = Machine(ranks.device)
@@ -124,9 +124,9 @@ class Reporter:
             "speed/save_share": self.meter.save_share,
         })  # fmt: skip
 
-    def show(self, phase: str, rate: float, *, force: bool = False) -> None:
-        """Let whoever watches see where the training is."""
-        values: dict[str, Any] = {
+    def standing(self, phase: str, rate: float) -> dict[str, Any]:
+        """Return where the training is, for whoever watches; ``phase``: train, validate, epoch."""
+        return {
             "process": f"{os.uname().nodename} {os.getpid()}",
             "phase": phase, "epoch": self._at.epoch, "step": self._at.step,
             "steps_per_epoch": self._data.steps_per_epoch, "loss": self._at.whole.value, "lr": rate,
@@ -135,7 +135,6 @@ class Reporter:
             "data_wait_share": self.meter.wait_share,
             "notes": [text for _, text in self.notes],
         }  # fmt: skip
-        self.meter.show(values, force=force)
 
     def _steps_per_second(self) -> float:
         seconds = self.meter.step_seconds

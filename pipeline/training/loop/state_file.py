@@ -132,7 +132,7 @@ def load_state(path: Path) -> TrainingState | None:
     return TrainingState(header["progress"] | {"optimizer": header["optimizer"]}, tensors)
 
 
-def load_common_state(path: Path, ranks: Ranks) -> TrainingState | None:
+def load_common_state(path: Path | None, ranks: Ranks) -> TrainingState | None:
     """Return the state in ``path`` once every process sees the same one, None if there is none.
 
     Raises:
@@ -140,7 +140,7 @@ def load_common_state(path: Path, ranks: Ranks) -> TrainingState | None:
     """
     end = time.monotonic() + _SHARED_FOLDER_SECONDS
     while True:
-        state = load_state(path)
+        state = None if path is None else load_state(path)
         steps = ranks.gather(state.progress["step"] if state else None)
         if len(set(steps)) == 1:
             return state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,17 +21,28 @@ from pipeline.training.loop.optimiser import build_optimizer, set_learning_rate
 from pipeline.training.loop.ranks import Ranks
 
 
+class Wishes(NamedTuple):
+    """What the first process wants all of them to do after the step."""
+
+    stop: bool = False  # the time is up
+    tell: bool = False  # a report is due
+    save: bool = False  # a state is due
+
+
+NONE = Wishes()
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What one step did: loss and gradient norm are those of all processes together.
 
-    ``time_up`` is what the first process said; ``applied`` is False if the step was skipped.
+    ``wishes`` are the first process's; ``applied`` is False if the step was skipped.
     """
 
     loss: float
     gradient_norm: float
     applied: bool
-    time_up: bool
+    wishes: Wishes = NONE
 
 
 class Stepper:
@@ -60,21 +71,22 @@ class Stepper:
         # The mean over processes counts all of them alike: this makes it the mean over windows.
         self._weight = len(share) * ranks.world / windows
 
-    def step(self, batch: Batch, rate: float, *, time_up: bool = False) -> StepResult:
+    def step(self, batch: Batch, rate: float, wishes: Wishes = NONE) -> StepResult:
         """Take one step on this process's part of a batch.
 
         Args:
             batch: its windows are split into ``accumulate_grad_batches`` equal parts.
             rate: the learning rate.
-            time_up: the first process has found that training has to end; all learn of it with
-                the loss, so that it costs no message of its own.
+            wishes: of this process. All learn of the first one's with the loss, so that they
+                cost no message of their own.
         """
         set_learning_rate(self.optimizer, rate)
         _copy_all(self._kept, self._buffers)
         self.optimizer.zero_grad(set_to_none=True)
         with compiling() if self.config.compile else nullcontext():
             loss = self._backward(batch)
-        said = torch.stack([loss, torch.full_like(loss, float(time_up))])
+        wished = wishes if self.ranks.is_first else NONE
+        said = torch.stack([loss, *(torch.full_like(loss, float(wish)) for wish in wished)])
         means = self.ranks.mean(said).tolist()
         norm = self._clip()
         applied = math.isfinite(means[0]) and math.isfinite(norm)
@@ -89,7 +101,7 @@ class Stepper:
             self.bad_in_a_row += 1
             self.bad_steps += 1
         self.scaler.update()
-        return StepResult(means[0], norm, applied, time_up=means[1] > 0)
+        return StepResult(means[0], norm, applied, Wishes(*(mean > 0 for mean in means[1:])))
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         parts = self.config.accumulate_grad_batches

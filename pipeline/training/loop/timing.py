@@ -1,29 +1,16 @@
-"""Where the time of a training goes, and the line that a person sees of it."""
+"""Where the time of a training goes."""
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from pathlib import Path
-from typing import Any
-
-_SECONDS_BETWEEN_WRITES = 0.5
 
 
 class Meter:
-    """Count seconds in training, in validation and in waiting for data.
+    """Count seconds in training, in validation and in waiting for data."""
 
-    Args:
-        path: small JSON file with the newest numbers, for whoever shows progress.
-        writes: whether this process writes it.
-    """
-
-    def __init__(self, path: Path, *, writes: bool) -> None:
-        self._path, self._writes = path, writes
+    def __init__(self) -> None:
         self._start = time.monotonic()
         self._before = 0.0
-        self._last_write = -float("inf")
         self.step_seconds = 0.0
         self.wait_seconds = 0.0
         self.save_seconds = 0.0
@@ -42,17 +29,6 @@ class Meter:
     def save_share(self) -> float:
         """Share of all time in which training stood still for a save."""
         return self.save_seconds / self.seconds if self.seconds > 0 else 0.0
-
-    def show(self, values: dict[str, Any], *, force: bool = False) -> None:
-        """Write ``values`` for whoever watches, at most twice a second."""
-        now = time.monotonic()
-        if not self._writes or (now - self._last_write < _SECONDS_BETWEEN_WRITES and not force):
-            return
-        self._last_write = now
-        # No fsync: these numbers mean nothing after a crash.
-        temporary = self._path.with_name(f".{self._path.name}.tmp-{os.getpid()}")
-        temporary.write_text(json.dumps(values))
-        temporary.replace(self._path)
 
     def state(self) -> dict[str, float]:
         """Return what :meth:`restore` needs."""

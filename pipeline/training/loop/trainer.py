@@ -17,16 +17,16 @@ from pipeline.training.loop.decisions import Mean, Standing
 from pipeline.training.loop.epoch_excerpts import Excerpts
 from pipeline.training.loop.loss_network import loss_of
 from pipeline.training.loop.optimiser import learning_rate
+from pipeline.training.loop.outlet import Outlet
 from pipeline.training.loop.process_data import TrainingData
 from pipeline.training.loop.randomness import repeatable, seed_step
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.reporter import SAMPLES, STEPS_PER_RECORD, Reporter
-from pipeline.training.loop.step import Stepper
+from pipeline.training.loop.step import Stepper, Wishes
 from pipeline.training.loop.validation import validate
 
 OnEpoch = Callable[[int, dict[str, float]], None]
-Hurry = Callable[[], bool]
 
 
 class Trainer:
@@ -38,7 +38,7 @@ class Trainer:
         folder: where state, journal and models go.
         provenance: the unchanging part of a checkpoint's record.
         on_epoch: called on every process after each epoch with its values.
-        hurry: whether one of the processes may be gone soon, so that the state is saved often.
+        outlet: where reports and states go; by default into the folder.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Trainer:
         *,
         provenance: dict[str, Any],
         on_epoch: OnEpoch = lambda epoch, values: None,
-        hurry: Hurry = lambda: False,
+        outlet: Outlet | None = None,
     ) -> None:
         self.config, self.train = config, config.train
         self.data, self.folder, self.ranks = data, folder, ranks
@@ -67,10 +67,12 @@ class Trainer:
             networks["average"] = self.output
         self.at = Standing()
         self.report = Reporter(config, folder, ranks, data, self.at)
+        self.outlet = outlet or Outlet(folder)
+        self._told = -math.inf  # when the last report was
         self.keeper = Keeper(
             config, folder, ranks,
             networks=networks, optimizer=self.stepper.optimizer, report=self.report,
-            hurry=hurry,
+            outlet=self.outlet,
         )  # fmt: skip
         self.timed_out = False
         self.validation_seconds = math.inf  # of the last one; nobody knows how long the first takes
@@ -84,10 +86,10 @@ class Trainer:
         with folder_faults(self.folder.root), repeatable(self.train.deterministic):
             whole = self.report.open(self._resume())
             try:
-                with self.keeper.writing():
-                    if not whole:
+                with self.outlet:
+                    if not self.ranks.agree(whole):
                         # The journal is shorter than the saved state says: save where it ends now.
-                        self.keeper.save(self._progress())
+                        self._save()
                     self._run()
             finally:
                 self.report.close()
@@ -111,27 +113,29 @@ class Trainer:
         with self.data.batches(self.at.epoch, self.at.batch) as batches:
             start, waited = time.monotonic(), batches.wait_seconds
             for batch in batches:
-                self._take_step(batch)
+                wishes = self._take_step(batch)
                 now = time.monotonic()
                 meter.step_seconds += now - start
                 meter.wait_seconds += batches.wait_seconds - waited
                 start, waited = now, batches.wait_seconds
-                self.report.show("train", self._rate())
-                self.keeper.check()
-                if self.timed_out:
+                self.outlet.check()
+                if wishes.stop:
                     return
-                if self.keeper.due():
-                    self.keeper.save(self._progress())
-                    start = time.monotonic()
+                if wishes.save:
+                    self._save()
+                elif wishes.tell:
+                    self.outlet.tell(self.report.standing("train", self._rate()))
+                    self._told = time.monotonic()
+                start = time.monotonic()
         assert self.at.batch == self.data.steps_per_epoch, f"an epoch of {self.at.batch} batches"
 
-    def _take_step(self, batch: Batch) -> None:
+    def _take_step(self, batch: Batch) -> Wishes:
         at = self.at
         total = self.train.max_epochs * self.data.steps_per_epoch
         rate = learning_rate(at.step, total, self.train) * at.plateau.factor
         seed_step(self.train.seed, at.step)
-        result = self.stepper.step(batch, rate, time_up=self._time_is_up())
-        self.timed_out = result.time_up
+        result = self.stepper.step(batch, rate, self._wishes())
+        self.timed_out = result.wishes.stop
         if result.applied:
             at.add_loss(result.loss)
             self.report.health.step(result, rate)
@@ -144,20 +148,33 @@ class Trainer:
         if at.step % STEPS_PER_RECORD == 0:
             self.report.steps(at.recent.value, rate, result.gradient_norm)
             at.recent = Mean()
+        return result.wishes
+
+    def _wishes(self) -> Wishes:
+        """Return what has to follow the next step; the first process's wishes count."""
+        return Wishes(
+            stop=self._time_is_up(),
+            tell=time.monotonic() - self._told >= self.outlet.every_seconds,
+            save=self.keeper.due(),
+        )
 
     def _time_is_up(self) -> bool:
-        """Whether the first process finds that training has to end; the others never do."""
         hours, seconds = self.train.time_limit_hours, self.report.meter.seconds
-        return self.ranks.is_first and hours is not None and seconds >= 3600 * hours
+        return hours is not None and seconds >= 3600 * hours
+
+    def _save(self) -> None:
+        self.keeper.save(self._progress(), self.report.standing("train", self._rate()))
+        self._told = time.monotonic()
 
     def _end_epoch(self) -> None:
         """Validate, decide, publish, save: the next epoch can begin."""
-        if self.keeper.due(within=self.validation_seconds):
-            self.keeper.save(self._progress())
+        if self.ranks.agree(self.keeper.due(within=self.validation_seconds)):
+            self._save()
         values = self._validate()
         publication = self._publication(values)
+        reported = self.report.standing("epoch", self._rate()) | values
         self.at.next_epoch()
-        self.keeper.save(self._progress(), publication)
+        self.keeper.save(self._progress(), reported, publication)
         self._settle()
         self.on_epoch(self.at.epoch - 1, values)
 
@@ -167,7 +184,7 @@ class Trainer:
         The state knows nothing of that model: with more time, training goes on as if it had never
         been interrupted.
         """
-        self.keeper.save(self._progress())
+        self._save()
         if self.at.selection.best_epoch < 0:
             publication = self._publication(self._validate())
             if publication is not None:
@@ -175,7 +192,7 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         """Validate, take the epoch's decisions and return its values."""
-        self.report.show("validate", self._rate(), force=True)
+        self.outlet.tell(self.report.standing("validate", self._rate()))
         began, every = time.monotonic(), self.train.sample_every_epochs
         sampled = every > 0 and (self.at.epoch + 1) % every == 0
         excerpts = Excerpts(self.config.model.sample_rate) if sampled else None

@@ -16,10 +16,12 @@ from pipeline.config.folders import RunFolder
 from pipeline.data.windows.remote import open_shards
 from pipeline.training.loop.first_weights import new_model
 from pipeline.training.loop.identity import finish
+from pipeline.training.loop.outlet import Outlet
 from pipeline.training.loop.process_data import ShardData
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult, provenance
-from pipeline.training.loop.trainer import Hurry, OnEpoch, Trainer
+from pipeline.training.loop.states import newest_state
+from pipeline.training.loop.trainer import OnEpoch, Trainer
 
 # Ray ends the workers of a killed driver within some 5 seconds.
 _PREDECESSOR_SECONDS = 60.0
@@ -29,7 +31,7 @@ def run_session(
     config: RunConfig,
     device: torch.device,
     on_epoch: OnEpoch = lambda epoch, values: None,
-    hurry: Hurry = lambda: False,
+    outlet: Outlet | None = None,
 ) -> TrainResult:
     """Train as one of the processes of torch's process group, or alone if there is none.
 
@@ -38,34 +40,35 @@ def run_session(
     Args:
         device: where this process computes.
         on_epoch: called on every process after each epoch with its number and values.
-        hurry: whether one of the processes may be gone soon, so that the state is saved often.
+        outlet: where reports and states go; by default into the run's folder.
 
     Raises:
         CheckpointError, ConfigError, DataError, StageError: see the message.
     """
     folder, ranks = RunFolder.of(config), Ranks.current(device)
+    outlet = outlet or Outlet(folder)
     with _only_writer(folder, ranks):
-        result = _run(config, folder, ranks, on_epoch, hurry)
+        result = _run(config, folder, ranks, on_epoch, outlet)
         if ranks.is_first:
             finish(folder, config, result)
             if config.train.save_weights_only and not result.timed_out:
-                folder.state.unlink(missing_ok=True)
+                outlet.drop_states()
     return result
 
 
 def _run(
-    config: RunConfig, folder: RunFolder, ranks: Ranks, on_epoch: OnEpoch, hurry: Hurry
+    config: RunConfig, folder: RunFolder, ranks: Ranks, on_epoch: OnEpoch, outlet: Outlet
 ) -> TrainResult:
     with open_shards(config) as shards:
         shards.manifest.require_model(config.model)
-        if not folder.state.exists():
+        if newest_state(folder) is None:
             require_replaceable(folder.checkpoint)
         model = new_model(config, ranks.device)
         data = ShardData(shards, config, ranks)
         record = provenance(config, shards.manifest.hash)
         trainer = Trainer(
             config, model, data, folder, ranks,
-            provenance=record, on_epoch=on_epoch, hurry=hurry,
+            provenance=record, on_epoch=on_epoch, outlet=outlet,
         )  # fmt: skip
         return trainer.run()
 

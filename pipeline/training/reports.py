@@ -1,0 +1,123 @@
+"""What a training tells Ray Train, in the processes that train; and how Ray Train passes it on."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from pyarrow.fs import LocalFileSystem
+from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
+from ray.util.queue import Queue
+
+from lasaft.errors import LasaftError
+from pipeline.config.folders import RunFolder
+from pipeline.training.loop.outlet import Outlet, Write
+from pipeline.training.loop.states import newest_state
+
+_IN_BACKGROUND = CheckpointUploadMode.ASYNC
+
+
+class RayOutlet(Outlet):
+    """Reports go to Ray Train, each state as a checkpoint that it keeps until the next one."""
+
+    every_seconds = 1.0
+
+    def __init__(self, folder: RunFolder, *, is_first: bool) -> None:
+        super().__init__(folder)
+        self._is_first = is_first
+        self._state: Future[Checkpoint] | None = None  # the last one
+        self._run = folder.ray_train / ray.train.get_context().get_experiment_name()
+        self._unknown: list[Path] = []  # checkpoints that Ray Train has never heard of
+
+    def start(self) -> Path | None:
+        """Return the newest whole state, of which a dead process may have told nobody."""
+        reported = ray.train.get_checkpoint()
+        newest = newest_state(self.folder)
+        if self._is_first:
+            known = None if reported is None else Path(reported.path).name
+            found = self._run.glob("*/")
+            self._unknown = [path for path in found if path.name != known]
+        return newest
+
+    def tell(self, values: dict[str, Any]) -> None:
+        """Report ``values``, and hear whether a node has to go.
+
+        Nodes are drained by ``ray drain-node``, an autoscaler, or the notice of a cloud; Ray Train
+        starts the processes elsewhere when the node is gone, so what is true stays true.
+        """
+        ray.train.report(values if self._is_first else {}, checkpoint_upload_mode=_IN_BACKGROUND)
+        self.leaving = self.leaving or ray.train.get_preemption_info() is not None
+
+    def save(self, values: dict[str, Any], write: Write | None) -> None:
+        """Report ``values`` with a state that ``write`` makes in Ray Train's own thread."""
+        if write is None:
+            self.tell(values)
+            return
+        state = self._state = Future[Checkpoint]()
+
+        def upload(_: Checkpoint, name: str) -> Checkpoint:
+            try:
+                state.set_result(self._upload(name, write))
+            except BaseException as error:  # it is raised in the thread that trains as well
+                state.set_exception(error)
+                raise
+            return state.result()
+
+        ray.train.report(
+            values,
+            checkpoint=Checkpoint(self.folder.training),  # nothing there is copied: see upload
+            checkpoint_upload_mode=_IN_BACKGROUND,
+            checkpoint_upload_fn=upload,
+            delete_local_checkpoint_after_upload=False,
+        )
+        self.leaving = self.leaving or ray.train.get_preemption_info() is not None
+
+    def _upload(self, name: str, write: Write) -> Checkpoint:
+        folder = self._run / name
+        write(folder / self.folder.state.name)
+        self.folder.state.unlink(missing_ok=True)
+        while self._unknown:
+            shutil.rmtree(self._unknown.pop(), ignore_errors=True)
+        return Checkpoint(folder, LocalFileSystem())
+
+    @property
+    def busy(self) -> bool:
+        """Whether a state is being written."""
+        return self._state is not None and not self._state.done()
+
+    def check(self) -> None:
+        """Raise what went wrong with the last state, if anything."""
+        if self._state is not None and not self.busy:
+            self._state.result()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._state is not None and kind is None:
+            self._state.result()
+
+    def drop_states(self) -> None:
+        """Leave the states to whoever started Ray Train, which still counts on them."""
+
+
+class Listener(UserCallback):
+    """Passes on what the first process reports; ends the training where its input is at fault.
+
+    Where Ray Train calls it, an exception ends the training in order, without another start.
+    """
+
+    def __init__(self, heard: Queue) -> None:
+        self._heard = heard
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
+    ) -> None:
+        """Pass the first process's report on."""
+        self._heard.put(metrics[0])
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise what a process has found to be wrong: to begin again would find it again."""
+        for error in worker_exceptions.values():
+            if isinstance(error, LasaftError):
+                raise error
