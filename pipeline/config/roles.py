@@ -30,8 +30,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lasaft.files import file_sha256
 from pipeline.config.options import Option, options_of
 from pipeline.config.run import RunConfig
 
@@ -42,6 +44,9 @@ _SEARCHED = ("result", "draw")
 # Another value of these never makes finished work another work.
 _FREE = ("ending", "limit", "way", "place")
 _TRAINING = ("model", "data", "train")
+# A checkpoint that training began with may be left out when it goes on, and counts by its weights.
+RESUME = "resume_from_checkpoint"
+_WEIGHTS = f"weights of {RESUME}"
 
 Flat = Mapping[str, Any]
 
@@ -76,7 +81,14 @@ def identity(config: RunConfig) -> dict[str, Any]:
     }
     if config.train.lr_schedule == "cosine":
         flat["train.max_epochs"] = config.train.max_epochs  # the rate of every step depends on it
+    start = config.train.resume_from_checkpoint
+    if start is not None and (file := _weights_file(start)).is_file():
+        flat[_WEIGHTS] = file_sha256(file)
     return flat
+
+
+def _weights_file(checkpoint: Path) -> Path:
+    return checkpoint / "weights.safetensors" if checkpoint.is_dir() else checkpoint
 
 
 def is_searched(option: Option) -> bool:
@@ -121,7 +133,8 @@ def changes(before: Flat, now: Flat, config: RunConfig) -> list[Change]:
 
     An option that only the record has is compared with its value in ``config``, unless it decides
     no result any more; one that the program has learnt since had its default. What is no option (a
-    hash, a version) counts where both sides have it.
+    hash, a version) counts where both sides have it. So do the weights that a training began with,
+    instead of their path.
 
     Args:
         before: the recorded options and inputs by name, dotted or bare.
@@ -129,6 +142,11 @@ def changes(before: Flat, now: Flat, config: RunConfig) -> list[Change]:
         config: every option of today.
     """
     before, now = _by_leaf(before), _by_leaf(now)
+    if _WEIGHTS in before and _WEIGHTS in now:
+        same = before[_WEIGHTS] == now[_WEIGHTS]
+        for side in (before, now):
+            weights = side.pop(_WEIGHTS)
+            side[RESUME] = weights if same else f"{side.get(RESUME)} (sha256 {weights[:8]})"
     found = []
     for name in sorted(before.keys() | now.keys()):
         option = all_options().get(name)

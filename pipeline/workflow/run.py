@@ -15,14 +15,13 @@ from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.fingerprints import content_hash, digest, listing_hash
 from pipeline.config.folders import RunFolder
-from pipeline.config.roles import identity, values
+from pipeline.config.roles import RESUME, identity, values
 from pipeline.data import shards, synthetic
 from pipeline.data.shards.manifest import ShardSettings
 from pipeline.data.shards.store import RemoteFolder, shard_place
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
 from pipeline.data.synthetic.writer import song_list
 from pipeline.evaluation.excerpts import EXCERPTS
-from pipeline.training.loop.identity import RESUME
 from pipeline.workflow.steps import Step, StepResult, StepRunner, locked
 
 

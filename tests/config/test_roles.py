@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,6 +168,34 @@ def test_changes_count_an_old_option_by_its_value_of_today() -> None:
     before = {"options": 0, "spec_type": "magnitude"}
     found = changes(before, {"channels": 2}, RunConfig())
     assert found == [Change("spec_type", "magnitude", "complex")]
+
+
+def test_a_start_counts_by_its_weights_wherever_they_are(tmp_path: Path) -> None:
+    def started(path: Path) -> tuple[RunConfig, dict[str, Any]]:
+        config = RunConfig(train=TrainConfig(resume_from_checkpoint=path))
+        return config, identity(config)
+
+    for place, file in (("a.ckpt", "a.ckpt"), ("checkpoint", "checkpoint/weights.safetensors")):
+        first, weights = tmp_path / place, tmp_path / file
+        weights.parent.mkdir(exist_ok=True)
+        weights.write_bytes(b"one")
+        _, before = started(first)
+        moved = first.rename(tmp_path / f"moved-{place}")
+        config, now = started(moved)
+        assert changes(before, now, config) == []
+        weights = tmp_path / f"moved-{file}"
+        weights.write_bytes(b"another")
+        config, now = started(moved)
+        (found,) = changes(before, now, config)
+        assert found.name == "resume_from_checkpoint"
+        assert found.before.startswith(f"{first} (sha256 7692c3ad")
+        assert found.now.startswith(f"{moved} (sha256 ")
+        # Where one side does not know them (a record of before, a file that is gone), paths count.
+        del before["weights of resume_from_checkpoint"]
+        (found,) = changes(before, now, config)
+        assert (found.before, found.now) == (str(first), str(moved))
+        config, gone = started(first)
+        assert changes(before, gone, config) == []
 
 
 def test_values_are_those_of_one_group_and_role() -> None:

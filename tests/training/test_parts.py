@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from lasaft.checkpoint import load_checkpoint
+from lasaft.checkpoint import load_checkpoint, save_checkpoint
 from lasaft.errors import CheckpointError, ConfigError, StageError
 from pipeline.config import TrainConfig
 from pipeline.config.folders import RunFolder
@@ -25,7 +25,7 @@ from pipeline.training.loop.randomness import derive_seed
 from pipeline.training.loop.state_file import capture_state, load_state, restore_state, write_state
 from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
 from pipeline.training.train import TrainingLine, share_cpus
-from tests.helpers.training import run_tiny, tiny_config, with_model
+from tests.helpers.training import run_tiny, tiny_config, tiny_model, with_model
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd", "rmsprop")
 
@@ -247,6 +247,12 @@ def test_a_training_goes_on_without_the_checkpoint_that_it_began_with(tmp_path: 
     begun = new_model(config, torch.device("cpu")).state_dict()
     assert all(torch.equal(begun[k], v) for k, v in load_checkpoint(start).state_dict.items())
     run_tiny(config)
+    elsewhere = start.rename(tmp_path / "elsewhere")
+    claim(folder, tiny_config(tmp_path / "second", resume_from_checkpoint=str(elsewhere)), "data")
+    save_checkpoint(start, tiny_model(config).state_dict(), config.model, {})
+    refused = r"checkpoint: got '.* \(sha256 .*allowed: that value, none, or another output_dir"
+    with pytest.raises(ConfigError, match=refused):
+        claim(folder, config, "data")
     shutil.rmtree(start)
     assert new_model(config, torch.device("cpu")).config == config.model
     claim(folder, config, "data")

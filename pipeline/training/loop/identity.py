@@ -12,12 +12,10 @@ from lasaft.errors import ConfigError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.config.roles import changes, identity, values
+from pipeline.config.roles import RESUME, changes, identity, values
 from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.states import newest_state
 
-# A checkpoint that training began with may be left out when it goes on.
-RESUME = "resume_from_checkpoint"
 DATA_HASH = "data hash"
 _IDENTITY = "identity.json"
 _RESULT = "result.json"
@@ -81,7 +79,8 @@ def claim_folder(
         raise ConfigError(
             [
                 f"{change.name}: got {change.now!r}, but the {what} in {root} has "
-                f"{change.before!r}; allowed: that value, or another output_dir"
+                f"{change.before!r}; allowed: that value, "
+                f"{'none, ' if change.name == may_lack else ''}or another output_dir"
                 for change in differing
             ]
         )
