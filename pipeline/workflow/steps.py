@@ -117,12 +117,32 @@ class StepRunner:
     def _run_step(self, step: Step) -> StepResult:
         place = StepPlace(self.root, step.name, step.outputs)
         inputs = {**step.inputs(), "version": step.version}
+        stamp, again = self._current(step, place, inputs), step.name in self.rerun
+        if again:
+            stamp = self._begun_again(step, stamp)
         record = {"key": digest(inputs), "inputs": inputs, "limits": step.limits()}
-        stamp = place.settle()
+        if stamp is not None and "version" in stamp["inputs"]:
+            # What the work began with stays on record, also where it may be left out now.
+            record |= {"key": stamp["key"], "inputs": stamp["inputs"]}
+        if stamp is not None and stamp["state"] != "done":
+            self.say(f"    {step.name}: was interrupted; going on from there")
+        elif stamp is not None and not self._is_whole(step, stamp):
+            self.say(f"    {step.name}: {_why_not_whole(step, stamp)}")
+        elif stamp is not None and (further := self._new_limits(stamp, record["limits"])):
+            self.say(f"    {step.name}: goes on with {_told(further)}")
+        elif stamp is not None:
+            if not record.items() <= stamp.items():  # of a version before 0.2
+                place.write({**stamp, **record, "fingerprint": step.fingerprint()})
+            return StepResult(step.name, True, 0.0, stamp["note"])
+        return _do(step, place, record | ({"again": True} if again else {}))
+
+    def _current(self, step: Step, place: StepPlace, inputs: Mapping[str, Any]) -> Stamp | None:
+        """Return the stamp of work with these inputs; work with others makes room for it."""
 
         def is_exact(kept: Stamp) -> bool:
             return not self._all_changes(kept, inputs)
 
+        stamp = place.settle()
         found = [] if stamp is None else self._changes(step, stamp, inputs)
         if stamp is not None and not found and place.kept(is_exact) is not None:
             found = self._all_changes(stamp, inputs)
@@ -130,28 +150,19 @@ class StepRunner:
             returns = all(change.name != "version" for change in found)
             self._put_aside(step, place, stamp, f"changed: {_told(found)}", returns=returns)
             stamp = None
-        if stamp is None and step.outputs:
-            stamp = place.arrive(is_exact)
-        # A step that was begun anew on request, and then interrupted, goes on.
-        again, why = step.name in self.rerun, "is done again, as --rerun says"
+        return place.arrive(is_exact) if stamp is None and step.outputs else stamp
+
+    def _begun_again(self, step: Step, stamp: Stamp | None) -> Stamp | None:
+        """Make room for a step that is done again on request; return a stamp only to go on."""
+        if stamp is not None and stamp["state"] == "started" and "again" in stamp:
+            return stamp  # it was begun anew on request, and then interrupted
+        why = "is done again, as --rerun says"
         everything = StepPlace(self.root, step.name, (*step.outputs, *step.files))
-        if again and stamp is not None and not (stamp["state"] == "started" and "again" in stamp):
+        if stamp is not None:
             self._put_aside(step, everything, stamp, why, returns=False)
-            stamp = None
-        elif again and stamp is None and (aside := everything.clear()) is not None:
+        elif (aside := everything.clear()) is not None:
             self.say(f"    {step.name}: {why}; what was there is kept in {aside}")
-        if stamp is not None and stamp["state"] == "done" and self._is_whole(step, stamp):
-            further = self._new_limits(stamp, record["limits"])
-            if not further:
-                if not record.items() <= stamp.items():  # of a version before 0.2
-                    place.write({**stamp, **record, "fingerprint": step.fingerprint()})
-                return StepResult(step.name, True, 0.0, stamp["note"])
-            self.say(f"    {step.name}: goes on with {_told(further)}")
-        elif stamp is not None and stamp["state"] == "done":
-            self.say(f"    {step.name}: its output is missing or changed since; doing it again")
-        elif stamp is not None:
-            self.say(f"    {step.name}: was interrupted; going on from there")
-        return _do(step, place, record | ({"again": True} if again else {}))
+        return None
 
     def _changes(self, step: Step, stamp: Stamp, inputs: Mapping[str, Any]) -> list[Change]:
         found = self._all_changes(stamp, inputs)
@@ -196,6 +207,13 @@ def _do(step: Step, place: StepPlace, record: Mapping[str, Any]) -> StepResult:
     done = {"state": "done", "fingerprint": fingerprint, "seconds": seconds, "note": note}
     place.write({**record, **done})
     return StepResult(step.name, False, seconds, note)
+
+
+def _why_not_whole(step: Step, stamp: Stamp) -> str:
+    if step.former_fingerprint is None or "version" in stamp["inputs"]:
+        return "its output is missing or changed since; doing it again"
+    options = ", ".join(step.limits())
+    return f"its output, {options} or the way of its work has changed since; going on with it"
 
 
 def _told(found: list[Change]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,3 +107,15 @@ def test_a_changed_training_is_not_taken_over_from_its_old_stamp(runs: Path) -> 
 def test_what_decided_shards_before_decides_whether_they_are_taken_over(runs: Path) -> None:
     with pytest.raises(AssertionError, match="preprocess was done again"):
         _outcomes(config_of(runs, "finished", n_fft=512), 4)
+
+
+def test_another_budget_of_an_old_search_is_told_as_such(runs: Path) -> None:
+    said: list[str] = []
+    config = config_of(runs, "searched", num_trials=1)
+    steps = Workflow(config, said.append)._steps(RunFolder.of(config))[:2]
+    with pytest.raises(AssertionError, match="search was done again"):
+        StepRunner(runs / "searched", config, said.append).run([_no_work(one) for one in steps])
+    told = (
+        "search: its output, num_trials, .*seeds.* or the way of its work has changed since; going"
+    )
+    assert re.search(told, said[-1])

@@ -353,6 +353,25 @@ def test_the_exact_former_outputs_come_back_before_those_that_may_go_on(flow: Tw
     assert (flow.root / "one.txt").read_text() == "1"
 
 
+def test_what_work_began_with_stays_on_record_where_it_is_left_out(flow: TwoSteps) -> None:
+    def run(start: str | None, epochs: int) -> list[str]:
+        flow.runs.clear()
+        first = replace(
+            flow.steps()[0],
+            inputs=lambda: {"resume_from_checkpoint": start},
+            limits=lambda: {"max_epochs": epochs},
+            may_lack="resume_from_checkpoint",
+        )
+        StepRunner(flow.root, RunConfig(), flow.said.append).run([first])
+        return list(flow.runs)
+
+    assert run("init", 2) == ["first"]
+    assert run(None, 2) == []
+    assert run(None, 3) == ["first"]  # goes on
+    assert run("init", 3) == []
+    assert not (flow.root / "previous").exists()
+
+
 @pytest.mark.parametrize(
     "damage", [{"state": "leaving"}, {"state": "done", "note": None}, {"inputs": 3}]
 )
