@@ -156,8 +156,9 @@ class Workflow:
             version=evaluation.VERSION,
             outputs=(),
             files=(folder.scores,),  # each score file has a key of its own
-            fingerprint=lambda: content_hash(folder.scores),
+            fingerprint=lambda: _evaluated_hash(folder),
             run=lambda: self._connected(lambda config: _evaluate(self._trained())),
+            former_fingerprint=lambda: content_hash(folder.scores),
         )
 
     def _report(self, folder: RunFolder) -> Step:
@@ -246,6 +247,12 @@ def _report(config: RunConfig) -> str:
     from pipeline.workflow.stages import make_report
 
     return str(make_report(config).page)
+
+
+def _evaluated_hash(folder: RunFolder) -> str | None:
+    """Return the hash of the scores and of the names and sizes of kept estimates and excerpts."""
+    scores = content_hash(folder.scores)
+    return None if scores is None else f"{scores}-{listing_hash(folder.estimates)}"
 
 
 def _shards_hash(folder: RunFolder) -> str | None:

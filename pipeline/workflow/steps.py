@@ -42,7 +42,7 @@ class Step:
         limits: options that end the work; with other values of them it goes on in its place.
         files: outputs that know themselves what is current: moved aside on request only.
         may_lack: an option that may be None when the work goes on, whatever it began with.
-        former_fingerprint: as stamps of versions before 0.2 have it, where it is another one.
+        former_fingerprint: as stamps of earlier versions have it, where it is another one.
     """
 
     name: str
@@ -131,8 +131,9 @@ class StepRunner:
         elif stamp is not None and (further := self._new_limits(stamp, record["limits"])):
             self.say(f"    {step.name}: goes on with {_told(further)}")
         elif stamp is not None:
-            if not record.items() <= stamp.items():  # of a version before 0.2
-                place.write({**stamp, **record, "fingerprint": step.fingerprint()})
+            record["fingerprint"] = step.fingerprint()
+            if not record.items() <= stamp.items():  # an earlier version wrote it
+                place.write({**stamp, **record})
             return StepResult(step.name, True, 0.0, stamp["note"])
         return _do(step, place, record | ({"again": True} if again else {}))
 
@@ -180,8 +181,8 @@ class StepRunner:
         ]
 
     def _is_whole(self, step: Step, stamp: Stamp) -> bool:
-        former = step.former_fingerprint if "version" not in stamp["inputs"] else None
-        return (former or step.fingerprint)() == stamp["fingerprint"]
+        former = step.former_fingerprint and step.former_fingerprint()
+        return stamp["fingerprint"] in (step.fingerprint(), former)
 
     def _put_aside(
         self, step: Step, place: StepPlace, stamp: Stamp, why: str, *, returns: bool
@@ -210,9 +211,9 @@ def _do(step: Step, place: StepPlace, record: Mapping[str, Any]) -> StepResult:
 
 
 def _why_not_whole(step: Step, stamp: Stamp) -> str:
-    if step.former_fingerprint is None or "version" in stamp["inputs"]:
-        return "its output is missing or changed since; doing it again"
     options = ", ".join(step.limits())
+    if not options or step.former_fingerprint is None or "version" in stamp["inputs"]:
+        return "its output is missing or changed since; doing it again"
     return f"its output, {options} or the way of its work has changed since; going on with it"
 
 

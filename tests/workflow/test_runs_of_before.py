@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,17 @@ _DATA_HASH = "d6dfe1c6a6c1e7917b27aba60b7773681032c959b63000d75cb51097815dfbd6"
 def runs(tmp_path: Path) -> Path:
     unpack(tmp_path)
     return tmp_path
+
+
+@pytest.mark.parametrize("kept", ["estimates/before/test/song", "estimates/excerpts/test"])
+def test_kept_estimates_that_somebody_removed_are_made_again(runs: Path, kept: str) -> None:
+    song = runs / "finished" / "estimates" / "before" / "test" / "song"
+    song.mkdir(parents=True)
+    (song / "bass.wav").write_bytes(b"RIFF")
+    _outcomes(config_of(runs, "finished"), 4)
+    shutil.rmtree(runs / "finished" / kept)
+    with pytest.raises(AssertionError, match="evaluate was done again"):
+        _outcomes(config_of(runs, "finished"), 4)
 
 
 def _no_work(step: Step) -> Step:
