@@ -279,6 +279,17 @@ class ModelConfig(Settings):
         """The numbers that modulate the blocks are normalised over the batch."""
         return self.pocm_norm is not None and self.modulation_uses("pocm_norm")
 
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Every option by its name, with what None becomes in its place."""
+        return self.model_dump() | {
+            "last_activation": self.resolved_last_activation,
+            "input_channels": self.resolved_input_channels,
+            "t_down_layers": self.time_levels,
+            "f_down_layers": self.frequency_levels,
+            "control_input_dim": len(self.sources),
+        }
+
     @model_validator(mode="after")
     def _options_fit_together(self) -> Self:
         refuse([*_shape_problems(self), *_level_problems(self), *_source_problems(self)])

@@ -33,6 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from lasaft.config import ModelConfig
 from lasaft.files import file_sha256
 from pipeline.config.options import Option, options_of
 from pipeline.config.run import RunConfig
@@ -44,9 +47,13 @@ _SEARCHED = ("result", "draw")
 # Another value of these never makes finished work another work.
 _FREE = ("ending", "limit", "way", "place")
 _TRAINING = ("model", "data", "train")
-# A checkpoint that training began with may be left out when it goes on, and counts by its weights.
+# A checkpoint that training began with may be left out when it goes on.
 RESUME = "resume_from_checkpoint"
-_WEIGHTS = f"weights of {RESUME}"
+# What an option stands for, by the name that it has in a record: where both sides of a comparison
+# know it, it counts instead of the option's value.
+STANDS_FOR = {
+    RESUME: f"weights of {RESUME}", "space": "content of space", "searcher": "searcher in use",
+}  # fmt: skip
 
 Flat = Mapping[str, Any]
 
@@ -83,7 +90,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
         flat["train.max_epochs"] = config.train.max_epochs  # the rate of every step depends on it
     start = config.train.resume_from_checkpoint
     if start is not None and (file := _weights_file(start)).is_file():
-        flat[_WEIGHTS] = file_sha256(file)
+        flat[STANDS_FOR[RESUME]] = file_sha256(file)
     return flat
 
 
@@ -132,9 +139,9 @@ def changes(before: Flat, now: Flat, config: RunConfig) -> list[Change]:
     """Return what makes recorded work another work than the one that is wanted now.
 
     An option that only the record has is compared with its value in ``config``, unless it decides
-    no result any more; one that the program has learnt since had its default. What is no option (a
-    hash, a version) counts where both sides have it. So do the weights that a training began with,
-    instead of their path.
+    no result any more; one that the program has learnt since had its default. None is the same as
+    the value that it becomes. What is no option (a hash, a version) counts where both sides have
+    it.
 
     Args:
         before: the recorded options and inputs by name, dotted or bare.
@@ -142,12 +149,10 @@ def changes(before: Flat, now: Flat, config: RunConfig) -> list[Change]:
         config: every option of today.
     """
     before, now = _by_leaf(before), _by_leaf(now)
-    if _WEIGHTS in before and _WEIGHTS in now:
-        same = before[_WEIGHTS] == now[_WEIGHTS]
-        for side in (before, now):
-            weights = side.pop(_WEIGHTS)
-            side[RESUME] = weights if same else f"{side.get(RESUME)} (sha256 {weights[:8]})"
-    found = []
+    for option, meaning in STANDS_FOR.items():
+        if meaning in before and meaning in now:
+            _compare_meanings(before, now, option, before.pop(meaning), now.pop(meaning))
+    compared = []
     for name in sorted(before.keys() | now.keys()):
         option = all_options().get(name)
         if option is None and not (name in before and name in now):
@@ -158,9 +163,39 @@ def changes(before: Flat, now: Flat, config: RunConfig) -> list[Change]:
             now[name] = _value(config, option)
         if option is not None and name not in before:
             before[name] = _value(RunConfig(), option)
-        if before[name] != now[name]:
-            found.append(Change(name, before[name], now[name]))
-    return found
+        compared.append(name)
+    was, becomes = _resolved(before, config), _resolved(now, config)
+    return [
+        Change(name, before[name], now[name])
+        for name in compared
+        if before[name] != now[name] and was[name] != becomes[name]
+    ]
+
+
+def _compare_meanings(
+    before: dict[str, Any], now: dict[str, Any], option: str, was: str, becomes: str
+) -> None:
+    """Let the values of ``option`` be equal where their meanings are, and else differ."""
+    if was == becomes:
+        before[option] = now[option] = None
+    elif before.get(option) == now.get(option):
+        before[option], now[option] = (f"{now[option]} ({text[:12]})" for text in (was, becomes))
+
+
+def _resolved(flat: Flat, config: RunConfig) -> Flat:
+    """Return ``flat`` with what None becomes in its place, as far as options say it."""
+    tree = config.model.model_dump(mode="json")
+    recorded = {name: flat[name] for name in tree.keys() & flat.keys()}
+    try:
+        model = ModelConfig.model_validate_json(json.dumps(tree | recorded))
+    except ValidationError:
+        return flat  # a network that is refused today
+    usual = {
+        "target_names": list(model.sources),
+        "trial_epochs": flat.get("max_epochs", config.train.max_epochs),
+    }
+    found = model.resolved | {n: v for n, v in usual.items() if flat.get(n) is None}
+    return {**flat, **{name: found[name] for name in found.keys() & flat.keys()}}
 
 
 def _by_leaf(flat: Flat) -> dict[str, Any]:

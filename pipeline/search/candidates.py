@@ -6,12 +6,12 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from lasaft.config import VARIANTS, ModelConfig
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, SearchConfig
 from pipeline.config.options import options_of, problems_of
 from pipeline.config.run import without_effect
 from pipeline.search.space import VARIANT, Dimension, Settings, Space
@@ -155,3 +155,9 @@ def trial_base(run: RunConfig) -> RunConfig:
     epochs = run.search.trial_epochs or run.train.max_epochs
     limits = {"max_epochs": epochs, "min_epochs": min(run.train.min_epochs, epochs)}
     return run.model_copy(update={"train": run.train.model_copy(update=limits)})
+
+
+def searcher_of(search: SearchConfig, space: Space) -> Literal["grid", "random", "optuna"]:
+    """Return how trials are chosen: as ``searcher`` says, or where it is None as suits the rest."""
+    usual = "grid" if space.is_grid and search.num_trials is None else "random"
+    return search.searcher or usual

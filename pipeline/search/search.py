@@ -20,7 +20,7 @@ from pipeline.config.search import OBJECTIVES
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
 from pipeline.search.budget import Budget
-from pipeline.search.candidates import Candidate, Checker, trial_base
+from pipeline.search.candidates import Candidate, Checker, searcher_of, trial_base
 from pipeline.search.capacity import STARTER_CPUS, Places, gpus_of_a_trial, share_places
 from pipeline.search.proposals import grid, propose_optuna, propose_random
 from pipeline.search.ranking import SearchResult, conclude, ranked
@@ -86,8 +86,7 @@ class _Run:
     def __init__(self, config: RunConfig, book: TrialBook) -> None:
         self.config, self.book, self.note = config, book, ""
         self.settings, self.space = config.search, book.checker.space
-        free = self.settings.num_trials is None and self.space.is_grid
-        self.searcher = self.settings.searcher or ("grid" if free else "random")
+        self.searcher = searcher_of(self.settings, self.space)
         self._grid = grid(book.checker) if self.searcher == "grid" else []
         if self.searcher != "grid" and not book.names():
             # A space without a valid candidate is refused before the cluster is touched.

@@ -7,18 +7,18 @@ import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lasaft.errors import LasaftError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.cluster import locks
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, SearchConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder
-from pipeline.config.roles import identity, values
-from pipeline.search.candidates import Candidate, Checker, trial_base
+from pipeline.config.roles import STANDS_FOR, identity, values
+from pipeline.search.candidates import Candidate, Checker, searcher_of, trial_base
 from pipeline.search.space import Settings, Space
 from pipeline.training.loop.identity import DATA_HASH, claim_folder
 from pipeline.training.loop.journal import read_history
@@ -227,16 +227,27 @@ def reason_of(error: BaseException) -> str:
     return lines[0] if isinstance(error, LasaftError) else f"{type(error).__name__}: {lines[-1]}"
 
 
+def search_identity(config: RunConfig, space: Space) -> dict[str, Any]:
+    """Return what decides the trials of a search besides the shards, by dotted name."""
+    base, searcher = trial_base(config), searcher_of(config.search, space)
+    mine = {f"search.{name}": value for name, value in values(config, "search", "result").items()}
+    mine |= {"search.space": f"{space.name} ({digest(repr(space))[:12]})"}
+    mine |= {STANDS_FOR["space"]: digest(repr(replace(space, name="")))}
+    mine |= {STANDS_FOR["searcher"]: searcher, "search.trial_epochs": base.train.max_epochs}
+    if searcher == "grid":
+        mine["search.search_seed"] = SearchConfig().search_seed  # a grid draws nothing
+    shared = identity(base)
+    shared.pop("train.max_epochs", None)  # trial_epochs says them
+    return mine | shared
+
+
 def claim(config: RunConfig, space: Space, data_hash: str) -> None:
     """Write down which search the folder is of, or compare this one with what is written there.
 
     Raises:
         ConfigError: it is another's; one line for each option that differs.
     """
-    base = trial_base(config)
-    mine = {f"search.{name}": value for name, value in values(config, "search", "result").items()}
-    mine |= identity(base) | {"train.max_epochs": base.train.max_epochs, DATA_HASH: data_hash}
-    mine["search.space"] = f"{space.name} ({digest(repr(space))[:12]})"
+    mine = search_identity(config, space) | {DATA_HASH: data_hash}
     claim_folder(RunFolder.of(config).search, config, mine, "search")
 
 

@@ -89,13 +89,11 @@ class Workflow:
 
     def _search(self, folder: RunFolder) -> Step:
         from pipeline.search.space_reader import read_space
+        from pipeline.search.trials import search_identity
 
         settings = self.config.search
         assert settings.space is not None
         space = read_space(settings.space)
-        base = identity(self.config)
-        if settings.trial_epochs is None:
-            base |= {"max_epochs": self.config.train.max_epochs}
         limits = values(self.config, "search", "limit")
         best = folder.search / "best.yaml"
 
@@ -107,8 +105,9 @@ class Workflow:
         return Step(
             "search",
             inputs=lambda: {
-                "options": values(self.config, "search", "result") | {"space": digest(repr(space))},
-                "base": base,
+                # As earlier versions wrote it; what the space holds counts where both sides know.
+                "options": search_identity(self.config, space)
+                | {"search.space": digest(repr(space))},
                 "shards": _shards_hash(folder),
             },
             version=search.VERSION,

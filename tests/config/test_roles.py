@@ -170,6 +170,31 @@ def test_changes_count_an_old_option_by_its_value_of_today() -> None:
     assert found == [Change("spec_type", "magnitude", "complex")]
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "another"),
+    [
+        ("train.target_names", ["vocals", "drums", "bass", "other"], ["vocals"]),
+        ("model.input_channels", 4, 2),
+        ("model.control_input_dim", 4, None),
+        ("model.last_activation", "identity", "tanh"),
+        ("model.t_down_layers", [0, 1, 2], [0]),
+        ("model.f_down_layers", [0, 1, 2], [0]),
+    ],
+)
+def test_none_is_the_same_as_what_it_becomes(path: str, value: Any, another: Any) -> None:
+    left_out = identity(RunConfig())
+    given = left_out | {path: value}
+    assert changes(left_out, given, RunConfig()) == changes(given, left_out, RunConfig()) == []
+    found = changes(given, left_out | {path: another}, RunConfig())
+    assert [one.name for one in found] == ([path.partition(".")[2]] if another else [])
+
+
+def test_a_change_that_gives_none_another_meaning_is_told_alone() -> None:
+    config = RunConfig(model=ModelConfig(spec_type="magnitude"))
+    found = changes(identity(RunConfig()), identity(config), config)
+    assert found == [Change("spec_type", "complex", "magnitude")]
+
+
 def test_a_start_counts_by_its_weights_wherever_they_are(tmp_path: Path) -> None:
     def started(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         config = RunConfig(train=TrainConfig(resume_from_checkpoint=path))
@@ -185,17 +210,17 @@ def test_a_start_counts_by_its_weights_wherever_they_are(tmp_path: Path) -> None
         assert changes(before, now, config) == []
         weights = tmp_path / f"moved-{file}"
         weights.write_bytes(b"another")
-        config, now = started(moved)
+        before, now = now, started(moved)[1]
         (found,) = changes(before, now, config)
         assert found.name == "resume_from_checkpoint"
-        assert found.before.startswith(f"{first} (sha256 7692c3ad")
-        assert found.now.startswith(f"{moved} (sha256 ")
+        assert found.before == f"{moved} (7692c3ad3540)"
+        assert found.now.startswith(f"{moved} (")
         # Where one side does not know them (a record of before, a file that is gone), paths count.
         del before["weights of resume_from_checkpoint"]
-        (found,) = changes(before, now, config)
-        assert (found.before, found.now) == (str(first), str(moved))
+        assert changes(before, now, config) == []
         config, gone = started(first)
-        assert changes(before, gone, config) == []
+        (found,) = changes(before, gone, config)
+        assert (found.before, found.now) == (str(moved), str(first))
 
 
 def test_values_are_those_of_one_group_and_role() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
-from pipeline.config import RunConfig, SearchConfig
+from pipeline.config import RunConfig, SearchConfig, TrainConfig
+from pipeline.config.roles import STANDS_FOR
 from pipeline.search.budget import Budget
 from pipeline.search.candidates import Checker
 from pipeline.search.space import Dimension, Space
@@ -122,6 +124,53 @@ def test_a_search_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     claim(config, SPACE, "hash")
     with pytest.raises(ConfigError, match="data hash: got 'other'"):
         claim(config, SPACE, "other")
+
+
+GRID = Space("x", (Dimension("lr", "choices", (0.001, 0.01)),))
+
+
+def _claimed(folder: Path, space: Space = GRID, *, train: Any = None, **search: Any) -> None:
+    config = RunConfig(
+        model=BASE.model, train=TrainConfig(**train or {}), output_dir=folder,
+        search=SearchConfig(space="x", **search),
+    )  # fmt: skip
+    claim(config, space, "hash")
+
+
+def test_a_space_counts_by_its_content_and_not_by_its_files_name(tmp_path: Path) -> None:
+    _claimed(tmp_path)
+    _claimed(tmp_path, replace(GRID, name="renamed"))
+    wider = replace(GRID, dimensions=(Dimension("lr", "choices", (0.001, 0.02)),))
+    with pytest.raises(ConfigError, match=r"^space: got 'x \("):
+        _claimed(tmp_path, wider)
+
+
+def test_a_grid_draws_nothing_so_its_seed_may_change(tmp_path: Path) -> None:
+    _claimed(tmp_path / "grid", search_seed=3)
+    _claimed(tmp_path / "grid", search_seed=4)
+    _claimed(tmp_path / "random", searcher="random", search_seed=3)
+    with pytest.raises(ConfigError, match="search_seed: got 4"):
+        _claimed(tmp_path / "random", searcher="random", search_seed=4)
+
+
+def test_a_grid_never_becomes_random_draws_in_its_place(tmp_path: Path) -> None:
+    _claimed(tmp_path)
+    _claimed(tmp_path, searcher="grid", num_trials=1)
+    with pytest.raises(ConfigError, match=r"^searcher: got 'None \(random\)', .* 'None \(grid\)'"):
+        _claimed(tmp_path, num_trials=1)
+    # What a version of before wrote does not say which of the two it was.
+    file = tmp_path / "search" / "identity.json"
+    old = json.loads(file.read_bytes())
+    file.write_text(json.dumps({k: v for k, v in old.items() if k not in STANDS_FOR.values()}))
+    _claimed(tmp_path, num_trials=1)
+
+
+def test_the_epochs_of_a_trial_count_however_they_are_said(tmp_path: Path) -> None:
+    cosine = {"lr_schedule": "cosine"}
+    _claimed(tmp_path, train=cosine | {"max_epochs": 5})
+    _claimed(tmp_path, train=cosine | {"max_epochs": 90}, trial_epochs=5)
+    with pytest.raises(ConfigError, match=r"^trial_epochs: got 6, .* has 5; [^\n]*$"):
+        _claimed(tmp_path, train=cosine | {"max_epochs": 90}, trial_epochs=6)
 
 
 def test_a_trial_is_what_its_files_say(tmp_path: Path) -> None:

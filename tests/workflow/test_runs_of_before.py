@@ -131,3 +131,42 @@ def test_another_budget_of_an_old_search_is_told_as_such(runs: Path) -> None:
         "search: its output, num_trials, .*seeds.* or the way of its work has changed since; going"
     )
     assert re.search(told, said[-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"lr_schedule": "cosine", "max_epochs": 7, "trial_epochs": 1}, None),
+        ({"lr_schedule": "cosine", "trial_epochs": 3}, "trial_epochs 1 -> 3"),
+        ({"search_seed": 5}, None),
+        ({"searcher": "grid", "num_trials": 2}, None),
+        ({"num_trials": 2}, "searcher None (grid) -> None (random)"),
+        ({"space": "renamed.yaml"}, None),
+    ],
+)
+def test_a_search_begins_anew_only_where_its_trials_would_be_others(
+    runs: Path, options: dict[str, object], told: str | None
+) -> None:
+    first = {"lr_schedule": "cosine"} if "lr_schedule" in options else {}
+    _stamp_anew(config_of(runs, "searched", **first))
+    if "space" in options:
+        options = {"space": (runs / "space.yaml").rename(runs / "renamed.yaml")}
+    config, said = config_of(runs, "searched", **options), list[str]()
+    folder = RunFolder.of(config)
+    (step,) = Workflow(config, said.append)._steps(folder)[1:2]
+    runner = StepRunner(folder.root, config, said.append)
+    if told is None:
+        runner.run([replace(step, run=lambda: "")])
+    else:
+        with pytest.raises(AssertionError, match="search was done again"):
+            runner.run([_no_work(step)])
+    changed = [line for line in said if "changed: " in line]
+    assert changed == ([] if told is None else [f"    search: changed: {told}"])
+
+
+def _stamp_anew(config: RunConfig) -> None:
+    """Let the search's stamp be as the program of today writes it for ``config``."""
+    folder = RunFolder.of(config)
+    (step,) = Workflow(config, lambda _: None)._steps(folder)[1:2]
+    (folder.steps / "search.json").unlink()
+    StepRunner(folder.root, config, lambda _: None).run([replace(step, run=lambda: "")])

@@ -85,12 +85,5 @@ def _require_same_network(
 
 def _meaning(config: ModelConfig) -> dict[str, Any]:
     """Return what decides the network's function; a window's length does not."""
-    values = config.model_dump() | {
-        "last_activation": config.resolved_last_activation,
-        "input_channels": config.resolved_input_channels,
-        "t_down_layers": config.time_levels,
-        "f_down_layers": config.frequency_levels,
-        "control_input_dim": len(config.sources),
-    }
     idle = {"num_frame", *without_effect(config)}
-    return {name: None if name in idle else value for name, value in values.items()}
+    return {name: None if name in idle else value for name, value in config.resolved.items()}
