@@ -99,11 +99,13 @@ def _publication(table: PublishedTable) -> str:
     return f"{table.title}: {table.source}; {table.metric}; {table.aggregation}; {table.data}"
 
 
+_MD = {ord(character): f"\\{character}" for character in "\\`*_{}[]#~"} | {
+    ord(character): f"&#{ord(character)};" for character in "<>|&"
+}
+
+
 def _md(text: str) -> str:
-    for character in "\\`*_{}[]<>|#~&":
-        code = f"&#{ord(character)};" if character in "|<>&" else f"\\{character}"
-        text = text.replace(character, code)
-    return " ".join(text.split())
+    return " ".join(text.translate(_MD).split())
 
 
 def latex_text(board: Board) -> str:

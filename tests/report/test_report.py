@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -114,6 +115,16 @@ def test_hostile_names_are_text_everywhere(files: dict[str, str], page: _Element
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "\\end{table}" in files["leaderboard.tex"].rstrip()[-11:]
     assert files["leaderboard.tex"].count("\\end{table}") == 1
+
+
+def test_a_name_reads_in_markdown_as_it_is(tmp_path: Path) -> None:
+    name = "a<b>|&_#*`c~ [d]{e}"
+    summary = scored_summary("net", 3, TRACKS).model_copy(update={"name": name})
+    save_summary(tmp_path / "scores", summary)
+    write_report(RunConfig(output_dir=tmp_path))
+    table = (tmp_path / "report" / "leaderboard.md").read_text(encoding="utf-8").splitlines()
+    cell = table[4].split(" | ")[0].removeprefix("| ")
+    assert unescape(re.sub(r"\\(.)", r"\1", cell)) == name
 
 
 @pytest.fixture(scope="module")
