@@ -71,8 +71,9 @@ def parse(argv: Sequence[str], job: str) -> Command:
         # Absolute, because workers have other working folders.
         output_dir = config.output_dir.expanduser().absolute()
         config = config.model_copy(update={"output_dir": output_dir})
-        builder.note(idle_options(config, explicit_names(arguments.given), job, row))
+        # First what is missing: that an option has no effect may only follow from it.
         builder.note(row.needs(config))
+        builder.note(idle_options(config, explicit_names(arguments.given), job, row))
         for step in [step for step in arguments.rerun if step not in steps_of(config)]:
             others = ("space", "musdb_root", *SYNTHETIC_COUNTS)
             builder.note([Problem("rerun", repr(step), ", ".join(steps_of(config)), others=others)])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.cli.arguments import VARIANT, Arguments, Given, read_arguments
-from jobs.cli.command import Builder, Command, explicit_names, idle_options
+from jobs.cli.command import Builder, Command, explicit_names, flags_of_others, idle_options
 from jobs.cli.help import help_page
 from jobs.cli.job_table import JOBS, needs_estimates, needs_songs_and_start
 from lasaft.config import Settings, option, variant_name
@@ -29,6 +29,7 @@ _REFUSED = {
     "estimates_dir": "is for jobs.evaluate, which scores them",
     "scores_dir": "is for jobs.evaluate, which puts them on the board",
     "output_dir": "is made of ckpt_root_path, model and run_id here; give those",
+    "rerun": "is for jobs.run, which works in steps; here another run_id begins anew",
     "checkpoint": "is found by ckpt_root_path, model, run_id and epoch here; give those",
 }
 
@@ -72,7 +73,9 @@ def parse_readme(argv: Sequence[str], now: datetime | None = None) -> ReadmeComm
         ConfigError: every problem with the command line.
     """
     options = options_of(ReadmeTree)
-    arguments = read_arguments(argv, options, undashed=True, refused=_REFUSED)
+    arguments = read_arguments(
+        argv, options, undashed=True, refused=flags_of_others("main", options) | _REFUSED
+    )
     if arguments.topic is not None:
         page = help_page("main", arguments.topic, options)
         return ReadmeCommand("main", RunConfig(), help=page)
@@ -125,12 +128,12 @@ def _training(arguments: Arguments, now: datetime) -> ReadmeCommand:
     config = RunConfig()
     if tree is not None:
         config = _training_config(tree, _word(arguments, VARIANT), now)
+        builder.note(needs_songs_and_start(config))
         builder.note(idle_options(config, explicit, "main", JOBS["main"]))
         builder.note(_idle_in_training(builder, explicit))
         if not config.data.filed_mode and config.data.shards_dir is not None:
             reason = "allowed only with filed_mode True, which keeps the shards"
             builder.note([Problem("shards_dir", reason=reason, others=("filed_mode",))])
-        builder.note(needs_songs_and_start(config))
     refuse(builder.problems)
     again = "the same command"
     if tree is not None and tree.tracking.run_id is None:

@@ -73,8 +73,11 @@ class SearchConfig(Settings):
 
 def _problems(search: SearchConfig) -> Iterator[Problem]:
     names = search.objectives
-    for name in [name for name in names if name not in OBJECTIVES]:
+    unknown = [name for name in names if name not in OBJECTIVES]
+    for name in unknown:
         yield Problem("objectives", repr(name), ", ".join(OBJECTIVES))
+    if unknown:
+        return
     if not names or names[0] not in WATCHED or len(set(names)) < len(names):
         yield Problem("objectives", ", ".join(names), "sdr or val_loss first, each once")
 

@@ -184,7 +184,7 @@ def test_a_default_at_fault_hides_no_other_problem() -> None:
         "--accumulate_grad_batches", "3", "--gain_db", "3", "--musdb_root", "/nowhere"
     )
     assert [problem.partition(":")[0] for problem in problems] == [
-        "batch_size", "gain_db", "musdb_root",
+        "batch_size", "musdb_root", "gain_db",
     ]  # fmt: skip
 
 

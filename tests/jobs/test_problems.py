@@ -64,10 +64,8 @@ WRONG = {
     | _SONGS
     | {
         "--split foo": ["split: got 'foo', allowed: train, valid, test"],
-        "--estimates_dir /nope --overlap_ratio 0.1": [
-            "estimates_dir: /nope is no folder",
-            "overlap_ratio: has no effect, because estimates_dir holds",
-        ],
+        # What the others have no effect with is in doubt itself.
+        "--estimates_dir /nope --overlap_ratio 0.1": ["estimates_dir: /nope is no folder"],
         "--verify -1": ["verify: got '-1'"],
         "--repair=": ["repair: is a flag of jobs.preprocess"],
         "--lr 0.1": ["lr: has no effect in jobs.evaluate"],
@@ -143,6 +141,9 @@ def test_every_wrong_option_is_told_and_no_other(data: st.DataObject) -> None:
         ("report", "--output_dir=", ["output_dir: got ''"]),
         ("train", "--output_dir=", ["output_dir: got ''"]),
         ("main", "--mode evl --split test --synthetic_train 1", ["mode: got 'evl'"]),
+        ("evaluate", "--scores_dir /nope --oracles True", ["scores_dir: /nope is no folder"]),
+        ("tune", "--seeds 2", ["space: got None", "shards_dir: "]),
+        ("tune", "--space small --objectives sdrr", ["objectives: got 'sdrr'", "shards_dir: "]),
         ("main", "--filed_mode maybe --shards_dir s --synthetic_train 1", ["filed_mode: got"]),
     ],
 )

@@ -224,6 +224,8 @@ REJECTED = [
     ("--auto_lr_find True", "auto_lr_find: not offered here"),
     ("--unfreeze_stft_from -1", "unfreeze_stft_from: did nothing in the reference"),
     ("--resume_from_checkpoint x", "resume_from_checkpoint: "),
+    ("--rerun train", "rerun: is for jobs.run, which works in steps; here another run_id"),
+    ("--repair", "repair: is a flag of jobs.preprocess, and has no effect in jobs.main"),
     ("--output_dir x", "output_dir: is made of ckpt_root_path, model and run_id here"),
     ("--epoch 7", "epoch: has no effect with mode train"),
     ("--overlap_ratio 0.2", "overlap_ratio: has no effect with mode train"),
