@@ -53,6 +53,7 @@ RESUME = "resume_from_checkpoint"
 # know it, it counts instead of the option's value.
 STANDS_FOR = {
     RESUME: f"weights of {RESUME}", "space": "content of space", "searcher": "searcher in use",
+    "musdb_is_wav": "layout of songs",
 }  # fmt: skip
 
 Flat = Mapping[str, Any]

@@ -15,10 +15,11 @@ from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.fingerprints import content_hash, digest, listing_hash
 from pipeline.config.folders import RunFolder
-from pipeline.config.roles import RESUME, identity, values
+from pipeline.config.roles import RESUME, STANDS_FOR, identity, values
 from pipeline.data import shards, synthetic
 from pipeline.data.shards.manifest import ShardSettings
 from pipeline.data.shards.store import RemoteFolder, shard_place
+from pipeline.data.songs.folders import find_places
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
 from pipeline.data.synthetic.writer import song_list
 from pipeline.evaluation.excerpts import EXCERPTS
@@ -75,10 +76,15 @@ class Workflow:
 
     def _preprocess(self, folder: RunFolder) -> Step:
         settings = ShardSettings.of(self.config).model_dump(mode="json", exclude={"format"})
+        settings |= values(self.config, "data", "songs")
+
+        def layout() -> str:
+            return "folders" if find_places(folder.songs, settings["musdb_is_wav"])[1] else "files"
+
         return Step(
             "preprocess",
             inputs=lambda: {
-                "options": settings | values(self.config, "data", "songs"),
+                "options": settings | {STANDS_FOR["musdb_is_wav"]: layout()},
                 "songs": self._songs_hash(folder),
             },
             version=shards.VERSION,
@@ -208,8 +214,8 @@ def run_workflow(
 
 
 def _songs(config: RunConfig) -> str:
-    root, count = make_songs(config), len(song_list(song_set(config)))
-    return f"{count} songs of {config.data.synthetic_seconds:g} s in {root}"
+    make_songs(config)
+    return f"{len(song_list(song_set(config)))} songs of {config.data.synthetic_seconds:g} s"
 
 
 def _preprocess(config: RunConfig) -> str:
@@ -245,7 +251,8 @@ def _evaluate(config: RunConfig) -> str:
 def _report(config: RunConfig) -> str:
     from pipeline.workflow.stages import make_report
 
-    return str(make_report(config).page)
+    page = make_report(config).page
+    return str(page.relative_to(RunFolder.of(config).root))  # the folder may be moved later
 
 
 def _evaluated_hash(folder: RunFolder) -> str | None:

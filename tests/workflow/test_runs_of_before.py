@@ -41,6 +41,16 @@ def test_kept_estimates_that_somebody_removed_are_made_again(runs: Path, kept: s
         _outcomes(config_of(runs, "finished"), 4)
 
 
+def test_a_layout_that_is_said_is_the_one_that_was_found(runs: Path) -> None:
+    (runs / "finished" / "steps" / "preprocess.json").unlink()
+    folder = RunFolder.of(config_of(runs, "finished"))
+    for layout in (None, True):
+        config = config_of(runs, "finished", musdb_is_wav=layout)
+        (step,) = Workflow(config, print)._steps(folder)[:1]
+        work = replace(step, run=lambda: "") if layout is None else _no_work(step)
+        StepRunner(folder.root, config, print).run([work])
+
+
 def _no_work(step: Step) -> Step:
     def refuse() -> str:
         raise AssertionError(f"{step.name} was done again")
@@ -170,3 +180,15 @@ def _stamp_anew(config: RunConfig) -> None:
     (step,) = Workflow(config, lambda _: None)._steps(folder)[1:2]
     (folder.steps / "search.json").unlink()
     StepRunner(folder.root, config, lambda _: None).run([replace(step, run=lambda: "")])
+
+
+def test_what_is_told_of_a_skipped_step_holds_where_the_folder_is_moved(runs: Path) -> None:
+    config = config_of(runs, "finished", report_audio=0)
+    (*_, step) = Workflow(config, print)._steps(RunFolder.of(config))
+    StepRunner(runs / "finished", config, print).run([step])
+    (runs / "finished").rename(runs / "moved")
+    said: list[str] = []
+    moved = config.model_copy(update={"output_dir": runs / "moved"})
+    (*_, step) = Workflow(moved, said.append)._steps(RunFolder.of(moved))
+    StepRunner(runs / "moved", moved, said.append).run([_no_work(step)])
+    assert said[-1] == "[1/1] report unchanged, skipped: report/index.html"
