@@ -16,7 +16,8 @@ from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem, refuse
 from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
-from pipeline.config.options import Option, did_you_mean, options_of, problems_of, value_of
+from pipeline.config.options import Option, did_you_mean, problems_of, value_of
+from pipeline.config.roles import all_options
 from pipeline.config.run import without_effect
 
 
@@ -51,7 +52,7 @@ def parse(argv: Sequence[str], job: str) -> Command:
     Raises:
         ConfigError: every problem with the command line.
     """
-    options = options_of(RunConfig)
+    options = all_options()
     arguments = read_arguments(
         argv,
         options,
@@ -110,7 +111,7 @@ def idle_options(
         job: the job's name.
         row: what the job reads, with its flags.
     """
-    options = options_of(RunConfig)
+    options = all_options()
     idle = {**without_effect(config), **row.idle(config)}
     for name in sorted(explicit & options.keys()):
         option, problem = options[name], idle.get(name)

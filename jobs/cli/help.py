@@ -6,11 +6,12 @@ import textwrap
 from collections.abc import Iterator, Mapping
 
 from jobs.cli.job_table import JOBS, STEPS
-from jobs.cli.presets import preset_names, preset_source
+from jobs.cli.presets import PRESETS
 from lasaft.config import MODULATIONS, VARIANTS
 from lasaft.errors import ConfigError, Problem
 from pipeline.config.options import Option, did_you_mean
-from pipeline.search.space_reader import find_space, first_line, space_names
+from pipeline.config.plain_yaml import NamedFiles
+from pipeline.search.space_reader import SPACES
 
 WIDTH = 100
 _NAME_WIDTH = 28
@@ -43,11 +44,11 @@ def help_page(job: str, topic: str, options: Mapping[str, Option]) -> str:
     if not name:
         lines = _job_page(job, mine)
     elif name in ("presets", "preset"):
-        lines = _presets_page()
+        lines = _files_page(PRESETS, "takes")
     elif name in ("networks", "network"):
         lines = _networks_page()
     elif name == "spaces":
-        lines = _spaces_page()
+        lines = _files_page(SPACES, "searches")
     elif name in groups:
         lines = _group_page(name, mine)
     elif name in options:
@@ -77,7 +78,7 @@ def _job_page(job: str, mine: Mapping[str, Option]) -> Iterator[str]:
         if count:
             yield from _row(group, f"{count} options: {text}")
     yield ""
-    yield from _wrapped("presets (--help presets)", preset_names())
+    yield from _wrapped("presets (--help presets)", PRESETS.names())
     yield from _wrapped("networks (--help networks)", list(VARIANTS))
     yield ""
     for name, flag in JOBS[job].flags.items():
@@ -94,16 +95,11 @@ def _group_page(group: str, mine: Mapping[str, Option]) -> Iterator[str]:
             yield from _line(option)
 
 
-def _presets_page() -> Iterator[str]:
-    yield "--preset NAME takes one of these, --preset FILE.yaml a file of your own:"
-    for name in preset_names():
-        yield from _row(name, preset_source(name))
-
-
-def _spaces_page() -> Iterator[str]:
-    yield "--space NAME searches one of these, --space FILE.yaml a file of your own:"
-    for name in space_names():
-        yield from _row(name, first_line(find_space(name)))
+def _files_page(files: NamedFiles, what: str) -> Iterator[str]:
+    option = files.option
+    yield f"--{option} NAME {what} one of these, --{option} FILE.yaml a file of your own:"
+    for name in files.names():
+        yield from _row(name, files.first_line(name))
 
 
 def _networks_page() -> Iterator[str]:

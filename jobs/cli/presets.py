@@ -10,23 +10,11 @@ import yaml
 
 import pipeline
 from jobs.cli.arguments import Given, known_name
-from lasaft.errors import ConfigError, Problem
-from pipeline.config.options import Option, did_you_mean, no_such_option
-from pipeline.config.plain_yaml import PLAIN_TAGS, compose_plain
+from lasaft.errors import Problem
+from pipeline.config.options import Option, no_such_option
+from pipeline.config.plain_yaml import NULLS, PLAIN_TAGS, NamedFiles, compose_plain
 
-FOLDER = Path(pipeline.__file__).resolve().parent / "presets"
-_NULLS = ("", "~", "null", "Null", "NULL")
-
-
-def preset_names() -> list[str]:
-    """Return the names of the presets that come with the program."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def preset_source(name: str) -> str:
-    """Return the first line of a preset: what it is and where it comes from."""
-    first = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    return first.lstrip("# ").strip()
+PRESETS = NamedFiles("preset", Path(pipeline.__file__).resolve().parent / "presets")
 
 
 def read_preset(preset: str, options: Mapping[str, Option]) -> tuple[list[Given], list[Problem]]:
@@ -37,31 +25,10 @@ def read_preset(preset: str, options: Mapping[str, Option]) -> tuple[list[Given]
     Raises:
         ConfigError: there is no such file, or it cannot be read.
     """
-    path = _find(preset)
-    try:
-        root = compose_plain(path)
-    except OSError as error:
-        reason = f"{path} cannot be read ({error.strerror})"
-        raise ConfigError(Problem("preset", reason=reason)) from error
-    except ValueError as error:
-        raise ConfigError(Problem("preset", reason=f"{path} {error}")) from error
+    path, root = PRESETS.read(preset, compose_plain)
     reader = _Reader(path.name, options)
     given = list(reader.options(root, "")) if root is not None else []
     return given, reader.problems
-
-
-def _find(preset: str) -> Path:
-    names = preset_names()
-    if preset in names:
-        return FOLDER / f"{preset}.yaml"
-    path = Path(preset).expanduser()
-    if path.is_file():
-        return path
-    if path.exists():
-        reason, allowed = f"{preset} is a folder", "a YAML file or a preset's name"
-        raise ConfigError(Problem("preset", reason=reason, allowed=allowed))
-    allowed = f"a YAML file, or {', '.join(names)}{did_you_mean(preset, names)}"
-    raise ConfigError(Problem("preset", repr(preset), allowed))
 
 
 class _Reader:
@@ -128,5 +95,5 @@ class _Reader:
 def _raw(node: yaml.Node) -> str | list[str] | None:
     if isinstance(node, yaml.SequenceNode):
         return [item.value for item in node.value]
-    is_null = getattr(node, "style", None) is None and node.value in _NULLS
+    is_null = getattr(node, "style", None) is None and node.value in NULLS
     return None if is_null else node.value

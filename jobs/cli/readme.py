@@ -19,6 +19,7 @@ from lasaft.errors import ConfigError, Problem, refuse
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
 from pipeline.config.options import options_of, value_of
+from pipeline.config.roles import all_options
 
 _MLFLOW = "MLflow is what records here (True), and its page shows every run: mlflow ui"
 _REFUSED_LOGS = ("wandb", "tensorboard")
@@ -261,7 +262,7 @@ def _contradictions(tree: ReadmeTree, stored: RunConfig) -> Iterator[Problem]:
 def _leaves(config: RunConfig) -> dict[str, Any]:
     return {
         name: getattr(getattr(config, option.section) if option.section else config, name)
-        for name, option in options_of(RunConfig).items()
+        for name, option in all_options().items()
     }
 
 

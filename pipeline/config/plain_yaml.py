@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lasaft.errors import ConfigError, Problem
+from pipeline.config.options import did_you_mean
+
 PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
-_NULLS = ("", "~", "null", "Null", "NULL")
+NULLS = ("", "~", "null", "Null", "NULL")
 _LARGEST_BYTES = 1_000_000
 
 
@@ -54,7 +59,7 @@ def _value(node: yaml.Node) -> Any:
     if node.tag not in PLAIN_TAGS:
         raise _fault(node, f"the tag {node.tag} is refused")
     if isinstance(node, yaml.ScalarNode):
-        return None if node.style is None and node.value in _NULLS else node.value
+        return None if node.style is None and node.value in NULLS else node.value
     if isinstance(node, yaml.SequenceNode):
         return [_value(item) for item in node.value]
     mapping: dict[Any, Any] = {}
@@ -77,3 +82,52 @@ def _one_line(error: Exception) -> str:
     return (
         "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
     )
+
+
+@dataclass(frozen=True)
+class NamedFiles:
+    """YAML files that come with the program, each with a name; others are given by their path."""
+
+    option: str  # that names one of them
+    folder: Path
+
+    def names(self) -> list[str]:
+        """Return the names of those that come with the program."""
+        return sorted(path.stem for path in self.folder.glob("*.yaml"))
+
+    def first_line(self, name: str) -> str:
+        """Return the first line of a file, a comment that says what it is."""
+        text = (self.folder / f"{name}.yaml").read_text(encoding="utf-8")
+        return text.partition("\n")[0].lstrip("# ").strip()
+
+    def find(self, name: str) -> Path:
+        """Return a file, by name or path.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        names, path = self.names(), Path(name).expanduser()
+        if name in names:
+            return self.folder / f"{name}.yaml"
+        if path.is_file():
+            return path.absolute()
+        if path.exists():
+            reason, allowed = f"{name} is a folder", f"a YAML file or a {self.option}'s name"
+            raise ConfigError(Problem(self.option, reason=reason, allowed=allowed))
+        allowed = f"a YAML file, or {', '.join(names)}{did_you_mean(name, names)}"
+        raise ConfigError(Problem(self.option, repr(name), allowed))
+
+    def read(self, name: str, read: Callable[[Path], Any]) -> tuple[Path, Any]:
+        """Return a file's path, and what ``read`` makes of it.
+
+        Raises:
+            ConfigError: there is none, or it cannot be read.
+        """
+        path = self.find(name)
+        try:
+            return path, read(path)
+        except OSError as error:
+            reason = f"{path} cannot be read ({error.strerror})"
+        except ValueError as error:
+            reason = f"{path} {error}"
+        raise ConfigError(Problem(self.option, reason=reason))

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from lasaft.config import VARIANTS, ModelConfig
 from pipeline.config import RunConfig, SearchConfig
-from pipeline.config.options import options_of, problems_of
+from pipeline.config.options import problems_of
+from pipeline.config.roles import all_options
 from pipeline.config.run import without_effect
 from pipeline.search.space import VARIANT, Dimension, Settings, Space
 
@@ -47,7 +48,7 @@ class Checker:
 
     def __init__(self, base: RunConfig, space: Space) -> None:
         self.base, self.space = base, space
-        self._options = options_of(RunConfig)
+        self._options = all_options()
         self._tree = base.model_dump(exclude={"search"})
 
     def is_active(self, dimension: Dimension, settings: Settings) -> bool:

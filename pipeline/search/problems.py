@@ -12,7 +12,7 @@ from pipeline.config.run import without_effect
 from pipeline.search.candidates import Checker, InvalidCandidateError, trial_base
 from pipeline.search.proposals import draw
 from pipeline.search.space import Dimension, Space, named_networks
-from pipeline.search.space_reader import read_space, space_names
+from pipeline.search.space_reader import SPACES, read_space
 
 # A value that none of so many candidates has is in no valid trial.
 _TRIES = 200
@@ -22,7 +22,7 @@ def search_problems(run: RunConfig) -> Iterator[Problem]:
     """Yield what is wrong with the search that ``run`` asks for."""
     search = run.search
     if search.space is None:
-        allowed = f"{', '.join(space_names())}, or a YAML file with the options to search"
+        allowed = f"{', '.join(SPACES.names())}, or a YAML file with the options to search"
         yield Problem("space", "None", allowed)
         return
     try:

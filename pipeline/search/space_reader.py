@@ -16,11 +16,10 @@ from pipeline.config.options import (
     Option,
     did_you_mean,
     no_such_option,
-    options_of,
     sections_of,
     value_of,
 )
-from pipeline.config.plain_yaml import read_plain
+from pipeline.config.plain_yaml import NamedFiles, read_plain
 from pipeline.search.space import (
     RANGES,
     VARIANT,
@@ -30,37 +29,7 @@ from pipeline.search.space import (
     named_networks,
 )
 
-_SPACES = Path(__file__).resolve().parents[1] / "spaces"
-
-
-def space_names() -> list[str]:
-    """Return the names of the spaces that come with the program."""
-    return sorted(path.stem for path in _SPACES.glob("*.yaml"))
-
-
-def find_space(name: str) -> Path:
-    """Return the file of a space, by name or path.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    names = space_names()
-    if name in names:
-        return _SPACES / f"{name}.yaml"
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path.absolute()
-    if path.exists():
-        raise ConfigError(f"space: {name} is a folder, allowed: a YAML file or a space's name")
-    raise ConfigError(
-        f"space: got {name!r}, allowed: a YAML file, or {', '.join(names)}"
-        f"{did_you_mean(name, names)}"
-    )
-
-
-def first_line(path: Path) -> str:
-    """Return the first line of a space's file, a comment that says what it searches."""
-    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").strip()
+SPACES = NamedFiles("space", Path(__file__).resolve().parents[1] / "spaces")
 
 
 def read_space(name: str) -> Space:
@@ -69,13 +38,7 @@ def read_space(name: str) -> Space:
     Raises:
         ConfigError: every problem with the file, its keys and each value.
     """
-    path = find_space(name)
-    try:
-        tree = read_plain(path)
-    except OSError as error:
-        raise ConfigError(f"space: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ConfigError(f"space: {path} {error}") from error
+    path, tree = SPACES.read(name, read_plain)
     reader = _Reader(path.name)
     space = reader.space(tree, path.stem)
     if reader.problems:
@@ -97,7 +60,7 @@ class _Reader:
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
-        self.options = options_of(RunConfig)
+        self.options = roles.all_options()
         self.problems: list[str] = []
         self._fields = {
             name: field

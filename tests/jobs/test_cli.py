@@ -14,7 +14,7 @@ from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
 from pipeline.config import DataConfig, RunConfig, from_json, to_json
 from pipeline.config.command_line import command_line
-from pipeline.config.options import options_of
+from pipeline.config.roles import all_options
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_a_preset_and_the_config_of_an_older_run_may_hold_filed_mode(
 
 @pytest.mark.parametrize("job", ["run", "doctor"])
 def test_jobs_from_songs_to_scores_read_every_other_option_of_the_data(job: str) -> None:
-    unread = {name for name, option in options_of(RunConfig).items() if not JOBS[job].reads(option)}
+    unread = {name for name, option in all_options().items() if not JOBS[job].reads(option)}
     assert unread & DataConfig.model_fields.keys() == {"filed_mode"}
 
 

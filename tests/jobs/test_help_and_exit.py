@@ -17,15 +17,15 @@ import pytest
 from jobs.cli import Command, parse
 from jobs.cli.help import help_page
 from jobs.cli.job_table import JOBS
-from jobs.cli.presets import preset_names
+from jobs.cli.presets import PRESETS
 from jobs.cli.run import Result, run_job
 from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.cluster import interrupts
-from pipeline.config import RunConfig
 from pipeline.config.options import options_of
+from pipeline.config.roles import all_options
 from tests.helpers import ROOT
 
-OPTIONS = options_of(RunConfig)
+OPTIONS = all_options()
 # pyproject.toml bans the imports of all but numpy at the top of the files that are loaded here.
 HEAVY = {
     "torch", "ray", "mlflow", "scipy", "matplotlib", "museval", "musdb", "pyarrow", "numpy",
@@ -76,7 +76,7 @@ def test_presets_can_be_listed() -> None:
     page = parse(["--preset", "list"], "run").help
     assert page is not None
     assert page == parse(["--help", "presets"], "run").help
-    assert all(re.search(rf"^  {name} ", page, re.MULTILINE) for name in preset_names())
+    assert all(re.search(rf"^  {name} ", page, re.MULTILINE) for name in PRESETS.names())
 
 
 def test_an_unknown_help_topic_is_told() -> None:

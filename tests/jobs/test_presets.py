@@ -8,15 +8,15 @@ import pytest
 import yaml
 
 from jobs.cli import parse
-from jobs.cli.presets import preset_names, preset_source, read_preset
+from jobs.cli.presets import PRESETS, read_preset
 from lasaft.config import variant_name
 from lasaft.errors import ConfigError
 from pipeline.config import RunConfig, to_json
-from pipeline.config.options import options_of
+from pipeline.config.roles import all_options
 from pipeline.config.run import without_effect
 from tests.helpers import ROOT
 
-OPTIONS = options_of(RunConfig)
+OPTIONS = all_options()
 
 
 @pytest.fixture
@@ -166,16 +166,16 @@ TABLE_1 = {
 
 
 def test_the_paper_and_the_demo_are_presets() -> None:
-    assert set(preset_names()) >= {*TABLE_1, "lightsaft", "lasaft_net_large", "demo"}
+    assert set(PRESETS.names()) >= {*TABLE_1, "lightsaft", "lasaft_net_large", "demo"}
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRESETS.names())
 def test_a_preset_names_its_source_and_holds_no_idle_option(songs: str, name: str) -> None:
     synthetic = name in ("demo", "laptop", "table1_laptop")
     config = parse(["--preset", name], "run").config if synthetic else _run(songs, "--preset", name)
     given = {item.name for item in read_preset(name, OPTIONS)[0]}
     assert not given & without_effect(config).keys()
-    assert len(preset_source(name)) > 30
+    assert len(PRESETS.first_line(name)) > 30
 
 
 @pytest.mark.parametrize("name", TABLE_1)
@@ -183,7 +183,7 @@ def test_the_rows_of_table_1_are_the_readme_settings(songs: str, name: str) -> N
     config = _run(songs, "--preset", name)
     variant, sdr = TABLE_1[name]
     assert variant_name(config.model) == variant
-    assert f"{sdr} dB" in preset_source(name)
+    assert f"{sdr} dB" in PRESETS.first_line(name)
     model, train = config.model, config.train
     assert (model.n_fft, model.hop_length, model.num_frame, model.n_blocks) == (2048, 1024, 128, 7)
     assert (train.batch_size, train.precision, train.lr, train.seed) == (8, "16", 0.001, 2020)
@@ -203,7 +203,7 @@ def test_the_demo_needs_no_songs_and_takes_real_ones_too(songs: str) -> None:
 
 
 def test_the_words_of_the_preset_files_are_plain_yaml_for_other_tools() -> None:
-    for name in preset_names():
+    for name in PRESETS.names():
         path = ROOT / "pipeline" / "presets" / f"{name}.yaml"
         groups = {"model", "data", "train", "search", "evaluate"}
         assert set(yaml.safe_load(path.read_text())) <= groups

@@ -14,7 +14,7 @@ from jobs.cli.readme import parse_readme
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError, Problem
 from pipeline.config import RunConfig
-from pipeline.config.options import options_of
+from pipeline.config.roles import all_options
 from pipeline.config.run import without_effect
 
 # For each job, groups of words that are wrong in ways that have nothing to do with each other,
@@ -175,7 +175,7 @@ def test_an_option_given_once_more_is_not_in_doubt() -> None:
     ],
 )
 def test_the_records_of_a_configuration_name_its_options(config: RunConfig) -> None:
-    names = options_of(RunConfig).keys()
+    names = all_options().keys()
     for name, problem in without_effect(config).items():
         assert problem.option == name
         assert problem.others

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.cli import parse
 from lasaft.errors import ConfigError
-from pipeline.search.space_reader import read_space, space_names
+from pipeline.search.space_reader import SPACES, read_space
 
 
 def _file(folder: Path, text: str) -> str:
@@ -30,7 +30,7 @@ def _refused(folder: Path, text: str, *words: str) -> list[str]:
     return [line for line in map(str, caught.value.problems) if not line.startswith("shards_dir")]
 
 
-@pytest.mark.parametrize("name", space_names())
+@pytest.mark.parametrize("name", SPACES.names())
 def test_the_spaces_that_come_along_are_whole(name: str, tmp_path: Path) -> None:
     assert read_space(name).dimensions
     with pytest.raises(ConfigError) as caught:
