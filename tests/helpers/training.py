@@ -17,12 +17,14 @@ from pipeline.config.folders import RunFolder
 from pipeline.data.windows.draw_plan import rows_of_process
 from pipeline.data.windows.loader import Batch, ValidationTrack
 from pipeline.training.loop.journal import CLOCK_KINDS, read_history
+from pipeline.training.loop.loss_network import loss_of
 from pipeline.training.loop.outlet import Outlet, Write
 from pipeline.training.loop.randomness import derive_seed, seed_weights
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.state_file import load_state
 from pipeline.training.loop.states import newest_state
+from pipeline.training.loop.step import Stepper
 from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
 from pipeline.training.loop.trainer import Trainer
 
@@ -70,6 +72,12 @@ def tiny_model(config: RunConfig) -> LaSAFT:
     """Return the network with the first weights of ``config``'s seed."""
     seed_weights(config.train.seed)
     return LaSAFT(config.model)
+
+
+def build_stepper(config: RunConfig, model: LaSAFT | None = None, ranks: Ranks = ALONE) -> Stepper:
+    """Return the steps of a training with the loss spec_mse; its network is new, or ``model``."""
+    model = tiny_model(config) if model is None else model
+    return Stepper(model, loss_of(config.train, "spec_mse", model), config.train, ranks)
 
 
 class _Stream:

@@ -12,32 +12,10 @@ from jobs.cli import parse
 from jobs.cli.job_table import JOBS
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
-from pipeline.config import DataConfig, RunConfig, from_json, to_json
+from pipeline.config import DataConfig, from_json, to_json
 from pipeline.config.command_line import command_line
 from pipeline.config.roles import all_options
-
-
-@pytest.fixture
-def songs(tmp_path: Path) -> str:
-    folder = tmp_path / "musdb"
-    folder.mkdir()
-    return str(folder)
-
-
-def _run(songs: str, *words: str) -> RunConfig:
-    return parse(["--musdb_root", songs, *words], "run").config
-
-
-def _problems(*words: str, job: str = "run") -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        parse(words, job)
-    return [str(problem) for problem in caught.value.problems]
-
-
-def _preset(tmp_path: Path, text: str) -> str:
-    path = tmp_path / "own.yaml"
-    path.write_text(text)
-    return str(path)
+from tests.helpers.commands import own_preset, problems_of, run_config
 
 
 @pytest.mark.parametrize(
@@ -57,7 +35,7 @@ def _preset(tmp_path: Path, text: str) -> str:
     ids=" ".join,
 )
 def test_all_ways_to_write_an_option_are_the_same(songs: str, words: list[str]) -> None:
-    assert _run(songs, *words).model.n_fft == 4096
+    assert run_config(songs, *words).model.n_fft == 4096
 
 
 @pytest.mark.parametrize(
@@ -65,34 +43,34 @@ def test_all_ways_to_write_an_option_are_the_same(songs: str, words: list[str]) 
     [("True", True), ("true", True), ("1", True), ("False", False), ("false", False), ("0", False)],
 )
 def test_booleans_are_what_they_say(songs: str, text: str, value: bool) -> None:
-    assert _run(songs, "--musdb_is_wav", text).data.musdb_is_wav is value
+    assert run_config(songs, "--musdb_is_wav", text).data.musdb_is_wav is value
 
 
 @pytest.mark.parametrize("text", ["yes", "no", "on", "TRUE", "2", "t"])
 def test_nothing_else_is_a_boolean(songs: str, text: str) -> None:
-    assert _problems("--musdb_root", songs, "--pin_memory", text) == [
+    assert problems_of("--musdb_root", songs, "--pin_memory", text) == [
         f"pin_memory: got {text!r}, allowed: True or False"
     ]
 
 
 @pytest.mark.parametrize("text", ["None", "none", "null"])
 def test_none_can_be_said_where_it_is_allowed(songs: str, text: str) -> None:
-    assert _run(songs, "--bn_factor", text).model.bn_factor is None
-    assert "bn_factor" not in str(_problems("--musdb_root", songs, "--n_blocks", text))
+    assert run_config(songs, "--bn_factor", text).model.bn_factor is None
+    assert "bn_factor" not in str(problems_of("--musdb_root", songs, "--n_blocks", text))
 
 
 def test_none_is_a_word_where_it_is_a_choice(songs: str) -> None:
-    assert _run(songs, "--save_estimates", "none").evaluate.save_estimates == "none"
+    assert run_config(songs, "--save_estimates", "none").evaluate.save_estimates == "none"
 
 
 @pytest.mark.parametrize("text", ["0,1", "[0,1]", "(0, 1)", "[0, 1]"])
 def test_lists_of_numbers(songs: str, text: str) -> None:
-    assert _run(songs, "--t_down_layers", text).model.t_down_layers == (0, 1)
+    assert run_config(songs, "--t_down_layers", text).model.t_down_layers == (0, 1)
 
 
 @pytest.mark.parametrize("text", ["vocals,bass", "[vocals, bass]", "['vocals', \"bass\"]"])
 def test_lists_of_names(songs: str, text: str) -> None:
-    assert _run(songs, "--target_names", text).train.target_names == ("vocals", "bass")
+    assert run_config(songs, "--target_names", text).train.target_names == ("vocals", "bass")
 
 
 @pytest.mark.parametrize(
@@ -119,12 +97,12 @@ def test_lists_of_names(songs: str, text: str) -> None:
 def test_a_wrong_value_is_one_line_with_what_is_allowed(
     songs: str, name: str, text: str, allowed: str
 ) -> None:
-    problems = _problems("--musdb_root", songs, f"--{name}={text}")
+    problems = problems_of("--musdb_root", songs, f"--{name}={text}")
     assert problems == [f"{name}: got {text!r}, allowed: {allowed}"]
 
 
 def test_numbers_and_bits_are_read_as_the_readme_writes_them(songs: str) -> None:
-    train = _run(songs, "--precision", "16", "--lr", "1e-3", "--seed", "+7").train
+    train = run_config(songs, "--precision", "16", "--lr", "1e-3", "--seed", "+7").train
     assert (train.precision, train.lr, train.seed) == ("16", 0.001, 7)
 
 
@@ -134,27 +112,27 @@ def test_paths_are_absolute_for_workers_in_other_folders(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "music").mkdir()
-    config = _run("music", "--output_dir", "~/run")
+    config = run_config("music", "--output_dir", "~/run")
     assert config.data.musdb_root == tmp_path / "music"
     assert config.output_dir == tmp_path / "home" / "run"
-    assert _run("music").output_dir == tmp_path / "runs" / "lasaft"
+    assert run_config("music").output_dir == tmp_path / "runs" / "lasaft"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_named_network_sets_its_row_of_options(songs: str, name: str) -> None:
-    model = _run(songs, "--model", name).model
+    model = run_config(songs, "--model", name).model
     assert {key: getattr(model, key) for key in VARIANTS[name]} == VARIANTS[name]
 
 
 def test_options_win_over_the_named_network_in_any_order(songs: str) -> None:
     for words in (["--embedding_dim", "48", "--model", "lasaft_net_large"],
                   ["model=lasaft_net_large", "embedding_dim=48"]):  # fmt: skip
-        model = _run(songs, *words).model
+        model = run_config(songs, *words).model
         assert (model.embedding_dim, model.n_fft) == (48, 4096)
 
 
 def test_an_unknown_network_is_told_with_the_nearest(songs: str) -> None:
-    (problem,) = _problems("--musdb_root", songs, "--model", "CUNET_TFC_GPOCM_LASAFT")
+    (problem,) = problems_of("--musdb_root", songs, "--model", "CUNET_TFC_GPOCM_LASAFT")
     assert problem.startswith("model: got 'CUNET_TFC_GPOCM_LASAFT', allowed: CUNET_TFC_FiLM, ")
     assert "did you mean CUNET_TFC_GPoCM_LaSAFT" in problem
 
@@ -164,7 +142,7 @@ def test_all_problems_come_at_once_each_in_a_line_that_names_the_option(songs: s
         "--n_fft=abc --nblocks 7 --n_blocks 6 --precision 8 --target_names vocals,drum "
         "--synthetic_train 1 --num_tdfs 3 --model CUNET_TFC_FiLM stray --lr"
     )
-    problems = _problems("--musdb_root", songs, *words.split())
+    problems = problems_of("--musdb_root", songs, *words.split())
     assert {problem.partition(":")[0] for problem in problems} == {
         "nblocks", "stray", "lr", "n_fft", "precision", "n_blocks", "target_names", "num_tdfs",
         "synthetic_train",
@@ -175,12 +153,12 @@ def test_all_problems_come_at_once_each_in_a_line_that_names_the_option(songs: s
 
 def test_a_wrong_option_does_not_cause_others_to_be_blamed(songs: str) -> None:
     """With 4097 refused, hop_length must not be compared with the default n_fft."""
-    problems = _problems("--musdb_root", songs, "--n_fft", "4097", "--hop_length", "2048")
+    problems = problems_of("--musdb_root", songs, "--n_fft", "4097", "--hop_length", "2048")
     assert problems == ["n_fft: got 4097, allowed: an even number"]
 
 
 def test_a_default_at_fault_hides_no_other_problem() -> None:
-    problems = _problems(
+    problems = problems_of(
         "--accumulate_grad_batches", "3", "--gain_db", "3", "--musdb_root", "/nowhere"
     )
     assert [problem.partition(":")[0] for problem in problems] == [
@@ -206,11 +184,11 @@ def test_a_default_at_fault_hides_no_other_problem() -> None:
     ],
 )
 def test_misspelt_words_get_an_answer(words: list[str], hint: str) -> None:
-    assert any(hint in problem for problem in _problems(*words))
+    assert any(hint in problem for problem in problems_of(*words))
 
 
 def test_the_value_of_an_unknown_option_is_not_blamed_too(songs: str) -> None:
-    assert len(_problems("--musdb_root", songs, "--nblocks", "7", "--unknown=3", "-q", "4")) == 3
+    assert len(problems_of("--musdb_root", songs, "--nblocks", "7", "--unknown=3", "-q", "4")) == 3
 
 
 @pytest.mark.parametrize(
@@ -225,7 +203,7 @@ def test_the_value_of_an_unknown_option_is_not_blamed_too(songs: str) -> None:
     ],
 )
 def test_an_option_without_effect_is_an_error(songs: str, words: list[str], name: str) -> None:
-    (problem,) = _problems("--musdb_root", songs, *words)
+    (problem,) = problems_of("--musdb_root", songs, *words)
     assert problem.startswith(f"{name}: has no effect, because ")
 
 
@@ -233,20 +211,20 @@ def test_an_evaluation_takes_the_sources_from_the_checkpoint_or_for_estimates(
     songs: str, tmp_path: Path
 ) -> None:
     words = ["--musdb_root", songs, "--sources", "voice,rest"]
-    problems = _problems(*words, job="evaluate")
+    problems = problems_of(*words, job="evaluate")
     assert "sources: has no effect, because the checkpoint says it; leave it out" in problems
     command = parse([*words, "--estimates_dir", str(tmp_path)], "evaluate")
     assert command.config.model.sources == ("voice", "rest")
 
 
 def test_saying_that_something_is_off_is_no_error(songs: str) -> None:
-    config = _run(songs, "--sync_batchnorm", "False", "--loss_raw_scale", "None")
+    config = run_config(songs, "--sync_batchnorm", "False", "--loss_raw_scale", "None")
     assert not config.train.sync_batchnorm
 
 
 def test_a_preset_may_hold_options_without_effect(songs: str, tmp_path: Path) -> None:
-    preset = _preset(tmp_path, "num_tdfs: 9\ngain_db: 3\n")
-    assert _run(songs, "--preset", preset, "--model", "CUNET_TFC_FiLM").model.num_tdfs == 9
+    preset = own_preset(tmp_path, "num_tdfs: 9\ngain_db: 3\n")
+    assert run_config(songs, "--preset", preset, "--model", "CUNET_TFC_FiLM").model.num_tdfs == 9
 
 
 @pytest.mark.parametrize(
@@ -255,7 +233,7 @@ def test_a_preset_may_hold_options_without_effect(songs: str, tmp_path: Path) ->
 )
 def test_an_option_that_a_job_does_not_read_is_an_error(job: str, name: str) -> None:
     value = {"musdb_root": "/m", "n_blocks": "9", "lr": "0.1"}[name]
-    problems = _problems(f"--{name}", value, job=job)
+    problems = problems_of(f"--{name}", value, job=job)
     assert f"{name}: has no effect in jobs.{job}; leave it out" in problems
 
 
@@ -275,20 +253,20 @@ def test_an_option_that_a_job_does_not_read_is_an_error(job: str, name: str) -> 
 def test_what_must_exist_is_looked_for_before_any_cluster(
     job: str, words: list[str], problem: str
 ) -> None:
-    assert any(problem in line for line in _problems(*words, job=job))
+    assert any(problem in line for line in problems_of(*words, job=job))
 
 
 @pytest.mark.parametrize("value", ["True", "False"])
 @pytest.mark.parametrize("job", ["run", "preprocess", "train", "tune", "evaluate", "doctor"])
 def test_filed_mode_is_refused_where_it_would_do_nothing(job: str, value: str) -> None:
     told = f"filed_mode: has no effect in jobs.{job}; leave it out"
-    assert told in _problems("--filed_mode", value, job=job)
+    assert told in problems_of("--filed_mode", value, job=job)
 
 
 def test_a_preset_and_the_config_of_an_older_run_may_hold_filed_mode(
     songs: str, tmp_path: Path
 ) -> None:
-    config = _run(songs, "--preset", _preset(tmp_path, "filed_mode: false\n"))
+    config = run_config(songs, "--preset", own_preset(tmp_path, "filed_mode: false\n"))
     assert not config.data.filed_mode
     assert from_json(to_json(config)) == config
     assert "filed_mode" not in command_line("run", config.model_dump(mode="json"))

@@ -24,18 +24,13 @@ from pipeline.cluster import interrupts
 from pipeline.config.options import options_of
 from pipeline.config.roles import all_options
 from tests.helpers import ROOT
+from tests.helpers.commands import problems_of
 
 OPTIONS = all_options()
 # pyproject.toml bans the imports of all but numpy at the top of the files that are loaded here.
 HEAVY = {
     "torch", "ray", "mlflow", "scipy", "matplotlib", "museval", "musdb", "pyarrow", "numpy",
 }  # fmt: skip
-
-
-def _problems(*words: str, job: str = "run") -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        parse(words, job)
-    return [str(problem) for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -80,7 +75,7 @@ def test_presets_can_be_listed() -> None:
 
 
 def test_an_unknown_help_topic_is_told() -> None:
-    assert "did you mean optimizer?" in _problems("--help", "optimiser")[0]
+    assert "did you mean optimizer?" in problems_of("--help", "optimiser")[0]
 
 
 def _command(words: Sequence[str]) -> Command:

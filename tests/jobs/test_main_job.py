@@ -13,32 +13,15 @@ from types import SimpleNamespace
 import pytest
 
 from jobs import main as main_job
-from jobs.cli.readme import ReadmeCommand, parse_readme
+from jobs.cli.readme import parse_readme
 from jobs.cli.run import Result
 from lasaft.errors import ConfigError, StageError
 from pipeline.config import RunConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
+from tests.helpers.commands import readme_command
 from tests.helpers.readme import README_COMMAND
 
-
-@pytest.fixture(autouse=True)
-def songs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The README's ``../repos/musdb18_wav``, seen from the working folder."""
-    folder = tmp_path / "repos" / "musdb18_wav"
-    folder.mkdir(parents=True)
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return folder
-
-
-def _parse(*words: str) -> ReadmeCommand:
-    return parse_readme(["--musdb_root", "../repos/musdb18_wav", *words])
-
-
-def _problems(*words: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        _parse(*words)
-    return [str(problem) for problem in caught.value.problems]
+pytestmark = pytest.mark.usefixtures("readme_songs")
 
 
 def test_a_run_without_a_name_is_named_by_the_time_and_says_how_to_go_on() -> None:
@@ -46,12 +29,12 @@ def test_a_run_without_a_name_is_named_by_the_time_and_says_how_to_go_on() -> No
     command = parse_readme(words, now=datetime(2020, 11, 3, 17, 5, 9))
     assert command.config.tracking.run_id == command.config.output_dir.name == "20201103_170509"
     assert command.again == "the same command with --run_id 20201103_170509"
-    assert _parse("--run_id", "x").again == "the same command"
+    assert readme_command("--run_id", "x").again == "the same command"
 
 
 def test_runs_on_the_same_spectrograms_share_their_shards_and_others_do_not() -> None:
     def shards(*words: str) -> Path:
-        return RunFolder.of(_parse(*words).config).shards
+        return RunFolder.of(readme_command(*words).config).shards
 
     same = shards("--run_id", "a")
     assert same.parent == Path.cwd() / "etc" / "checkpoints" / "shards"
@@ -66,14 +49,14 @@ def test_runs_on_the_same_spectrograms_share_their_shards_and_others_do_not() ->
 
 
 def test_without_filed_mode_the_shards_lie_in_the_run() -> None:
-    assert _parse("--filed_mode", "False").config.data.shards_dir is None
+    assert readme_command("--filed_mode", "False").config.data.shards_dir is None
 
 
 def test_a_kept_checkpoint_of_the_same_run_can_be_named_alone() -> None:
     kept = Path("etc/checkpoints/CUNET_TFC_GPoCM_LaSAFT/r/checkpoints/epoch=0003")
     kept.mkdir(parents=True)
     (kept / "config.json").write_text("{}")
-    config = _parse("--run_id", "r", "--resume_from_checkpoint", "epoch=0003").config
+    config = readme_command("--run_id", "r", "--resume_from_checkpoint", "epoch=0003").config
     assert config.train.resume_from_checkpoint == kept.absolute()
 
 

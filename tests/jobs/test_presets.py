@@ -10,41 +10,18 @@ import yaml
 from jobs.cli import parse
 from jobs.cli.presets import PRESETS, read_preset
 from lasaft.config import variant_name
-from lasaft.errors import ConfigError
-from pipeline.config import RunConfig, to_json
+from pipeline.config import to_json
 from pipeline.config.roles import all_options
 from pipeline.config.run import without_effect
 from tests.helpers import ROOT
+from tests.helpers.commands import own_preset, problems_of, run_config
 
 OPTIONS = all_options()
 
 
-@pytest.fixture
-def songs(tmp_path: Path) -> str:
-    folder = tmp_path / "musdb"
-    folder.mkdir()
-    return str(folder)
-
-
-def _run(songs: str, *words: str) -> RunConfig:
-    return parse(["--musdb_root", songs, *words], "run").config
-
-
-def _problems(*words: str, job: str = "run") -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        parse(words, job)
-    return [str(problem) for problem in caught.value.problems]
-
-
-def _preset(tmp_path: Path, text: str) -> str:
-    path = tmp_path / "own.yaml"
-    path.write_text(text)
-    return str(path)
-
-
 def test_presets_come_first_and_left_to_right(songs: str, tmp_path: Path) -> None:
-    preset = _preset(tmp_path, "model:\n  n_fft: 512\n  hop_length: 256\ntrain:\n  lr: 0.5\n")
-    config = _run(songs, "--lr", "0.25", "--preset", "demo", "--preset", preset)
+    preset = own_preset(tmp_path, "model:\n  n_fft: 512\n  hop_length: 256\ntrain:\n  lr: 0.5\n")
+    config = run_config(songs, "--lr", "0.25", "--preset", "demo", "--preset", preset)
     assert (config.model.n_fft, config.train.lr, config.model.dk) == (512, 0.25, 16)
 
 
@@ -59,7 +36,7 @@ def test_presets_come_first_and_left_to_right(songs: str, tmp_path: Path) -> Non
     ],
 )
 def test_a_network_can_be_given_in_yaml_in_many_ways(songs: str, tmp_path: Path, text: str) -> None:
-    model = _run(songs, "--preset", _preset(tmp_path, text)).model
+    model = run_config(songs, "--preset", own_preset(tmp_path, text)).model
     assert (model.n_fft, model.n_blocks, model.embedding_dim) == (4096, 9, 64)
 
 
@@ -77,7 +54,7 @@ def test_yaml_values_mean_what_the_command_line_means(songs: str, tmp_path: Path
         save_estimates: none
         run_id: '0123'
     """
-    config = _run(songs, "--preset", _preset(tmp_path, text))
+    config = run_config(songs, "--preset", own_preset(tmp_path, text))
     assert config.train.lr == 0.001
     assert config.train.precision == "16"
     assert config.train.pin_memory is True
@@ -120,14 +97,14 @@ def test_yaml_values_mean_what_the_command_line_means(songs: str, tmp_path: Path
 def test_faults_in_a_preset_are_told_with_their_place(
     tmp_path: Path, text: str, problem: str
 ) -> None:
-    problems = _problems("--preset", _preset(tmp_path, text))
+    problems = problems_of("--preset", own_preset(tmp_path, text))
     assert any(problem in line for line in problems), problems
 
 
 def test_no_tag_of_a_preset_runs_anything(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     text = f"lr: !!python/object/apply:os.mkdir ['{mark}']"
-    assert any("the tag" in line for line in _problems("--preset", _preset(tmp_path, text)))
+    assert any("the tag" in line for line in problems_of("--preset", own_preset(tmp_path, text)))
     assert not mark.exists()
 
 
@@ -141,15 +118,17 @@ def test_files_that_are_no_presets(tmp_path: Path) -> None:
         ("dmo", "allowed: a YAML file, or demo, film, "),
         ("dmo", "did you mean demo?"),
     ]:
-        assert any(problem in line for line in _problems("--preset", name))
+        assert any(problem in line for line in problems_of("--preset", name))
 
 
 def test_an_empty_preset_is_nothing(songs: str, tmp_path: Path) -> None:
-    assert _run(songs, "--preset", _preset(tmp_path, "# nothing\n")) == _run(songs)
+    assert run_config(songs, "--preset", own_preset(tmp_path, "# nothing\n")) == run_config(songs)
 
 
 def test_the_config_of_a_run_is_a_preset(songs: str, tmp_path: Path) -> None:
-    config = _run(songs, "--model", "lightsaft_net", "--lr", "0.015", "--t_down_layers", "0,2")
+    config = run_config(
+        songs, "--model", "lightsaft_net", "--lr", "0.015", "--t_down_layers", "0,2"
+    )
     path = tmp_path / "config.json"
     path.write_text(to_json(config))
     assert parse(["--preset", str(path)], "run").config == config
@@ -172,7 +151,11 @@ def test_the_paper_and_the_demo_are_presets() -> None:
 @pytest.mark.parametrize("name", PRESETS.names())
 def test_a_preset_names_its_source_and_holds_no_idle_option(songs: str, name: str) -> None:
     synthetic = name in ("demo", "laptop", "table1_laptop")
-    config = parse(["--preset", name], "run").config if synthetic else _run(songs, "--preset", name)
+    config = (
+        parse(["--preset", name], "run").config
+        if synthetic
+        else run_config(songs, "--preset", name)
+    )
     given = {item.name for item in read_preset(name, OPTIONS)[0]}
     assert not given & without_effect(config).keys()
     assert len(PRESETS.first_line(name)) > 30
@@ -180,7 +163,7 @@ def test_a_preset_names_its_source_and_holds_no_idle_option(songs: str, name: st
 
 @pytest.mark.parametrize("name", TABLE_1)
 def test_the_rows_of_table_1_are_the_readme_settings(songs: str, name: str) -> None:
-    config = _run(songs, "--preset", name)
+    config = run_config(songs, "--preset", name)
     variant, sdr = TABLE_1[name]
     assert variant_name(config.model) == variant
     assert f"{sdr} dB" in PRESETS.first_line(name)
@@ -190,7 +173,7 @@ def test_the_rows_of_table_1_are_the_readme_settings(songs: str, name: str) -> N
 
 
 def test_the_large_network_is_table_2(songs: str) -> None:
-    config = _run(songs, "--preset", "lasaft_net_large")
+    config = run_config(songs, "--preset", "lasaft_net_large")
     assert (config.model.n_fft, config.model.n_blocks, config.model.embedding_dim) == (4096, 9, 64)
     assert (config.train.gpus, config.train.sync_batchnorm, config.train.lr) == (4, True, 1e-4)
 
@@ -199,7 +182,7 @@ def test_the_demo_needs_no_songs_and_takes_real_ones_too(songs: str) -> None:
     assert parse(["--preset", "demo"], "run").config.data.synthetic_train >= 8
     laptop = parse(["--preset", "laptop"], "run").config.data
     assert laptop.synthetic_train + laptop.synthetic_valid + laptop.synthetic_test == 40
-    assert _run(songs, "--preset", "demo").data.musdb_root == Path(songs)
+    assert run_config(songs, "--preset", "demo").data.musdb_root == Path(songs)
 
 
 def test_the_words_of_the_preset_files_are_plain_yaml_for_other_tools() -> None:

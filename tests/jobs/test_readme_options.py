@@ -8,31 +8,13 @@ from typing import Any
 
 import pytest
 
-from jobs.cli.readme import ReadmeCommand, parse_readme
+from jobs.cli.readme import parse_readme
 from lasaft.config import VARIANTS
-from lasaft.errors import ConfigError
 from pipeline.config import RunConfig
+from tests.helpers.commands import readme_command, readme_problems
 from tests.helpers.readme import README_COMMAND
 
-
-@pytest.fixture(autouse=True)
-def songs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The README's ``../repos/musdb18_wav``, seen from the working folder."""
-    folder = tmp_path / "repos" / "musdb18_wav"
-    folder.mkdir(parents=True)
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return folder
-
-
-def _parse(*words: str) -> ReadmeCommand:
-    return parse_readme(["--musdb_root", "../repos/musdb18_wav", *words])
-
-
-def _problems(*words: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        _parse(*words)
-    return [str(problem) for problem in caught.value.problems]
+pytestmark = pytest.mark.usefixtures("readme_songs")
 
 
 def _value(config: RunConfig, path: str) -> Any:
@@ -40,7 +22,7 @@ def _value(config: RunConfig, path: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
-def test_the_readme_command_is_accepted_word_for_word(songs: Path) -> None:
+def test_the_readme_command_is_accepted_word_for_word(readme_songs: Path) -> None:
     words = shlex.split(README_COMMAND)
     assert len(words) == 2 * 46
     command = parse_readme(words)
@@ -50,7 +32,7 @@ def test_the_readme_command_is_accepted_word_for_word(songs: Path) -> None:
         "etc/checkpoints/CUNET_TFC_GPoCM_LaSAFT/cunet_tfc_gpocm_lasaft"
     )
     assert config.data.musdb_root is not None
-    assert config.data.musdb_root.resolve() == songs
+    assert config.data.musdb_root.resolve() == readme_songs
     given = dict(zip((word.lstrip("-") for word in words[::2]), words[1::2], strict=True))
     for name in ("problem_name", "model", "mode", "musdb_root"):
         del given[name]
@@ -176,14 +158,14 @@ ACCEPTED: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("words", "path", "value"), ACCEPTED, ids=[row[0] for row in ACCEPTED])
 def test_an_option_of_the_readme_is_accepted(words: str, path: str, value: Any) -> None:
-    found = _value(_parse(*words.split()).config, path)
+    found = _value(readme_command(*words.split()).config, path)
     assert found == value
     assert type(found) is type(value)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_network_of_the_readme_is_accepted_and_names_its_folder(name: str) -> None:
-    config = _parse("--model", name, "--run_id", "x").config
+    config = readme_command("--model", name, "--run_id", "x").config
     assert config.output_dir == Path.cwd() / "etc" / "checkpoints" / name / "x"
     assert config.model.block == VARIANTS[name]["block"]
 
@@ -238,4 +220,4 @@ REJECTED = [
 
 @pytest.mark.parametrize(("words", "problem"), REJECTED, ids=[row[0] for row in REJECTED])
 def test_what_is_wrong_is_refused_with_what_is_allowed(words: str, problem: str) -> None:
-    assert any(line.startswith(problem) for line in _problems(*words.split()))
+    assert any(line.startswith(problem) for line in readme_problems(*words.split()))

@@ -28,7 +28,6 @@ from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.loss_network import loss_of
 from pipeline.training.loop.optimiser import Plateau
 from pipeline.training.loop.randomness import repeatable
-from pipeline.training.loop.step import Stepper
 from pipeline.training.loop.system_metrics import Machine
 from pipeline.training.loop.validation import validate
 from tests.helpers.lightning import lightning_content
@@ -38,6 +37,7 @@ from tests.helpers.training import (
     ALONE,
     NoiseData,
     assert_same_training,
+    build_stepper,
     run_tiny,
     tiny_config,
     tiny_model,
@@ -47,11 +47,6 @@ from tests.helpers.training import (
 )
 
 ENDINGS = (".flac", "_true.flac", ".png")
-
-
-def _stepper(config: RunConfig) -> Stepper:
-    model = tiny_model(config)
-    return Stepper(model, loss_of(config.train, "spec_mse", model), config.train, ALONE)
 
 
 def _parts(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
@@ -117,7 +112,7 @@ def test_activation_checkpointing_trains_the_same_network(
 
 def _peak_bytes(config: RunConfig) -> int:
     """Return how much memory a step holds at once, from the allocator's own events."""
-    stepper = _stepper(config)
+    stepper = build_stepper(config)
     with NoiseData(config).batches(0, 0) as batches:
         batch = next(iter(batches))
         with torch.profiler.profile(
@@ -255,7 +250,7 @@ def test_the_scale_of_precision_16_is_taken_out_before_clipping(tmp_path: Path) 
     results, skipped = {}, {}
     for precision in ("32", "16", "bf16"):
         config = tiny_config(tmp_path, optimizer="sgd", gradient_clip_val=0.01, precision=precision)
-        stepper = _stepper(config)
+        stepper = build_stepper(config)
         before = [value.detach().clone() for value in stepper.optimizer.param_groups[0]["params"]]
         with NoiseData(config).batches(0, 0) as batches:
             batch = next(iter(batches))

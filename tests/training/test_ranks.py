@@ -22,6 +22,7 @@ from tests.helpers.processes import in_processes
 from tests.helpers.training import (
     ALONE,
     NoiseData,
+    build_stepper,
     run_tiny,
     tiny_config,
     tiny_model,
@@ -96,7 +97,7 @@ def _check_micro_batches(ranks: Ranks, root: Path) -> None:
     for config, each in ((tiny_config(root, **options), ALONE), (two, ranks)):
         # In eval mode BatchNorm does not look at the batch, so parts of it are the same sums.
         model = tiny_model(config).eval()
-        stepper = Stepper(model, loss_of(config.train, "spec_mse", model), config.train, each)
+        stepper = build_stepper(config, model, each)
         with NoiseData(config, each).batches(0, 0) as batches:
             steps = [stepper.step(batch, 1.0) for batch in batches]
         assert min(step.gradient_norm for step in steps) > 0.05

@@ -20,12 +20,12 @@ from pipeline.config.folders import RunFolder
 from pipeline.training.loop.loss_network import loss_of
 from pipeline.training.loop.randomness import seed_step
 from pipeline.training.loop.state_file import load_state
-from pipeline.training.loop.step import Stepper
 from pipeline.training.loop.validation import validate
 from tests.helpers.training import (
     ALONE,
     NoiseData,
     assert_same_training,
+    build_stepper,
     run_tiny,
     tiny_config,
     tiny_model,
@@ -235,7 +235,7 @@ def test_micro_batches_take_the_step_of_the_whole_batch(tmp_path: Path) -> None:
         )
         # In eval mode BatchNorm does not look at the batch, so parts of it are the same sums.
         model = tiny_model(config).eval()
-        stepper = Stepper(model, loss_of(config.train, "spec_mse", model), config.train, ALONE)
+        stepper = build_stepper(config, model)
         with NoiseData(config).batches(0, 0) as batches:
             result = stepper.step(next(iter(batches)), 0.1)
         steps.append((result.loss, result.gradient_norm, *model.state_dict().values()))
@@ -250,7 +250,7 @@ def test_clipping_limits_the_gradient(tmp_path: Path) -> None:
         config = tiny_config(tmp_path, optimizer="sgd", lr=1.0, gradient_clip_val=limit)
         model = tiny_model(config)
         before = [value.detach().clone() for value in model.parameters()]
-        stepper = Stepper(model, loss_of(config.train, "spec_mse", model), config.train, ALONE)
+        stepper = build_stepper(config, model)
         with NoiseData(config).batches(0, 0) as batches:
             result = stepper.step(next(iter(batches)), 1.0)
         after = list(model.parameters())
