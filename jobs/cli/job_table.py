@@ -174,6 +174,10 @@ def _needs_search(run: RunConfig) -> Iterator[Problem]:
 def needs_songs_and_start(run: RunConfig) -> Iterator[Problem]:
     """Yield what a run from songs to a trained network misses."""
     yield from _needs_songs(run)
+    if RunFolder.of(run).mixes():
+        allowed = "a folder that holds shards alone, such as <output_dir>/shards"
+        others = ("output_dir", "musdb_root")
+        yield Problem("shards_dir", str(RunFolder.of(run).shards), allowed, others=others)
     yield from _needs_start(run)
     yield from store_problems(run)
     given = run.evaluate.checkpoint

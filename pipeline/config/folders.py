@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,16 @@ class RunFolder:
         shards = (place if isinstance(place, Path) else root / "shards").absolute()
         songs = (config.data.musdb_root or root / "songs").absolute()
         return cls(root, shards, songs, address)
+
+    def mixes(self) -> bool:
+        """Return whether the shards would lie around a run or its songs, or among what it makes."""
+        made = (self.training, self.checkpoint, self.checkpoints, self.scores, self.estimates)
+        made += (self.report, self.search, self.steps, self.root / "songs")
+        place, root, songs, *made = (
+            Path(os.path.normpath(path)) for path in (self.shards, self.root, self.songs, *made)
+        )
+        around = songs == place or (songs.is_relative_to(place) and place.is_relative_to(root))
+        return around or root.is_relative_to(place) or any(map(place.is_relative_to, made))
 
     @property
     def config(self) -> Path:

@@ -188,11 +188,8 @@ class Workflow:
 
     def _own(self, folder: RunFolder, path: Path) -> tuple[Path, ...]:
         """Return ``path`` if it is a folder of its own in the run's: all else is never moved."""
-        place, root = Path(os.path.normpath(path)), Path(os.path.normpath(folder.root))
-        others = (folder.training, folder.checkpoint, folder.checkpoints, folder.scores)
-        others += (folder.estimates, folder.report, folder.search, folder.steps, folder.songs)
-        inside = place != root and place.is_relative_to(root)
-        return (path,) if inside and not any(place.is_relative_to(one) for one in others) else ()
+        place, root = (Path(os.path.normpath(one)) for one in (path, folder.root))
+        return (path,) if place.is_relative_to(root) and not folder.mixes() else ()
 
     def _songs_hash(self, folder: RunFolder) -> str | None:
         if wants_songs(self.config):

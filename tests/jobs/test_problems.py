@@ -211,3 +211,15 @@ def test_a_wrong_step_is_told_unless_the_options_that_decide_it_are_in_doubt() -
     with pytest.raises(ConfigError) as caught:
         parse(["--synthetic_train", "x", "--rerun", "songs"], "run")
     assert [problem.option for problem in caught.value.problems] == ["synthetic_train"]
+
+
+@pytest.mark.parametrize("place", [".", "..", "training/shards", "songs", "../run/scores"])
+def test_shards_never_lie_among_what_else_a_run_makes(tmp_path: Path, place: str) -> None:
+    words = ["--preset", "demo", "--output_dir", str(tmp_path / "run")]
+    (problem,) = _told("run", [*words, "--shards_dir", str(tmp_path / "run" / place)])
+    assert str(problem).startswith("shards_dir: got /")
+    for own in ("run/shards", "run/mine", "other/shards", "runs"):
+        assert _told("run", [*words, "--shards_dir", str(tmp_path / own)]) == []
+    words += ["--musdb_root", str(tmp_path), "--shards_dir"]
+    assert _told("run", [*words, str(tmp_path / "shards")]) == []
+    assert _begins(_told("run", [*words, str(tmp_path)]), ["shards_dir: got /"])
