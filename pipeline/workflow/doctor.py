@@ -112,14 +112,14 @@ def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
     listed = ", ".join(f"{count} {split}" for split, count in counts.items())
     wanted = "/".join(map(str, MUSDB18_TRACKS.values()))
     yield "ok" if whole else "note", f"{listed} tracks (MUSDB18 has {wanted})"
-    left_out = [place.name for place in find_places(root.absolute(), data.musdb_is_wav)[0]
-                if place.split is None]  # fmt: skip
+    places, _ = find_places(root.absolute(), data.musdb_is_wav)
+    left_out = [place.name for place in places if place.split is None]
     if left_out:
         yield "note", f"{SPLITS_FILE} leaves out {len(left_out)} tracks: {_some(left_out)}"
     if not tracks[0].has_mixture:
         yield "note", "no track has a mixture file: the mixture is the sum of the sources"
-    spare = sorted({stem for track in tracks if track.is_wav for stem in stems_in(track.path)}
-                   - {normal(column) for column in tracks[0].columns})  # fmt: skip
+    stems = {stem for track in tracks if track.is_wav for stem in stems_in(track.path)}
+    spare = sorted(stems - {normal(column) for column in tracks[0].columns})
     if spare:
         yield "note", f"stems that sources does not name are not read: {_some(spare)}"
     found = examine_tracks(
@@ -131,16 +131,13 @@ def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
         for note in findings.notes:
             yield "note", f"{track}: {note}"
     samples = [findings.samples for findings in found]
-    hours = {
-        split: sum(n for track, n in zip(tracks, samples, strict=True) if track.split == split)
-        / model.sample_rate / 3600
-        for split in SPLITS
-    }  # fmt: skip
+    hours: dict[str, float] = dict.fromkeys(SPLITS, 0.0)
+    for track, count in zip(tracks, samples, strict=True):
+        hours[track.split] += count / model.sample_rate / 3600
     each = ", ".join(f"{count:.2f} {split}" for split, count in hours.items())
     yield "ok", f"{sum(hours.values()):.2f} hours of audio ({each})"
-    yield from _space(config, needed_bytes(
-        RunFolder.of(config).shards, ShardSettings.of(config), tracks, samples
-    ))  # fmt: skip
+    shards = RunFolder.of(config).shards
+    yield from _space(shards, needed_bytes(shards, ShardSettings.of(config), tracks, samples))
 
 
 def _some(names: Sequence[str]) -> str:
@@ -148,8 +145,7 @@ def _some(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _space(config: RunConfig, needed: int) -> Iterator[tuple[Verdict, str]]:
-    shards = RunFolder.of(config).shards
+def _space(shards: Path, needed: int) -> Iterator[tuple[Verdict, str]]:
     free = shutil.disk_usage(_existing(shards)).free
     verdict: Verdict = "ok" if needed < free else "FAULT"
     yield verdict, f"shards in {shards} need {needed / 1e9:.2f} GB, {free / 1e9:.1f} GB are free"

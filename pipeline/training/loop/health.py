@@ -125,8 +125,9 @@ class Health:
         if seconds >= _SECONDS_BEFORE_WAIT_COUNTS and share > WAIT_SHARE_LIMIT:
             self._tell("data wait", wait_note(share))
 
-    def skipped(self, result: StepResult, batch: Batch, *, step: int, place: tuple[int, int],
-                in_a_row: int) -> None:  # fmt: skip
+    def skipped(
+        self, result: StepResult, batch: Batch, *, step: int, place: tuple[int, int], in_a_row: int
+    ) -> None:
         """Say what was wrong with a step, on every process at once.
 
         Args:

@@ -107,10 +107,8 @@ class Stepper:
         parts = self.config.accumulate_grad_batches
         device = self.ranks.device
         total = torch.zeros((), device=device)
-        pieces = zip(
-            batch.mixture.chunk(parts), batch.target.chunk(parts), batch.condition.chunk(parts),
-            strict=True,
-        )  # fmt: skip
+        tensors = (batch.mixture, batch.target, batch.condition)
+        pieces = zip(*(tensor.chunk(parts) for tensor in tensors), strict=True)
         for index, piece in enumerate(pieces):
             with self._quiet(last=index == parts - 1):
                 inputs = [part.to(device, non_blocking=True) for part in piece]
