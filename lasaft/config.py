@@ -130,7 +130,7 @@ class ModelConfig(Settings):
     kernel_size_f: Positive = option(3, "kernel on the frequency axis in bins, odd")
     t_down_layers: tuple[int, ...] | None = option(
         None,
-        ("levels (from 0) that halve the time resolution (None: all; in TDF and TDC nets none)"),
+        "levels (from 0) that halve the time resolution (None: all; in TDF and TDC nets none)",
     )
     f_down_layers: tuple[int, ...] | None = option(
         None, "levels (from 0) that halve the frequency resolution (None: all)"
@@ -138,10 +138,8 @@ class ModelConfig(Settings):
     first_conv_activation: Activation = option("relu", "after the first convolution")
     last_activation: Activation | None = option(
         None,
-        (
-            "after the last convolution (None: identity for mapping; for masking sigmoid "
-            "on magnitude, tanh on complex)"
-        ),
+        "after the last convolution (None: identity for mapping; for masking sigmoid "
+        "on magnitude, tanh on complex)",
     )
     tfc_activation: Activation = option("relu", "in TFC blocks")
     tfc_tdf_activation: Activation = option("relu", "in TFC_TDF, LaSAFT, LightSAFT")

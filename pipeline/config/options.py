@@ -220,9 +220,7 @@ def no_such_option(typed: str, options: Mapping[str, Option]) -> Problem:
 
 
 def problems_of(
-    error: ValidationError,
-    options: Mapping[str, Option],
-    written: Mapping[str, str] | None = None,
+    error: ValidationError, options: Mapping[str, Option], written: Mapping[str, str] | None = None
 ) -> list[Problem]:
     """Return the problems in ``error``: option, value got, what is allowed.
 

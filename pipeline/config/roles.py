@@ -30,7 +30,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -89,14 +88,10 @@ def identity(config: RunConfig) -> dict[str, Any]:
     }
     if config.train.lr_schedule == "cosine":
         flat["train.max_epochs"] = config.train.max_epochs  # the rate of every step depends on it
-    start = config.train.resume_from_checkpoint
-    if start is not None and (file := _weights_file(start)).is_file():
-        flat[STANDS_FOR[RESUME]] = file_sha256(file)
+    if (start := config.train.resume_from_checkpoint) is not None:
+        file = start / "weights.safetensors" if start.is_dir() else start
+        flat |= {STANDS_FOR[RESUME]: file_sha256(file)} if file.is_file() else {}
     return flat
-
-
-def _weights_file(checkpoint: Path) -> Path:
-    return checkpoint / "weights.safetensors" if checkpoint.is_dir() else checkpoint
 
 
 def is_searched(option: Option) -> bool:
@@ -150,9 +145,14 @@ def changes(before: Flat, now: Flat, config: RunConfig) -> list[Change]:
         config: every option of today.
     """
     before, now = _by_leaf(before), _by_leaf(now)
-    for option, meaning in STANDS_FOR.items():
-        if meaning in before and meaning in now:
-            _compare_meanings(before, now, option, before.pop(meaning), now.pop(meaning))
+    for name in [
+        name for name, meaning in STANDS_FOR.items() if meaning in before.keys() & now.keys()
+    ]:
+        meanings = [side.pop(STANDS_FOR[name]) for side in (before, now)]
+        if meanings[0] == meanings[1]:
+            before[name] = now[name] = None
+        elif before.get(name) == now.get(name):
+            before[name], now[name] = (f"{now.get(name)} ({text[:12]})" for text in meanings)
     compared = []
     for name in sorted(before.keys() | now.keys()):
         option = all_options().get(name)
@@ -173,16 +173,6 @@ def changes(before: Flat, now: Flat, config: RunConfig) -> list[Change]:
     ]
 
 
-def _compare_meanings(
-    before: dict[str, Any], now: dict[str, Any], option: str, was: str, becomes: str
-) -> None:
-    """Let the values of ``option`` be equal where their meanings are, and else differ."""
-    if was == becomes:
-        before[option] = now[option] = None
-    elif before.get(option) == now.get(option):
-        before[option], now[option] = (f"{now[option]} ({text[:12]})" for text in (was, becomes))
-
-
 def _resolved(flat: Flat, config: RunConfig) -> Flat:
     """Return ``flat`` with what None becomes in its place, as far as options say it."""
     tree = config.model.model_dump(mode="json")
@@ -191,10 +181,8 @@ def _resolved(flat: Flat, config: RunConfig) -> Flat:
         model = ModelConfig.model_validate_json(json.dumps(tree | recorded))
     except ValidationError:
         return flat  # a network that is refused today
-    usual = {
-        "target_names": list(model.sources),
-        "trial_epochs": flat.get("max_epochs", config.train.max_epochs),
-    }
+    epochs = flat.get("max_epochs", config.train.max_epochs)
+    usual = {"target_names": list(model.sources), "trial_epochs": epochs}
     found = model.resolved | {n: v for n, v in usual.items() if flat.get(n) is None}
     return {**flat, **{name: found[name] for name in found.keys() & flat.keys()}}
 

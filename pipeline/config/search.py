@@ -24,10 +24,8 @@ class SearchConfig(Settings):
     )
     searcher: Literal["grid", "random", "optuna"] | None = option(
         None,
-        (
-            "how trials are chosen (None: grid if there are choices only and no "
-            "num_trials, else random)"
-        ),
+        "how trials are chosen (None: grid if all are choices and no num_trials is given, "
+        "else random)",
     )
     scheduler: Literal["none", "asha", "median"] = option("none", "how weak trials are ended early")
     objectives: tuple[str, ...] = option(
@@ -76,9 +74,8 @@ def _problems(search: SearchConfig) -> Iterator[Problem]:
     unknown = [name for name in names if name not in OBJECTIVES]
     for name in unknown:
         yield Problem("objectives", repr(name), ", ".join(OBJECTIVES))
-    if unknown:
-        return
-    if not names or names[0] not in WATCHED or len(set(names)) < len(names):
+    wrong = not names or names[0] not in WATCHED or len(set(names)) < len(names)
+    if wrong and not unknown:
         yield Problem("objectives", ", ".join(names), "sdr or val_loss first, each once")
 
 

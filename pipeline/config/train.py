@@ -100,9 +100,7 @@ class TrainConfig(Settings):
         None, "what each process holds, such as CPU=2,GPU=1 (None: a share of the CPUs)", role="way"
     )
     distributed_backend: Literal["ddp"] = option("ddp", "the way of many processes", role="way")
-    sync_batchnorm: bool = option(
-        False, "BatchNorm statistics over all processes; one process rounds as many do"
-    )
+    sync_batchnorm: bool = option(False, "BatchNorm over all processes; one rounds as many do")
     max_failures: int = option(
         3, "how often training starts again after a crash", ge=0, le=1000, role="way"
     )

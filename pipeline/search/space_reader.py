@@ -12,22 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem
 from pipeline.config import RunConfig, roles
-from pipeline.config.options import (
-    Option,
-    did_you_mean,
-    no_such_option,
-    sections_of,
-    value_of,
-)
+from pipeline.config.options import Option, did_you_mean, no_such_option, sections_of, value_of
 from pipeline.config.plain_yaml import NamedFiles, read_plain
-from pipeline.search.space import (
-    RANGES,
-    VARIANT,
-    Constraints,
-    Dimension,
-    Space,
-    named_networks,
-)
+from pipeline.search.space import RANGES, VARIANT, Constraints, Dimension, Space, named_networks
 
 SPACES = NamedFiles("space", Path(__file__).resolve().parents[1] / "spaces")
 

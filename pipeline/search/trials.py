@@ -231,8 +231,8 @@ def search_identity(config: RunConfig, space: Space) -> dict[str, Any]:
     """Return what decides the trials of a search besides the shards, by dotted name."""
     base, searcher = trial_base(config), searcher_of(config.search, space)
     mine = {f"search.{name}": value for name, value in values(config, "search", "result").items()}
-    mine |= {"search.space": f"{space.name} ({digest(repr(space))[:12]})"}
-    mine |= {STANDS_FOR["space"]: digest(repr(replace(space, name="")))}
+    mine["search.space"] = f"{space.name} ({digest(repr(space))[:12]})"
+    mine[STANDS_FOR["space"]] = digest(repr(replace(space, name="")))
     mine |= {STANDS_FOR["searcher"]: searcher, "search.trial_epochs": base.train.max_epochs}
     if searcher == "grid":
         mine["search.search_seed"] = SearchConfig().search_seed  # a grid draws nothing

@@ -23,6 +23,7 @@ from pipeline.data.songs.folders import find_places
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
 from pipeline.data.synthetic.writer import song_list
 from pipeline.evaluation.excerpts import EXCERPTS
+from pipeline.workflow.stages import make_report, score_songs, search_settings, train_network
 from pipeline.workflow.steps import Step, StepResult, StepRunner, locked
 
 
@@ -77,14 +78,12 @@ class Workflow:
     def _preprocess(self, folder: RunFolder) -> Step:
         settings = ShardSettings.of(self.config).model_dump(mode="json", exclude={"format"})
         settings |= values(self.config, "data", "songs")
-
-        def layout() -> str:
-            return "folders" if find_places(folder.songs, settings["musdb_is_wav"])[1] else "files"
-
+        is_wav = settings["musdb_is_wav"]
         return Step(
             "preprocess",
             inputs=lambda: {
-                "options": settings | {STANDS_FOR["musdb_is_wav"]: layout()},
+                "options": settings,
+                STANDS_FOR["musdb_is_wav"]: f"is_wav {find_places(folder.songs, is_wav)[1]}",
                 "songs": self._songs_hash(folder),
             },
             version=shards.VERSION,
@@ -224,30 +223,22 @@ def _preprocess(config: RunConfig) -> str:
 
 
 def _search(config: RunConfig) -> str:
-    from pipeline.workflow.stages import search_settings
-
     result = search_settings(config)
     return f"{len(result.rows)} trials, the winner is {result.winner.trial.title}"
 
 
 def _train(config: RunConfig) -> str:
-    from pipeline.workflow.stages import train_network
-
     result = train_network(config)
     loss = "none" if result.best_val_loss is None else f"{result.best_val_loss:.4g}"
     return f"{result.steps} steps, best epoch {result.best_epoch + 1} with val_loss {loss}"
 
 
 def _evaluate(config: RunConfig) -> str:
-    from pipeline.workflow.stages import score_songs
-
     result = score_songs(config)
     return f"{len(result.lead.tracks)} songs, {len(result.summaries)} systems"
 
 
 def _report(config: RunConfig) -> str:
-    from pipeline.workflow.stages import make_report
-
     page = make_report(config).page
     return str(page.relative_to(RunFolder.of(config).root))  # the folder may be moved later
 

@@ -169,7 +169,7 @@ def test_the_epochs_of_a_trial_count_however_they_are_said(tmp_path: Path) -> No
     cosine = {"lr_schedule": "cosine"}
     _claimed(tmp_path, train=cosine | {"max_epochs": 5})
     _claimed(tmp_path, train=cosine | {"max_epochs": 90}, trial_epochs=5)
-    with pytest.raises(ConfigError, match=r"^trial_epochs: got 6, .* has 5; [^\n]*$"):
+    with pytest.raises(ConfigError, match=r"^trial_epochs: got 6, .* has 5, [^\n]*$"):
         _claimed(tmp_path, train=cosine | {"max_epochs": 90}, trial_epochs=6)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lasaft.errors import ConfigError, StageError
+from lasaft.errors import ConfigError, Problem, StageError, refuse
 from lasaft.files import atomic_write_json
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -67,23 +67,15 @@ def claim_folder(
     if not file.exists():
         atomic_write_json(file, mine)
         return
-    other = _read(
-        file, set(), "remove it, and give the options of before: they are not compared then"
-    )
-    differing = [
-        change
-        for change in changes(other, mine, config)
-        if change.name != may_lack or change.now is not None
-    ]
-    if differing:
-        raise ConfigError(
-            [
-                f"{change.name}: got {change.now!r}, but the {what} in {root} has "
-                f"{change.before!r}; allowed: that value, "
-                f"{'none, ' if change.name == may_lack else ''}or another output_dir"
-                for change in differing
-            ]
-        )
+    advice = "remove it, and give the options of before: they are not compared then"
+    problems: list[Problem] = []
+    for one in changes(_read(file, set(), advice), mine, config):
+        if one.name == may_lack and one.now is None:
+            continue
+        allowed = f"that value, {'none, ' if one.name == may_lack else ''}or another output_dir"
+        reason = f"but the {what} in {root} has {one.before!r}"
+        problems.append(Problem(one.name, repr(one.now), allowed, reason=reason))
+    refuse(problems)
 
 
 def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
