@@ -115,7 +115,7 @@ def idle_options(
     idle = {**without_effect(config), **row.idle(config)}
     for name in sorted(explicit & options.keys()):
         option, problem = options[name], idle.get(name)
-        value = getattr(getattr(config, option.section) if option.section else config, name)
+        value = option.value_in(config)
         switched_off = value is option.default and value in (None, False)
         if not row.reads(option):
             reason = f"has no effect in jobs.{job}{row.suffix}; leave it out"

@@ -131,7 +131,10 @@ def _training(arguments: Arguments, now: datetime) -> ReadmeCommand:
         config = _training_config(tree, _word(arguments, VARIANT), now)
         builder.note(needs_songs_and_start(config))
         builder.note(idle_options(config, explicit, "main", JOBS["main"]))
-        builder.note(_idle_in_training(builder, explicit))
+        reason = "has no effect with mode train; leave it out"
+        for name in sorted(explicit):
+            if builder.options[name].section == "evaluate" or name == "epoch":
+                builder.note([Problem(name, reason=reason, others=("mode",))])
         if not config.data.filed_mode and config.data.shards_dir is not None:
             reason = "allowed only with filed_mode True, which keeps the shards"
             builder.note([Problem("shards_dir", reason=reason, others=("filed_mode",))])
@@ -145,18 +148,12 @@ def _training(arguments: Arguments, now: datetime) -> ReadmeCommand:
 def _builder(arguments: Arguments, stored: RunConfig | None = None) -> Builder:
     builder = Builder(options_of(ReadmeTree))
     if stored is not None:
-        builder.add_values(_leaves(stored))
+        found = {name: option.value_in(stored) for name, option in all_options().items()}
+        builder.add_values(found)
     builder.add_presets(arguments.presets)
     builder.note(arguments.problems)
     builder.add(arguments.given)
     return builder
-
-
-def _idle_in_training(builder: Builder, explicit: frozenset[str]) -> Iterator[Problem]:
-    for name in sorted(explicit):
-        if builder.options[name].section == "evaluate" or name == "epoch":
-            reason = "has no effect with mode train; leave it out"
-            yield Problem(name, reason=reason, others=("mode",))
 
 
 def _training_config(tree: ReadmeTree, variant: Any, now: datetime) -> RunConfig:
@@ -257,13 +254,6 @@ def _contradictions(tree: ReadmeTree, stored: RunConfig) -> Iterator[Problem]:
             if ours != theirs:
                 reason = f"but the run was trained with {theirs}; leave it out"
                 yield Problem(name, str(ours), reason=reason)
-
-
-def _leaves(config: RunConfig) -> dict[str, Any]:
-    return {
-        name: getattr(getattr(config, option.section) if option.section else config, name)
-        for name, option in all_options().items()
-    }
 
 
 def find_run(root: Path, run_id: str | None, model: str | None) -> Path:

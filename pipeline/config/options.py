@@ -59,6 +59,10 @@ class Option:
         """The dotted name: ``model.n_fft``."""
         return f"{self.section}.{self.name}" if self.section else self.name
 
+    def value_in(self, tree: BaseModel) -> Any:
+        """Return its value in a configuration."""
+        return getattr(getattr(tree, self.section) if self.section else tree, self.name)
+
     @property
     def allowed(self) -> str:
         """What the option takes, in words."""

@@ -49,11 +49,6 @@ class _Reader:
         self.origin = origin
         self.options = roles.all_options()
         self.problems: list[str] = []
-        self._fields = {
-            name: field
-            for section in sections_of(RunConfig).values()
-            for name, field in section.model_fields.items()
-        }
 
     def space(self, tree: Any, name: str) -> Space:
         """Return the space without what is wrong in it, which is noted."""
@@ -138,19 +133,17 @@ class _Reader:
     def _value(self, name: str, raw: Any) -> tuple[Any, bool]:
         """Return the typed value, and whether it is one that the option takes."""
         if name == VARIANT:
-            fixed = set(VARIANTS.get(raw, {}) if isinstance(raw, str) else {}) & {
-                *roles.names("shards")
-            }
-            if isinstance(raw, str) and raw in VARIANTS and not fixed:
+            shards = {*roles.names("shards")}
+            names = [name for name, row in VARIANTS.items() if not {*row} & shards]
+            if raw in names:
                 return raw, True
+            fixed = {*VARIANTS.get(str(raw), {})} & shards
             why = f" (it sets {', '.join(sorted(fixed))}, which the shards fix)" if fixed else ""
-            names = [
-                name for name, row in VARIANTS.items() if not {*row} & {*roles.names("shards")}
-            ]
             hint = did_you_mean(str(raw), names) if not fixed else ""
             self._note(f"model: got {raw!r}{why}, allowed: {', '.join(names)}{hint}")
             return raw, False
-        option, field_info = self.options[name], self._fields[name]
+        option = self.options[name]
+        field_info = sections_of(RunConfig)[option.section].model_fields[name]
         value = value_of(option, raw) if raw is None or isinstance(raw, str | list) else raw
         kind: Any = field_info.annotation
         for limit in field_info.metadata:

@@ -88,13 +88,11 @@ def _ffmpeg(_: RunConfig) -> Iterator[tuple[Verdict, str]]:
 def _songs(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
     if wants_songs(config):
         data = config.data
-        yield (
-            "ok",
-            (
-                f"synthetic: {data.synthetic_train} train, {data.synthetic_valid} valid, "
-                f"{data.synthetic_test} test, {data.synthetic_seconds:g} s each"
-            ),
+        text = (
+            f"synthetic: {data.synthetic_train} train, {data.synthetic_valid} valid, "
+            f"{data.synthetic_test} test, {data.synthetic_seconds:g} s each"
         )
+        yield "ok", text
         return
     if config.data.musdb_root is None:
         yield "FAULT", "musdb_root: got None, allowed: the folder of MUSDB18, or synthetic songs"

@@ -102,11 +102,7 @@ class Workflow:
         limits = values(self.config, "search", "limit")
         best = folder.search / "best.yaml"
 
-        def former_fingerprint() -> str | None:
-            others = settings.model_dump(include={"max_concurrent_trials", "trial_gpus"})
-            found = content_hash(best)
-            return None if found is None else digest([found, limits | others])
-
+        others = settings.model_dump(include={"max_concurrent_trials", "trial_gpus"})
         return Step(
             "search",
             inputs=lambda: {
@@ -120,7 +116,7 @@ class Workflow:
             fingerprint=lambda: content_hash(best),
             run=lambda: self._connected(_search),
             limits=lambda: limits,
-            former_fingerprint=former_fingerprint,
+            former_fingerprint=lambda: digest([content_hash(best), limits | others]),
         )
 
     def _trained(self) -> RunConfig:

@@ -99,7 +99,9 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
     stopping, result = values(config, "train", "ending"), TrainResult.from_json(saved["result"])
     # The folder may have been moved since.
     result = replace(result, checkpoint=folder.checkpoint)
-    if saved["stopping"] == stopping and not (result.timed_out and _has_time(config, result)):
+    limit = config.train.time_limit_hours
+    has_time = limit is None or 3600 * limit > result.seconds
+    if saved["stopping"] == stopping and not (result.timed_out and has_time):
         return result
     if not resumable:
         raise ConfigError(
@@ -124,8 +126,3 @@ def _read(file: Path, keys: Set[str], advice: str) -> dict[str, Any]:
     except ValueError as error:
         raise StageError(f"{file}: is damaged ({error}); {advice}") from error
     return found
-
-
-def _has_time(config: RunConfig, result: TrainResult) -> bool:
-    limit = config.train.time_limit_hours
-    return limit is None or 3600 * limit > result.seconds
