@@ -68,6 +68,14 @@ class Head(nn.Module):
         return self.norm(self.activation(self.linear(x))).split(self.counts, dim=-1)
 
 
+def _embedding(sources: int, size: int) -> nn.Embedding:
+    """Return ``nn.Embedding(sources, size)``, which torch can also make without values.
+
+    Itself it draws in place: for that, without values, torch imports its compiler, for a second.
+    """
+    return nn.Embedding.from_pretrained(torch.randn(sources, size), freeze=False)
+
+
 class Conditioner(nn.Module):
     """Control vector -> control network -> the numbers that modulate every block.
 
@@ -84,7 +92,7 @@ class Conditioner(nn.Module):
         if modulated or config.attentive:
             one_hot = config.control_vector_type == "one_hot_mode"
             sources = len(config.sources)
-            self.embedding = OneHot(sources) if one_hot else nn.Embedding(sources, size)
+            self.embedding = OneHot(sources) if one_hot else _embedding(sources, size)
         if modulated:
             layers = range(config.control_n_layer - 1)
             self.control = nn.Sequential(

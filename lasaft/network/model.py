@@ -96,7 +96,7 @@ def initialise(network: nn.Module, last_activation: str) -> None:
     drawn by the same law as the authors do it: the published results come from this start.
     """
     for parameter in network.parameters():
-        if parameter.dim() < 2:
+        if parameter.dim() < 2 or parameter.is_meta:
             continue
         if last_activation in ("relu", "leaky_relu"):
             nn.init.kaiming_normal_(parameter, nonlinearity=last_activation)  # type: ignore[arg-type]

@@ -26,8 +26,8 @@ class Spectrogram(nn.Module):
         super().__init__()
         self.n_fft = n_fft
         self.hop_length = hop_length
-        # Not in the state dict: it follows from n_fft.
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        # Not in the state dict: it follows from n_fft. With values even where weights have none.
+        self.register_buffer("window", torch.hann_window(n_fft, device="cpu"), persistent=False)
 
     def stft(
         self, wave: Float[Tensor, "batch channel sample"]

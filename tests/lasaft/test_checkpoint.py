@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import lasaft.checkpoint as checkpoint_module
 from lasaft.checkpoint import load_checkpoint, load_model, save_checkpoint
 from lasaft.errors import CheckpointError
 from lasaft.files import recover_folder
+from tests.helpers import ROOT
 from tests.helpers.audio import tiny_config, tiny_model
 
 
@@ -155,6 +158,18 @@ def test_a_network_beyond_all_measure_is_refused_at_once(tmp_path: Path) -> None
         file.write_text(json.dumps(found))
         with pytest.raises(CheckpointError, match=rf"model\.{name}: got 1000000000000"):
             load_checkpoint(tmp_path / "c")
+
+
+def test_weights_are_checked_without_the_import_of_torchs_compiler(saved: Path) -> None:
+    code = (
+        "import sys\n"
+        "from lasaft.checkpoint import load_checkpoint\n"
+        "load_checkpoint(sys.argv[1])\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, str(saved)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_shared_and_transposed_weights_can_be_saved(tmp_path: Path) -> None:
