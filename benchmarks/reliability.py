@@ -101,16 +101,27 @@ def _cut_link(run: Run) -> None:
     _kill_node(run, host)  # its raylet gives up by itself after such a time
 
 
+def _cut_head(run: Run) -> None:
+    run.hosts.link(0, "down")
+    time.sleep(20)
+    run.hosts.link(0, "up")
+
+
 def _restart_head(run: Run) -> None:
     for host in range(run.hosts.count):
         run.hosts.kill(host)
     run.hosts.start_all()
 
 
-def _stop_for_a_while(run: Run) -> None:
+def _freeze(run: Run) -> list[int]:
     processes = run.hosts.processes(run.hosts.busiest())
     for process in processes:
         os.kill(process, signal.SIGSTOP)
+    return processes
+
+
+def _stop_for_a_while(run: Run) -> None:
+    processes = _freeze(run)
     time.sleep(8)
     for process in processes:
         with suppress(ProcessLookupError):
@@ -139,7 +150,7 @@ class Fault:
 
     text: str
     stage: str
-    inject: Callable[[Run], None]
+    inject: Callable[[Run], object]
     small_disk: bool = False
     server: bool = False
 
@@ -151,6 +162,8 @@ FAULTS = {
     "node_killed_in_evaluate": Fault("a node is killed", "evaluate", _kill_node),
     "driver_killed": Fault("the submitted command is killed", "train", _kill_driver),
     "link_cut": Fault("a node's link is cut for 40 s", "train", _cut_link),
+    "head_cut": Fault("the head's link is cut for 20 s", "train", _cut_head),
+    "frozen_node": Fault("a node stands still for ever", "train", _freeze),
     "head_restarted": Fault("the head and all nodes die, and start again", "train", _restart_head),
     "mlflow_killed": Fault("the MLflow server is killed", "train", _kill_server, server=True),
     "slow_node": Fault("a node stands still for 8 s", "train", _stop_for_a_while),

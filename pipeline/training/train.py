@@ -105,7 +105,7 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
         num_cpus=0,
         max_retries=0,
         scheduling_strategy=here,
-        runtime_env={"env_vars": _ray_settings(elastic=elastic)},
+        runtime_env={"env_vars": _ray_settings(config, elastic=elastic)},
     )
     running = task.remote(to_json(config), scaling, reports)
     try:
@@ -177,13 +177,17 @@ def _end(running: Any, reports: Any) -> None:
     ray.cancel(running, force=True)
 
 
-def _ray_settings(*, elastic: bool) -> dict[str, str]:
+def _ray_settings(config: RunConfig, *, elastic: bool) -> dict[str, str]:
     """Return the environment of the process that steers the others."""
     import ray
+
+    # The dashboard of a cluster shows the run and its metrics; a cluster of our own has none.
+    shown = str(int(bool(config.cluster.address or os.environ.get("RAY_ADDRESS"))))
 
     # Ray Train's clean-up asks a cluster whether the training still runs, and ends it where not:
     # without an address it would ask the newest cluster on this machine, which may be another.
     settings = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    settings |= {"RAY_TRAIN_ENABLE_STATE_TRACKING": shown, "RAY_TRAIN_METRICS_ENABLED": shown}
     if elastic:
         settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = _ELASTIC_START_SECONDS
     return settings | {k: v for k, v in os.environ.items() if k.startswith("RAY_TRAIN_")}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -106,6 +107,10 @@ def test_a_node_that_is_told_to_go_and_then_dies_costs_seconds_of_training(
         _, errors = command.communicate(timeout=_LONGEST_SECONDS)
     assert command.returncode == 0, errors
     assert differences(config, undisturbed) == []
+    right = ["-H", f"Authorization: Bearer {cluster.token}"]
+    runs = "http://127.0.0.1:8265/api/train/v2/runs/v1"
+    shown = json.loads(cluster.run(0, "curl", "-sS", "-m", "30", *right, runs).stdout)
+    assert [run["status"] for run in shown["train_runs"]] == ["FINISHED"], "in the dashboard"
 
 
 @pytest.mark.parametrize("path", ["", "api/version", "api/jobs/", "nodes?view=summary"])
