@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lasaft.errors import ConfigError, StageError
+from lasaft.errors import ConfigError, Problem, StageError
+from pipeline.cluster.address import ALLOWED, named_address, require_cluster
 from pipeline.cluster.interrupts import held
 from pipeline.config import ClusterConfig
 
@@ -53,7 +54,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray inside the ``with``; a connection that exists already is used as it is.
 
     Raises:
-        ConfigError: no cluster answers at ``address``.
+        ConfigError: no cluster answers at ``address``, or it does not let this machine in.
     """
     prepare_environment()
     import ray
@@ -61,10 +62,13 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    address = named_address(config)
+    if address is not None:
+        require_cluster(address)
     try:
         # Inside Ray's native start-up, Ctrl-C can end in a crash.
         with held():
-            _connect(config)
+            _connect(address, config.num_cpus)
         yield
     finally:
         with held():
@@ -78,7 +82,7 @@ def living_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _connect(config: ClusterConfig) -> None:
+def _connect(address: str | None, num_cpus: int | None) -> None:
     """Join the cluster at the address, or start one here.
 
     Ray gives its own processes 30 s to start, with no setting for it. On a machine that is busy
@@ -86,22 +90,21 @@ def _connect(config: ClusterConfig) -> None:
     """
     import ray
 
-    address = config.address or os.environ.get("RAY_ADDRESS")
     for last in (False, True):
         try:
             ray.init(
                 address=address or "local",
-                num_cpus=None if address else config.num_cpus,
+                num_cpus=None if address else num_cpus,
                 include_dashboard=None if address else False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
-        except (ConnectionError, ValueError) as error:  # ValueError: it has no address's form
-            raise ConfigError(
-                f"address: no Ray cluster answers at {address!r} ({error}); allowed: the address "
-                "of a running cluster, 'auto', or nothing for one on this machine"
-            ) from error
         except Exception as error:
+            if address:  # it is lost just now, or has another version of Ray
+                reason = f"Ray cannot join it: {' '.join(str(error).split())}"
+                raise ConfigError(
+                    Problem("address", repr(address), ALLOWED, reason=reason)
+                ) from error
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()

@@ -46,7 +46,9 @@ class ClusterConfig(Settings):
     """The Ray cluster that does the work."""
 
     address: str | None = option(
-        None, "Ray address (None: $RAY_ADDRESS, or a cluster on this machine)", role="place"
+        None,
+        "Ray address, auto, or local: this machine (None: $RAY_ADDRESS or local)",
+        role="place",
     )
     num_cpus: int | None = option(None, "CPUs of a local cluster (None: all)", ge=1, role="way")
     task_memory: float = option(1.5, "GB of memory set aside for each task", gt=0, role="way")
@@ -179,7 +181,7 @@ def without_effect(run: RunConfig) -> dict[str, Problem]:
         idle |= no_effect(names, "scores_dir holds finished scores", "scores_dir")
     if not run.tracking.log:
         idle |= no_effect(("tracking_uri", "experiment_name"), "log is False", "log")
-    if run.cluster.address is not None:
+    if run.cluster.address not in (None, "local"):
         idle |= no_effect(["num_cpus"], "address names a cluster that has its own", "address")
     return idle
 

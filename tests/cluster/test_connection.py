@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import ray
 
-from lasaft.errors import StageError
+from lasaft.errors import ConfigError, StageError
+from pipeline.cluster import address, connection
+from pipeline.cluster.address import named_address, require_cluster
 from pipeline.cluster.connection import connected
-from pipeline.config import ClusterConfig
+from pipeline.config import ClusterConfig, RunConfig
+from pipeline.config.run import without_effect
 from tests.helpers import ROOT
 
 # The words of ray._private.node, whose wait of 30 s cannot be set.
@@ -39,6 +43,66 @@ def test_any_other_failure_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(RuntimeError, match="no such thing"), connected(ClusterConfig()):
         pass
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionError("it is\n  gone"), RuntimeError("it is gone")])
+def test_a_cluster_that_cannot_be_joined_after_all_is_told(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is lost at that moment, or its version of Ray is another."""
+    tries = _starts(monkeypatch, 99, error)
+    monkeypatch.setattr(connection, "require_cluster", lambda named: None)
+    with (
+        pytest.raises(ConfigError, match=r"^address: got 'a:1', Ray cannot join it: it is gone, "),
+        connected(ClusterConfig(address="a:1")),
+    ):
+        pass
+    assert [options["address"] for options in tries] == ["a:1"]
+
+
+@pytest.mark.parametrize(
+    ("option", "environment", "named"),
+    [
+        (None, None, None), ("local", "a:1", None), (None, "local", None), (None, "a:1", "a:1"),
+        ("b:1", "a:1", "b:1"), ("auto", None, "auto"), ("auto", "a:1", "a:1"),
+    ],
+)  # fmt: skip
+def test_the_address_is_the_option_s_or_the_environment_s(
+    monkeypatch: pytest.MonkeyPatch, option: str | None, environment: str | None, named: str | None
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    assert named_address(ClusterConfig(address=option)) == named
+
+
+def test_only_a_cluster_on_this_machine_takes_a_number_of_cpus() -> None:
+    for named, idle in ((None, False), ("local", False), ("auto", True)):
+        config = RunConfig(cluster=ClusterConfig(address=named))
+        assert ("num_cpus" in without_effect(config)) == idle
+
+
+@pytest.mark.parametrize(
+    ("clusters", "latest", "found"),
+    [
+        (set(), "", "got 'auto', no Ray clusters run on this machine"),
+        (set(), "old", "got 'auto' (old), is no HOST:PORT"),
+        ({"one"}, "old", "got 'auto' (one), is no HOST:PORT"),
+        ({"one", "two"}, "two", "got 'auto' (two), is no HOST:PORT"),
+        ({"one", "two"}, "", "got 'auto', 2 Ray clusters run on this machine"),
+    ],
+)
+def test_auto_is_the_one_cluster_of_this_machine_or_the_latest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clusters: set[str], latest: str, found: str
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(address, "_clusters_here", clusters.copy)
+    if latest:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(latest)
+    with pytest.raises(ConfigError, match=re.escape(found)):
+        require_cluster("auto")
 
 
 def _starts(
