@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lasaft.errors import ConfigError, LasaftError, StageError
 from pipeline.cluster import locks
+from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import connected, living_nodes, require_gpus
 from pipeline.cluster.interrupts import raise_if_received
 from pipeline.cluster.progress import Progress
@@ -181,13 +182,14 @@ def _ray_settings(config: RunConfig, *, elastic: bool) -> dict[str, str]:
     """Return the environment of the process that steers the others."""
     import ray
 
-    # The dashboard of a cluster shows the run and its metrics; a cluster of our own has none.
-    shown = str(int(bool(config.cluster.address or os.environ.get("RAY_ADDRESS"))))
+    # A cluster that we start here has no dashboard to show the run, and nodes that do not go.
+    shared = str(int(named_address(config.cluster) is not None))
 
     # Ray Train's clean-up asks a cluster whether the training still runs, and ends it where not:
     # without an address it would ask the newest cluster on this machine, which may be another.
     settings = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    settings |= {"RAY_TRAIN_ENABLE_STATE_TRACKING": shown, "RAY_TRAIN_METRICS_ENABLED": shown}
+    for name in ("ENABLE_STATE_TRACKING", "METRICS_ENABLED", "ENABLE_PREEMPTION_WATCHER"):
+        settings[f"RAY_TRAIN_{name}"] = shared
     if elastic:
         settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = _ELASTIC_START_SECONDS
     return settings | {k: v for k, v in os.environ.items() if k.startswith("RAY_TRAIN_")}
