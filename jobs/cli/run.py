@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from jobs.cli.command import Command
 from lasaft.errors import ConfigError, LasaftError
 from pipeline.cluster import interrupts
+from pipeline.cluster.connection import prepare_environment
 
 AnyCommand = TypeVar("AnyCommand", bound=Command)
 
@@ -76,6 +77,7 @@ def _run(
             _write(command.help)
             return 0
         again.append(command.again)
+        prepare_environment(command.config.cluster)
         # Ray and others print what they have to say; standard output is for the result alone.
         with contextlib.redirect_stdout(sys.stderr):
             result = work(command)

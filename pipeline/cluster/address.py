@@ -18,7 +18,7 @@ from lasaft.errors import ConfigError, Problem
 from pipeline.config import ClusterConfig
 
 ALLOWED = "HOST:PORT of a running cluster, 'auto', or 'local' for a cluster on this machine"
-_TOKEN = "RAY_AUTH_MODE=token and the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token)"  # noqa: S105
+_LET_IN = "RAY_AUTH_MODE=token and the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token)"
 _FROM_INSIDE = "a command on one of its nodes (ray job submit sends it there)"
 # The first call of every driver of Ray, and one of gRPC itself, which a busy head answers too.
 _FIRST_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
@@ -67,14 +67,15 @@ def _malformed(address: str | None) -> str | None:
 def _refusal(address: str, token: str | None) -> tuple[str | None, str]:
     """Return why a cluster does not let this machine in (None: it does), and what is allowed."""
     if token == "":
-        return "RAY_AUTH_MODE is token, and there is no token here", _TOKEN
+        return "RAY_AUTH_MODE is token, and there is no token here", _LET_IN
     try:
         answer = _answer(address, token)
-    except OSError as error:
-        return f"no Ray cluster answers there ({error.strerror or error})", ALLOWED
+    except (OSError, UnicodeError) as error:  # UnicodeError: it is no name of a host
+        said = getattr(error, "strerror", None) or error
+        return f"no Ray cluster answers there ({said})", ALLOWED
     if answer == "UNAUTHENTICATED":
         shown = "none is shown to it" if token is None else "the one here is wrong"
-        return f"the cluster wants a token, and {shown}", _TOKEN
+        return f"the cluster wants a token, and {shown}", _LET_IN
     if answer == "DEADLINE_EXCEEDED":
         return f"what listens there says nothing for {_PATIENCE_SECONDS:g} s", ALLOWED
     if answer in ("UNAVAILABLE", "UNIMPLEMENTED"):
@@ -87,7 +88,7 @@ def _answer(address: str, token: str | None) -> str:
     """Return what the head of a cluster answers to a driver, as the name of a gRPC status.
 
     Raises:
-        OSError: there is no way to ask.
+        OSError, UnicodeError: there is no way to ask.
     """
     import grpc
     import ray

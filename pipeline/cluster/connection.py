@@ -25,11 +25,21 @@ _QUICK_AND_QUIET = {
     "RAY_prestart_worker_first_driver": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+# For a cluster on this machine alone. By the first, Ray takes this system for one on which it
+# makes no clusters, as macOS, and binds every port to loopback. The others close its Prometheus
+# ports, which want no token: -1 is no port.
+_LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+}
 
 
-def prepare_environment() -> None:
+def prepare_environment(config: ClusterConfig) -> None:
     """Set Ray's defaults that are not set yet; call before ``ray`` is imported."""
-    for name, value in _QUICK_AND_QUIET.items():
+    local = named_address(config) is None
+    for name, value in (_QUICK_AND_QUIET | (_LOOPBACK if local else {})).items():
         os.environ.setdefault(name, value)
 
 
@@ -56,7 +66,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     Raises:
         ConfigError: no cluster answers at ``address``, or it does not let this machine in.
     """
-    prepare_environment()
+    prepare_environment(config)
     import ray
 
     if ray.is_initialized():

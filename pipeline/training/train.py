@@ -206,6 +206,7 @@ def _run_workers(config_json: str, scaling: dict[str, Any], reports: Any) -> Non
     from ray.exceptions import RayActorError
     from ray.train.torch import TorchTrainer
 
+    from pipeline.training.meeting import OwnMeeting
     from pipeline.training.reports import Listener
 
     config = from_json(config_json)
@@ -214,6 +215,7 @@ def _run_workers(config_json: str, scaling: dict[str, Any], reports: Any) -> Non
     trainer = TorchTrainer(
         _process,
         train_loop_config={"config": config_json},
+        torch_config=OwnMeeting(),
         scaling_config=ray_train.ScalingConfig(**scaling),
         run_config=ray_train.RunConfig(
             name=f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}",
@@ -273,20 +275,20 @@ def _process(payload: dict[str, Any]) -> None:
     """Train in one Ray worker."""
     from ray.train.torch import get_device
 
-    from pipeline.training.loop.ranks import Ranks
     from pipeline.training.loop.worker import run_session
+    from pipeline.training.meeting import met
     from pipeline.training.reports import RayOutlet
 
     config = from_json(payload["config"])
     device = get_device()
     assert not isinstance(device, list)
-    ranks = Ranks.current(device)
-    if not config.train.gpus:
-        # Of a range, this many have been started: from here on it is a number like any other.
-        train = config.train.model_copy(update={"world_size": ranks.world})
-        config = config.model_copy(update={"train": train})
-    outlet = RayOutlet(RunFolder.of(config), is_first=ranks.is_first)
-    run_session(config, device, outlet=outlet)
+    with met(device) as ranks:
+        if not config.train.gpus:
+            # Of a range, this many have been started: from here on it is a number like any other.
+            train = config.train.model_copy(update={"world_size": ranks.world})
+            config = config.model_copy(update={"train": train})
+        outlet = RayOutlet(RunFolder.of(config), is_first=ranks.is_first)
+        run_session(config, device, outlet=outlet)
 
 
 def _last_line(error: BaseException) -> str:

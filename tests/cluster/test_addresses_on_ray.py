@@ -114,10 +114,16 @@ def test_what_is_no_cluster_is_told(tmp_path: Path, place: Any, found: str) -> N
 @pytest.mark.parametrize(
     ("given", "found"),
     [
+        ("", "is no HOST:PORT"),
         ("ray://127.0.0.1:10001", "a job runs on a node of the cluster, without Ray Client"),
         ("127.0.0.1", "is no HOST:PORT"),
         ("127.0.0.1:99999", "is no HOST:PORT"),
         ("nowhere.invalid:6379", "no Ray cluster answers there (Name or service not known)"),
+        (
+            "a..b:6379",
+            "no Ray cluster answers there (encoding with 'idna' codec failed "
+            "(UnicodeError: label empty or too long))",
+        ),
     ],
 )
 def test_what_is_no_address_is_told(given: str, found: str) -> None:

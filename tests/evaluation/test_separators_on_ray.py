@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="fakes a GPU f
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster_that_lists_a_gpu() -> Iterator[None]:
-    prepare_environment()
+    prepare_environment(ClusterConfig())
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -21,6 +21,12 @@ import psutil
 
 _SCRIPTS = Path(sys.executable).parent
 _PORT = 6399
+# Ray's Prometheus ports want no token: these settings close them.
+NO_METRICS = {
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+}
 
 
 def why_not() -> str | None:
@@ -107,6 +113,9 @@ class Hosts:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            **NO_METRICS,
+            # A run without a cluster in this process may have left its own behind.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
             "GLOO_SOCKET_IFNAME": "eth0",
             "OMP_NUM_THREADS": "1",
         }

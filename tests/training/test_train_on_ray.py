@@ -18,7 +18,7 @@ import lasaft
 import pipeline.training.train
 from lasaft.errors import CheckpointError, ConfigError, DataError
 from pipeline.cluster.connection import prepare_environment
-from pipeline.config import RunConfig, TrackingConfig
+from pipeline.config import ClusterConfig, RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.identity import claim
 from pipeline.training.loop.journal import read_history
@@ -61,7 +61,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A Ray cluster with one node of one CPU; this process is connected to it."""
-    prepare_environment()
+    prepare_environment(ClusterConfig())
     import ray
     from ray.cluster_utils import Cluster
 
