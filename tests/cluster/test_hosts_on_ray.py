@@ -20,6 +20,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.training.loop.states import newest_state
 from pipeline.training.loop.worker import run_session
 from tests.helpers.hosts import Hosts, hosts, why_not
+from tests.helpers.ports import REFUSED, listening
 from tests.helpers.processes import in_processes
 from tests.helpers.small_training import config_of, prepare, step_of, train_on
 from tests.helpers.training import differences
@@ -133,10 +134,36 @@ def test_on_the_head_itself_the_job_server_wants_the_token(cluster: Hosts) -> No
     assert cluster.run(0, *_STATUS, *right, address).stdout == "200"
 
 
-def test_the_agents_of_the_nodes_want_the_token_from_other_hosts(cluster: Hosts) -> None:
-    submit = ["-X", "POST", "-d", '{"entrypoint": "id"}']
-    address = f"http://{cluster.ip(2)}:52365/api/job_agent/jobs/"
-    assert cluster.run(1, *_STATUS, *submit, address).stdout in {"000", "401", "403"}
+_DRIVER = """
+import ray, sys, time
+ray.init(address=sys.argv[1], log_to_driver=False)
+class Actor:
+    def here(self): pass
+actor = ray.remote(Actor).remote()
+ray.get(actor.here.remote())
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def test_every_port_that_other_hosts_reach_wants_the_token(cluster: Hosts) -> None:
+    driver = cluster.start(0, "python", "-c", _DRIVER, cluster.head)
+    with driver, _ended(driver):
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "up\n"
+        for host in range(cluster.count):
+            ports = list(listening(cluster.processes(host)))
+            # GCS, driver and Ray Client's server on the head; two ports of the raylet and of the
+            # agent, and the other agent's, on each.
+            open_to_others = {port for port in ports if not port.is_loopback}
+            assert len(open_to_others) >= (8 if host == 0 else 5)
+            numbers = sorted({str(port.number) for port in open_to_others})
+            asked = cluster.run(
+                (host + 1) % 3, "python", "-m", "tests.helpers.ports", cluster.ip(host), *numbers
+            )
+            assert asked.returncode == 0, asked.stderr
+            answers = json.loads(asked.stdout)
+            assert {port: said for port, said in answers.items() if said not in REFUSED} == {}
 
 
 def test_a_stranger_cannot_join_or_use_the_cluster(cluster: Hosts, tmp_path: Path) -> None:

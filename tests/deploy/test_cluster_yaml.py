@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.helpers import ROOT
+from tests.helpers.hosts import NO_METRICS
 
 VARIANTS = {"aws": None, "gcp": "Google Cloud", "local": "hosts of your own"}
 _PLACE = {"type", "region", "availability_zone", "cache_stopped_nodes"}
@@ -76,6 +77,9 @@ def test_no_variant_trains_on_its_head_or_shows_its_dashboard(variant: dict[str,
     assert "--dashboard-host=127.0.0.1" in start
     commands = (start, " ".join(variant["worker_start_ray_commands"]))
     assert all("RAY_AUTH_MODE=token" in command for command in commands)
+    settings = [f"{name}={value}" for name, value in NO_METRICS.items()]
+    assert all(setting in start for setting in settings)
+    assert settings[0] in commands[1]  # the others are the head's
     assert all("--disable-usage-stats" in command for command in commands)
     assert "chmod 600 ~/.ray/auth_token" in variant["setup_commands"]
 

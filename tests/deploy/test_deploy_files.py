@@ -21,6 +21,7 @@ from pydantic.alias_generators import to_camel
 
 from tests.helpers import ROOT
 from tests.helpers.crd import faults
+from tests.helpers.hosts import NO_METRICS
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted(DEPLOY.rglob("Dockerfile"))
@@ -55,6 +56,7 @@ class _HeadGroup(_Closed):
 class _Autoscaler(_Closed):
     idle_timeout_seconds: int
     upscaling_mode: Literal["Default", "Aggressive", "Conservative"]
+    env: list[dict[str, str]] = []
 
 
 class _Authentication(_Closed):
@@ -213,7 +215,18 @@ def test_pods_run_without_root_and_secrets_come_from_kubernetes(job: dict[str, A
         assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
         container = pod["spec"]["containers"][0]
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
-        assert all("secretKeyRef" in variable["valueFrom"] for variable in container["env"])
+        secret = [one for one in container["env"] if re.search("USERNAME|PASSWORD", one["name"])]
+        assert secret
+        assert all("secretKeyRef" in one["valueFrom"] for one in secret)
+
+
+def test_no_container_of_the_ray_job_shows_its_metrics(job: dict[str, Any]) -> None:
+    scaler = job["spec"]["rayClusterSpec"]["autoscalerOptions"]["env"]
+    assert {one["name"]: one["value"] for one in scaler}.items() <= NO_METRICS.items()
+    assert scaler
+    for pod in _pods(job):
+        shown = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
+        assert shown.items() >= NO_METRICS.items()
 
 
 def test_one_version_of_ray_everywhere(job: dict[str, Any]) -> None:
