@@ -19,13 +19,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs Ray, the tests in files called ``test_..._on_ray.py``, and put it first.
 
-    These files take minutes each, the whole workflow longest of all: begun last, they would keep
-    one process busy when the others have nothing left to do.
+    These files take minutes each, the demo longest of all, then the workflow: begun last, they
+    would keep one process busy when the others have nothing left to do.
     """
     on_ray = [item for item in items if item.path.stem.endswith("_on_ray")]
     for item in on_ray:
         item.add_marker(pytest.mark.ray)
-    files = sorted({item.path for item in on_ray}, reverse=True)
+    files = sorted(
+        {item.path for item in on_ray}, key=lambda p: ("demo" in p.stem, p), reverse=True
+    )
     items[:] = [item for file in files for item in on_ray if item.path == file] + [
         item for item in items if item not in on_ray
     ]

@@ -1,8 +1,9 @@
-"""Several training processes on this machine, without Ray."""
+"""Processes that tests start: what they cost, and several that train, without Ray."""
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,12 @@ import pytest
 import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
+
+
+def processor_seconds() -> float:
+    """Return what all ended processes that this one has started cost, busy machine or not."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def in_processes(world: int, folder: Path, work: Callable[..., None], *arguments: Any) -> None:
