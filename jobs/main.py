@@ -11,7 +11,7 @@ from jobs.cli.readme import ReadmeCommand, parse_readme
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import scores_result, training_result
 from lasaft.files import atomic_write_bytes
-from pipeline.cluster.connection import require_gpus
+from pipeline.cluster.nodes import require_gpus
 from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.folders import RunFolder
@@ -32,7 +32,7 @@ def _work(command: ReadmeCommand) -> Result:
 def _train(config: RunConfig) -> Result:
     from pipeline.workflow.stages import make_shards, train_network
 
-    require_gpus(config.train.gpus)
+    require_gpus(config)
 
     if not RunFolder.of(config).training.exists():
         _store(config)

@@ -192,7 +192,8 @@ _LISTENING = ("sources", "sample_rate", "spec_type", "input_channels")
 
 def _said_by_the_checkpoint(run: RunConfig) -> dict[str, Problem]:
     if run.evaluate.scores_dir is not None:
-        unread = (*_SONGS, *_LISTENING, "target_names", "address", "num_cpus", "task_memory")
+        cluster = ("address", "num_cpus", "task_memory", "wait_for_nodes_minutes")
+        unread = (*_SONGS, *_LISTENING, "target_names", *cluster)
         return no_effect(unread, "scores_dir holds finished scores", "scores_dir")
     if run.evaluate.estimates_dir is not None:
         return {}

@@ -43,22 +43,6 @@ def prepare_environment(config: ClusterConfig) -> None:
         os.environ.setdefault(name, value)
 
 
-def require_gpus(wanted: int | None) -> None:
-    """Refuse more GPUs than the cluster has, before any work; call while connected.
-
-    Raises:
-        ConfigError: names the option and what there is.
-    """
-    import ray
-
-    found = int(ray.cluster_resources().get("GPU", 0))
-    if wanted and wanted > found:
-        hint = "" if found else " (world_size N trains in N processes on CPUs)"
-        raise ConfigError(
-            f"gpus: got {wanted}, allowed: at most {found}, the GPUs of the Ray cluster{hint}"
-        )
-
-
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray inside the ``with``; a connection that exists already is used as it is.
@@ -90,6 +74,11 @@ def living_nodes() -> list[dict[str, Any]]:
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def resources_of_nodes() -> list[dict[str, float]]:
+    """Return what each living node has, by the names that Ray knows; call while connected."""
+    return [node["Resources"] for node in living_nodes()]
 
 
 def _connect(address: str | None, num_cpus: int | None) -> None:

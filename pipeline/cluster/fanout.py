@@ -9,7 +9,11 @@ from typing import Any
 
 from lasaft.errors import LasaftError, StageError
 from pipeline.cluster.interrupts import raise_if_received
+from pipeline.cluster.nodes import Lack, patience_seconds
+from pipeline.cluster.resources import in_words
+from pipeline.cluster.shared_storage import Seen, UnsharedError, require_seen, seen_folders
 from pipeline.cluster.stragglers import Patience, Stopwatch
+from pipeline.config import RunConfig
 
 # One thread a task: the tasks themselves fill the cores.
 _ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}}
@@ -17,6 +21,8 @@ _SHOWN_FAILURES = 20
 # How often late tasks are looked for, and how long Ctrl-C can go unnoticed where its exception was
 # lost.
 _LOOK_SECONDS = 2.0
+# So many tasks at least wait for places where an autoscaler sees them and brings nodes.
+_ASKED_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,25 @@ class Needs:
     cpus: float = 1  # CPU cores
     gpus: float = 0  # GPUs, may be a fraction
     retries: int = 3  # how often a task is started again when its process or node dies
+    patience: float = 0.0  # seconds to wait for a node where none has so much
+    folders: tuple[Seen, ...] = ()  # what its node must see
+
+    @classmethod
+    def of(cls, config: RunConfig, memory_bytes: float = 0.0) -> Needs:
+        """Return the needs of a run's tasks, with ``task_memory`` or more."""
+        return cls(
+            int(max(config.cluster.task_memory * 1e9, memory_bytes)),
+            patience=patience_seconds(config.cluster),
+            folders=seen_folders(config),
+        )
+
+    @property
+    def lack(self) -> Lack:
+        """What says that no node has room for a task."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory_bytes)}
+        each = {name: amount for name, amount in amounts.items() if amount}
+        allowed = "a smaller task_memory, or a larger node"
+        return Lack(f"a task needs {in_words(each)}", each, 1, self.patience, allowed)
 
 
 def run_tasks(
@@ -53,8 +78,9 @@ def run_tasks(
         The results, in the order of ``arguments``.
 
     Raises:
-        StageError: some tasks failed or were stuck (all are named; the others were done first),
-            or a task needs more than the whole cluster has.
+        StageError: some tasks failed or were stuck (all are named; the others were done first);
+            or a node does not see the folders of the run.
+        ConfigError: no node has room for a task, and none came.
     """
     fan = _Fan(
         function, arguments, names=names, needs=needs, sizes=sizes, patience=patience or Patience()
@@ -65,8 +91,11 @@ def run_tasks(
         fan.end()  # only where an exception, or Ctrl-C, leaves the loop early
 
 
-def _announced(function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+def _announced(
+    folders: tuple[Seen, ...], function: Callable[..., Any], *arguments: Any
+) -> Iterator[Any]:
     """Say that the task runs now, then do it: waiting for a place is no slowness."""
+    require_seen(folders)
     yield None
     yield function(*arguments)
 
@@ -86,7 +115,7 @@ class _Fan:
     ) -> None:
         import ray
 
-        self._limit = _tasks_at_once(needs)
+        self._needs, self._lack = needs, needs.lack
         self._remote = ray.remote(_announced).options(
             name=function.__name__,  # in Ray's dashboard, and of the process
             num_cpus=needs.cpus,
@@ -110,7 +139,10 @@ class _Fan:
 
         waiting = list(range(len(self._arguments)))[::-1]
         while waiting or self._running:
-            while waiting and len(self._running) < self._limit:
+            self._lack.look()
+            # A task more for each place waits, to start at once.
+            limit = max(2 * self._lack.found, _ASKED_AT_ONCE if self._needs.patience else 0)
+            while waiting and len(self._running) < limit:
                 self._begin(waiting.pop())
             ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_LOOK_SECONDS)
             raise_if_received()
@@ -129,7 +161,8 @@ class _Fan:
             self._cancel(attempt)
 
     def _begin(self, index: int) -> None:
-        attempt = self._remote.remote(self._function, *self._arguments[index])
+        arguments = self._arguments[index]
+        attempt = self._remote.remote(self._needs.folders, self._function, *arguments)
         self._running[attempt] = index
         self._watch.begun(index, attempt)
 
@@ -142,6 +175,8 @@ class _Fan:
         try:
             result = ray.get(next(attempt))
         except (RayError, LasaftError) as error:
+            if isinstance(cause := _cause(error), UnsharedError):
+                raise cause from error
             del self._running[attempt]
             if not self._watch.dropped(index, attempt):
                 self._failures.append(f"{self._names[index]}: {_reason(error)}")
@@ -179,28 +214,16 @@ class _Fan:
         ray.cancel(attempt, force=True)
 
 
-def _tasks_at_once(needs: Needs) -> int:
-    """Return how many tasks fit in the cluster, with one more a slot waiting to start at once."""
-    import ray
-
-    resources = ray.cluster_resources()
-    wanted = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_bytes}
-    slots = []
-    for name, amount in wanted.items():
-        if amount and resources.get(name, 0) < amount:
-            raise StageError(
-                f"a task needs {name} {amount:g}, the whole cluster has {resources.get(name, 0):g}"
-            )
-        if amount:
-            slots.append(int(resources[name] // amount))
-    return 2 * min(slots)
+def _cause(error: BaseException) -> BaseException:
+    """Return the error of a task itself, without those that Ray puts around it."""
+    while getattr(error, "cause", None) is not None:  # of a task that asked an actor, twice
+        error = error.cause  # pyright: ignore[reportAttributeAccessIssue]
+    return error
 
 
 def _reason(error: Exception) -> str:
     """Return the cause of a failed task in one line, without Ray's own traceback."""
-    cause: BaseException = error
-    while getattr(cause, "cause", None) is not None:  # of a task that asked an actor, twice
-        cause = cause.cause  # pyright: ignore[reportAttributeAccessIssue]
+    cause = _cause(error)
     text = str(cause).strip() or type(cause).__name__
     if isinstance(cause, LasaftError):
         return text

@@ -11,6 +11,12 @@ from tqdm import tqdm
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Show a line that stays, above the bars that are there."""
+    tqdm.write(text, file=stream or sys.stderr)
+    (stream or sys.stderr).flush()
+
+
 class Progress:
     """Count ``unit``s up to ``total``, ``done`` of them before; use as a context manager."""
 
@@ -41,10 +47,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show a line of its own, which stays."""
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            print(text, file=self._stream, flush=True)
+        say(text, self._stream)
 
     def _line(self, now: float, note: str) -> str:
         elapsed = now - self._start

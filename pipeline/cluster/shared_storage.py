@@ -1,15 +1,19 @@
-"""Whether every node of the cluster sees, and can write, the folders that a run shares."""
+"""Whether every node sees the folders of a run: those of now, and those that come later."""
 
 from __future__ import annotations
 
+import functools
+import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lasaft.errors import StageError
+from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import connected, living_nodes
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -18,6 +22,41 @@ from pipeline.config.folders import RunFolder
 _PATIENCE_SECONDS = 5.0
 # A node that is busy starting takes some seconds; one whose file system hangs never answers.
 _ANSWER_SECONDS = 60.0
+
+
+class UnsharedError(StageError):
+    """A node does not see a folder of the run as the command does."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the command sees in a folder of the run, and so should every node."""
+
+    option: str  # which says the folder
+    folder: Path
+    names: tuple[str, ...]  # paths in it
+
+    @property
+    def written(self) -> bool:
+        """Whether nodes write there."""
+        return self.option != "musdb_root"
+
+    def fault(self, patience: float) -> str:
+        """Return what is wrong on this node, empty if nothing is."""
+        end = time.monotonic() + patience
+        while missing := [name for name in self.names if not (self.folder / name).exists()]:
+            if time.monotonic() > end:
+                count = f"{len(missing)} of {len(self.names)}, the first is {missing[0]!r}"
+                return "does not see it" if self.written else f"lacks what is in it ({count})"
+            time.sleep(0.1)
+        return "" if os.access(self.folder, os.W_OK) or not self.written else "cannot write in it"
+
+    def line(self, *faults: str) -> str:
+        """Return one line that says on which nodes something is wrong."""
+        return (
+            f"{self.option}: {self.folder} is not shared storage: {'; '.join(faults)}; allowed: a "
+            f"folder that every node mounts at the same path{' and can write' * self.written}"
+        )
 
 
 @contextmanager
@@ -45,92 +84,104 @@ def require_shared_storage(config: RunConfig) -> None:
         raise StageError("\n".join(faults))
 
 
+def seen_folders(config: RunConfig) -> tuple[Seen, ...]:
+    """Return what a node must see that works on a run; nothing where only this machine does.
+
+    A folder that the run writes gets a hidden file whose name no other folder has.
+    """
+    if named_address(config.cluster) is None:
+        return ()
+    written = (Seen(option, place, _mark(place)) for option, place in _written(config).items())
+    return *written, *_songs(config)
+
+
+@functools.cache
+def require_seen(folders: tuple[Seen, ...]) -> None:
+    """Refuse to work in this process, on a node that does not see the folders; looks once.
+
+    Raises:
+        UnsharedError: names the node and the folder.
+    """
+    import ray.util
+
+    for seen in folders:
+        if fault := seen.fault(_PATIENCE_SECONDS):
+            raise UnsharedError(seen.line(f"{ray.util.get_node_ip_address()} {fault}"))
+
+
 def storage_faults(config: RunConfig, nodes: Sequence[dict[str, Any]]) -> list[str]:
-    """Write in each shared folder here, read it on every node, and the other way round.
+    """Return one line for each shared folder that some nodes do not see as this process does.
+
+    Written folders that are missing are made for the test, then removed.
 
     Args:
-        config: says which folders: ``output_dir``, and ``shards_dir`` where it is a folder
-            elsewhere. Folders that are missing are made for the test, then removed.
+        config: says which folders: ``output_dir``, ``musdb_root``, and ``shards_dir`` where it is a
+            folder elsewhere.
         nodes: of the cluster, as ``ray.nodes`` lists them.
-
-    Returns:
-        One line for each folder that some nodes do not share; nothing if all is well.
     """
-    folder = RunFolder.of(config)
-    places = {"output_dir": folder.root}
-    if folder.shards_address is None and not folder.shards.is_relative_to(folder.root):
-        places["shards_dir"] = folder.shards
-    lines = []
-    for option, place in places.items():
-        reasons = _unshared(place, nodes)
-        if reasons:
-            lines.append(
-                f"{option}: {place} is not shared storage: {'; '.join(reasons)}; allowed: a folder "
-                "that every node mounts at the same path and can write"
-            )
-    return lines
+    probe, written = f".probe-{uuid.uuid4().hex}", _written(config)
+    ways = {path for folder in written.values() for path in (folder, *folder.parents)}
+    made = sorted((path for path in ways if not path.exists()), reverse=True)
+    try:
+        for folder in written.values():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / probe).touch()
+        folders = [*(Seen(*place, (probe,)) for place in written.items()), *_songs(config)]
+        found = [(seen, _faults(seen, nodes)) for seen in folders]
+        return [seen.line(*faults) for seen, faults in found if faults]
+    finally:
+        for folder in written.values():
+            (folder / probe).unlink(missing_ok=True)
+        for path in made:
+            path.rmdir()
 
 
-def _unshared(folder: Path, nodes: Sequence[dict[str, Any]]) -> list[str]:
+def _faults(seen: Seen, nodes: Sequence[dict[str, Any]]) -> list[str]:
     """Return what is wrong with a folder on each node where something is."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    look, answers, faults = ray.remote(Seen.fault), [], []
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        answers.append(task.remote(seen, _PATIENCE_SECONDS))
+    ray.wait(answers, num_returns=len(answers), timeout=_ANSWER_SECONDS)
+    for node, answer in zip(nodes, answers, strict=True):
+        try:
+            fault = ray.get(answer, timeout=0)
+        except RayError:
+            fault = "does not answer"
+        # A node may go at any time.
+        if fault and any(one["NodeID"] == node["NodeID"] for one in living_nodes()):
+            faults.append(f"{node['NodeManagerAddress']} {fault}")
+    return faults
+
+
+def _written(config: RunConfig) -> dict[str, Path]:
+    """Return the folders that nodes write, by the option that says each."""
+    folder = RunFolder.of(config)
+    places = {"output_dir": folder.root}
+    if folder.shards_address is None and not folder.shards.is_relative_to(folder.root):
+        places["shards_dir"] = folder.shards
+    return places
+
+
+def _songs(config: RunConfig) -> list[Seen]:
+    root = config.data.musdb_root
+    if root is None:
+        return []
+    found = [path for pattern in ("[!.]*", "[!.]*/[!.]*") for path in root.glob(pattern)]
+    names = tuple(sorted(str(path.relative_to(root)) for path in found))
+    return [Seen("musdb_root", root.absolute(), names)]
+
+
+def _mark(folder: Path) -> tuple[str, ...]:
+    """Return the hidden file that only this folder has."""
     folder.mkdir(parents=True, exist_ok=True)
-    probe, secret, answers = folder / f".probe-{uuid.uuid4().hex}", uuid.uuid4().hex, []
-    try:
-        probe.write_text(secret)
-        ask = ray.remote(_answer)
-        running = [
-            ask.options(
-                num_cpus=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            ).remote(probe, secret, number, _PATIENCE_SECONDS)
-            for number, node in enumerate(nodes)
-        ]
-        ray.wait(running, num_returns=len(running), timeout=_ANSWER_SECONDS)
-        for number, (node, task) in enumerate(zip(nodes, running, strict=True)):
-            try:
-                fault = ray.get(task, timeout=0)
-            except RayError:
-                fault = "does not answer"
-            if not fault and not _appears(_reply(probe, number), secret, _PATIENCE_SECONDS):
-                fault = "writes somewhere else"
-            if fault and node["NodeID"] in _alive():  # a node may go at any time
-                answers.append(f"{node['NodeManagerAddress']} {fault}")
-    finally:
-        for path in (probe, *(_reply(probe, number) for number in range(len(nodes)))):
-            path.unlink(missing_ok=True)
-        for path in made:
-            path.rmdir()
-    return answers
-
-
-def _alive() -> set[str]:
-    return {node["NodeID"] for node in living_nodes()}
-
-
-def _reply(probe: Path, number: int) -> Path:
-    return probe.with_name(f"{probe.name}-{number}")
-
-
-def _answer(probe: Path, secret: str, number: int, patience: float) -> str:
-    """Run on a node: read what the driver wrote, write an answer beside it."""
-    if not _appears(probe, secret, patience):
-        return "does not see it"
-    try:
-        _reply(probe, number).write_text(secret)
-    except OSError as error:
-        return f"cannot write in it ({error.strerror})"
-    return ""
-
-
-def _appears(path: Path, text: str, patience: float) -> bool:
-    end = time.monotonic() + patience
-    while not (path.exists() and path.read_text() == text):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
+    found = sorted(path.name for path in folder.glob(".folder-*"))
+    if not found:
+        found = [f".folder-{uuid.uuid4().hex}"]
+        (folder / found[0]).touch()
+    return (found[0],)

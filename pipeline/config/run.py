@@ -52,6 +52,9 @@ class ClusterConfig(Settings):
     )
     num_cpus: int | None = option(None, "CPUs of a local cluster (None: all)", ge=1, role="way")
     task_memory: float = option(1.5, "GB of memory set aside for each task", gt=0, role="way")
+    wait_for_nodes_minutes: float = option(
+        15.0, "how long to wait for nodes that an autoscaler may bring (0: not)", ge=0, role="way"
+    )
 
 
 class RunConfig(Settings):

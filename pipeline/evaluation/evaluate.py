@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lasaft.checkpoint import Checkpoint, load_checkpoint
-from lasaft.errors import DataError, StageError
+from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.cluster.fanout import Needs, run_tasks
-from pipeline.cluster.progress import Progress
+from pipeline.cluster.nodes import require_gpus, wait_for_room
+from pipeline.cluster.progress import Progress, say
 from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
@@ -106,12 +106,13 @@ def evaluate(config: RunConfig) -> EvaluationResult:
         require_writable(folder.estimates)
     for system in systems:  # until all is done there is no whole summary
         (folder.scores / system.file / "summary.json").unlink(missing_ok=True)
-    with separators(network_of(systems[0])) as actors:
+    needs, network = _needs(config, seconds, _SCORE_MEMORY), network_of(systems[0])
+    if network is not None and needs.patience:
+        _await_gpus(config, needs)
+    with separators(network) as actors:
         jobs = _spread_over(actors, jobs)
         calls = [(job,) for job in jobs]
-        outcomes = _on_cluster(
-            config, score_track, calls, seconds, memory=_SCORE_MEMORY, name="evaluate"
-        )
+        outcomes = _on_cluster(score_track, calls, seconds, needs, name="evaluate")
         verified = _verify(config, jobs, seconds)
     hashes = [outcome.track_hash for outcome in outcomes]
     data = data_identity(config, folder.songs, tracks, hashes, sum(seconds))
@@ -185,37 +186,48 @@ def _jobs(
     ]
 
 
+def _await_gpus(config: RunConfig, needs: Needs) -> None:
+    """Let nodes come first, so that their GPUs are used: as many as training asks for, or any."""
+    try:
+        wait_for_room(config, needs.lack)
+        require_gpus(config)
+    except ConfigError as error:
+        say(f"evaluate: {error}; the network runs on CPUs")
+
+
 def _spread_over(actors: Sequence[Any], jobs: Sequence[TrackJob]) -> list[TrackJob]:
     """Give each job an actor that separates its track, in turn; say where no GPU can be used."""
     if not actors:
         return list(jobs)
     where = devices(list(actors))
     if "cpu" in where:
-        sys.stderr.write(
+        say(
             f"evaluate: the cluster lists {len(where)} GPU{'' if len(where) == 1 else 's'}, but "
             f"torch finds no CUDA with {where.count('cpu')} of them: the network runs on the CPU "
-            "there\n"
+            "there"
         )
     return [replace(job, separator=actors[number % len(actors)]) for number, job in enumerate(jobs)]
 
 
+def _needs(config: RunConfig, seconds: Sequence[float], memory: tuple[float, float]) -> Needs:
+    return Needs.of(config, memory[0] + memory[1] * max(seconds))
+
+
 def _on_cluster(
-    config: RunConfig,
     function: Callable[..., Any],
     calls: Sequence[tuple[TrackJob, *tuple[Any, ...]]],
     seconds: Sequence[float],
+    needs: Needs,
     *,
-    memory: tuple[float, float],
     name: str,
 ) -> list[Any]:
     """Call ``function`` in a task for each track of ``seconds``; a progress bar shows ``name``."""
-    needed = memory[0] + memory[1] * max(seconds)
     with Progress(name, len(calls), "tracks") as progress:
         return run_tasks(
             function,
             calls,
             names=[str(job.track) for job, *_ in calls],
-            needs=Needs(int(max(config.cluster.task_memory * 1e9, needed))),
+            needs=needs,
             sizes=seconds,
             on_done=lambda name, _: progress.advance(1, name),
         )
@@ -231,9 +243,8 @@ def _verify(
     chosen = sorted(random.Random(len(jobs)).sample(range(len(jobs)), count))
     calls = [(jobs[index], jobs[index].systems[0]) for index in chosen]
     lengths = [seconds[index] for index in chosen]
-    records = _on_cluster(
-        config, verify_track, calls, lengths, memory=_VERIFY_MEMORY, name="museval"
-    )
+    needs = _needs(config, lengths, _VERIFY_MEMORY)
+    records = _on_cluster(verify_track, calls, lengths, needs, name="museval")
     wrong = []
     for record in records:
         if not record["agrees"]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lasaft.errors import ConfigError
-from pipeline.cluster.resources import room
+from pipeline.cluster.nodes import Lack, patience_seconds
+from pipeline.cluster.resources import Amounts, in_words, room, share_cpus
 from pipeline.config import RunConfig
 
 # CPUs of the process that starts the workers of a trial of several processes: Ray refuses 0, and
@@ -33,47 +33,50 @@ def gpus_of_a_trial(config: RunConfig) -> float:
     return each * train.processes
 
 
-def share_places(
-    config: RunConfig, nodes: Sequence[Mapping[str, float]], wanted: int | None
-) -> Places:
-    """Return the places for trials on a cluster.
+def lack_of_a_trial(config: RunConfig, nodes: Sequence[Amounts]) -> Lack:
+    """Return what says that there is no room for a single trial.
+
+    Args:
+        config: the processes of a trial, and their resources.
+        nodes: the resources of each node.
+    """
+    train, patience = config.train, patience_seconds(config.cluster)
+    cpus, processes = train.resources.get("CPU"), train.processes
+    gpus = gpus_of_a_trial(config) / processes
+    # Where no option says how many CPUs, a process takes one, or its share where no more can come.
+    share = sum(node.get("CPU", 0) for node in nodes) / processes
+    least = cpus or (1.0 if patience or not share else min(1.0, share))
+    least = math.floor(10_000 * (least - _spare(config))) / 10_000
+    if gpus and not cpus:
+        least = min(least, 0.5)
+    each = {"CPU": least} | ({"GPU": gpus} if gpus else {})
+    wanted = f"{'gpus' if gpus else 'resources_per_worker'}: a trial needs {processes} x "
+    return Lack(f"{wanted}({in_words(each)})", each, processes, patience)
+
+
+def share_places(config: RunConfig, nodes: Sequence[Amounts], wanted: int | None) -> Places:
+    """Return the places for trials on nodes that have room for one.
+
+    Where nodes may still come, ``max_concurrent_trials`` has as many places as it says: those that
+    wait are what an autoscaler brings nodes for.
 
     Args:
         config: the processes of a trial, their resources, the most trials at a time.
         nodes: the resources of each node.
         wanted: how many trials there are to run, None if that is not known.
-
-    Raises:
-        ConfigError: there is no room for a single trial.
     """
-    train, search = config.train, config.search
-    cpus, processes = train.resources.get("CPU"), train.processes
-    gpus = gpus_of_a_trial(config) / processes
-    # Where no option says how many CPUs, a process takes one, or its share of less.
-    least = cpus or min(1.0, sum(node.get("CPU", 0) for node in nodes) / processes)
-    beside = _SPARE_CPUS if processes > 1 and not cpus else 0.0
-    least = math.floor(10_000 * (least - beside)) / 10_000
-    if gpus and not cpus:
-        least = min(least, 0.5)
-    each = {"CPU": least} | ({"GPU": gpus} if gpus else {})
-    most = min(search.max_concurrent_trials or 10**6, max(1, wanted or 10**6))
-    trials = min(room(nodes, each) // processes, most)
-    if least <= 0 or trials < 1:
-        total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
-        held = ", ".join(f"{amount:g} {name}" for name, amount in total.items())
-        asked = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
-        raise ConfigError(
-            f"{'gpus' if gpus else 'resources_per_worker'}: a trial needs {processes} x ({asked}); "
-            f"the Ray cluster has {held} on {len(nodes)} nodes"
-        )
-    return Places(trials, cpus or _widest(nodes, each, trials * processes, beside), gpus)
+    train, limit = config.train, config.search.max_concurrent_trials
+    lack = lack_of_a_trial(config, nodes)
+    fit = room(nodes, lack.each) // lack.count
+    most = min(limit or 10**6, max(1, wanted or 10**6))
+    trials = most if limit and lack.patience else min(fit, most)
+    cpus = train.resources.get("CPU", 0.0)
+    if not cpus:
+        gpus = {name: amount for name, amount in lack.each.items() if name == "GPU"}
+        cpus = share_cpus(nodes, min(fit, trials) * lack.count, gpus, _spare(config))
+    return Places(trials, cpus if cpus >= 1 else lack.each["CPU"], lack.each.get("GPU", 0.0))
 
 
-def _widest(
-    nodes: Sequence[Mapping[str, float]], each: Mapping[str, float], processes: int, beside: float
-) -> float:
-    """Return the most whole CPUs with which all processes still fit, else what ``each`` has."""
-    for cpus in range(int(max(node.get("CPU", 0) for node in nodes)), 0, -1):
-        if room(nodes, {**each, "CPU": cpus + beside}) >= processes:
-            return float(cpus)
-    return each["CPU"]
+def _spare(config: RunConfig) -> float:
+    """Return the CPUs that are kept free beside each process of a trial."""
+    return 0.0 if config.train.processes == 1 or "CPU" in config.train.resources else _SPARE_CPUS

@@ -12,8 +12,10 @@ from ray.tune.trainable.function_trainable import wrap_function
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_json
-from pipeline.cluster.connection import living_nodes, require_gpus
-from pipeline.cluster.shared_storage import ready_cluster
+from pipeline.cluster.address import named_address
+from pipeline.cluster.connection import resources_of_nodes
+from pipeline.cluster.nodes import wait_for_room
+from pipeline.cluster.shared_storage import ready_cluster, seen_folders
 from pipeline.config import RunConfig, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
@@ -21,7 +23,13 @@ from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
 from pipeline.search.budget import Budget
 from pipeline.search.candidates import Candidate, Checker, searcher_of, trial_base
-from pipeline.search.capacity import STARTER_CPUS, Places, gpus_of_a_trial, share_places
+from pipeline.search.capacity import (
+    STARTER_CPUS,
+    Places,
+    gpus_of_a_trial,
+    lack_of_a_trial,
+    share_places,
+)
 from pipeline.search.proposals import grid, propose_optuna, propose_random
 from pipeline.search.ranking import SearchResult, conclude, ranked
 from pipeline.search.space_reader import read_space
@@ -154,8 +162,7 @@ class _Run:
 
     def work(self) -> None:
         """Run the trials, then the repeats; call while connected."""
-        require_gpus(self.config.train.gpus)
-        nodes = [node["Resources"] for node in living_nodes()]
+        nodes = wait_for_room(self.config, lack_of_a_trial(self.config, resources_of_nodes()))
         places = share_places(self.config, nodes, self.limit)
         self._tune(places, self.trials(), self.propose, self.settings.scheduler)
         while not self.note and self._has_held_back():
@@ -230,14 +237,16 @@ class _Run:
         return tune.PlacementGroupFactory([bundle])
 
     def _payload(self, trial: Trial, places: Places) -> dict[str, Any]:
-        config = trial.config
-        if config.train.processes > 1:
+        train, cluster = trial.config.train, trial.config.cluster
+        if train.processes > 1:
             each = f"CPU={places.cpus:.4f}" + (",GPU=1" if places.gpus else "")
-            train = config.train.model_copy(update={"resources_per_worker": each})
-            config = config.model_copy(update={"train": train})
+            train = train.model_copy(update={"resources_per_worker": each})
+        # Its process has another environment than this one.
+        cluster = cluster.model_copy(update={"address": named_address(cluster)})
         return {
             "name": trial.name,
-            "config": to_json(config),
+            "config": to_json(trial.config.model_copy(update={"train": train, "cluster": cluster})),
+            "folders": seen_folders(self.config),
             "watched": self.settings.objectives[0],
             "timed": "seconds" in self.settings.objectives,
             "gpu": places.gpus > 0,

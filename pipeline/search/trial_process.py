@@ -11,6 +11,7 @@ from typing import Any
 
 from lasaft.errors import LasaftError, StageError
 from lasaft.files import atomic_write_json
+from pipeline.cluster.shared_storage import UnsharedError, require_seen
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
 from pipeline.search.trials import mark, read_curve, reason_of, score_of
@@ -27,11 +28,18 @@ def run_trial(payload: dict[str, Any]) -> None:
     """Train one trial to its end; called by Ray Tune.
 
     Args:
-        payload: ``config`` (JSON), ``watched`` (what is reported), ``timed`` (whether separation
-            is timed) and ``gpu`` (whether the trial has one).
+        payload: ``config`` (JSON), ``folders`` (what the node must see), ``watched`` (what is
+            reported), ``timed`` (whether separation is timed) and ``gpu`` (whether it has one).
     """
+    from ray import tune
+
     # A trial of several processes needs longer than Tune's 2 s to end in order.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
+    try:
+        require_seen(payload["folders"])
+    except UnsharedError as error:
+        tune.report({"unshared": str(error)})  # an error would be a reason to try again
+        return
     config = from_json(payload["config"], "trial")
     folder = config.output_dir
     if (folder / "failed.json").exists():

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from dataclasses import replace
 from typing import Any, Self
 
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from lasaft.errors import StageError
+from pipeline.cluster.connection import resources_of_nodes
 from pipeline.cluster.progress import Progress
+from pipeline.cluster.shared_storage import UnsharedError
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES
 from pipeline.search.budget import Budget
+from pipeline.search.capacity import lack_of_a_trial
 from pipeline.search.trials import Trial, TrialBook, mark, reason_of, score_of
 from pipeline.tracking import Tracker, tracking_address
 
@@ -35,6 +40,10 @@ class Watch(TrialProgressCallback):
         ended = sum(trial.status not in ("waiting", "running") for trial in trials)
         total = max(total or 0, len(trials), ended + 1)
         self._progress = Progress("search", total, "trials", done=ended)
+        # Nodes may go and come as long as the search lasts: Tune waits for them without an end.
+        lack = lack_of_a_trial(config, resources_of_nodes())
+        self._lack = replace(lack, patience=math.inf)
+        self._unshared = ""
         self._trackers: dict[str, Tracker] = {}
         self._closing: list[threading.Thread] = []
         self._scores: dict[str, float] = {}
@@ -53,6 +62,16 @@ class Watch(TrialProgressCallback):
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: the copy that Tune keeps on disk is never read."""
         return {}
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        """Say where no node has room for a trial.
+
+        Raises:
+            UnsharedError: the node of a trial does not see a folder of the run.
+        """
+        self._lack.look()
+        if self._unshared:
+            raise UnsharedError(self._unshared)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Open the record in MLflow of a trial that starts, or starts again."""
@@ -76,6 +95,7 @@ class Watch(TrialProgressCallback):
         self, iteration: int, trials: list, trial: Any, result: dict, **info: Any
     ) -> None:
         """Count an epoch of a trial."""
+        self._unshared = self._unshared or result.get("unshared", "")
         if "score" not in result:
             return
         name = trial.config["name"]

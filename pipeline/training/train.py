@@ -6,19 +6,20 @@ import math
 import os
 import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lasaft.errors import ConfigError, LasaftError, StageError
+from lasaft.errors import LasaftError, StageError
 from pipeline.cluster import locks
 from pipeline.cluster.address import named_address
-from pipeline.cluster.connection import connected, living_nodes, require_gpus
+from pipeline.cluster.connection import connected, resources_of_nodes
 from pipeline.cluster.interrupts import raise_if_received
+from pipeline.cluster.nodes import Lack, patience_seconds, require_gpus, wait_for_room
 from pipeline.cluster.progress import Progress
-from pipeline.cluster.resources import room, share_cpus
+from pipeline.cluster.resources import in_words, share_cpus
+from pipeline.cluster.shared_storage import Seen, require_seen, seen_folders
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import read_manifest
@@ -36,7 +37,6 @@ _END_SECONDS = 20.0
 _RESIZE_SECONDS = 60.0
 # After a node's death Ray may ask for its place once more; with its own 60 s it waits longer.
 _ELASTIC_START_SECONDS = "15"
-_LACK_SECONDS = 15.0
 
 
 def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainResult:
@@ -90,7 +90,7 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     train = config.train
-    each = _resources(train)
+    each = _resources(config)
     elastic = isinstance(train.world_size, str) and not train.gpus
     scaling = {
         "num_workers": train.world_sizes if elastic else train.processes,
@@ -108,10 +108,11 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
         scheduling_strategy=here,
         runtime_env={"env_vars": _ray_settings(config, elastic=elastic)},
     )
-    running = task.remote(to_json(config), scaling, reports)
+    # Nodes may go and come as long as training lasts: Ray waits for them without an end.
+    lack = Lack("", each, train.world_sizes[0], math.inf)
+    running = task.remote(to_json(config), scaling, seen_folders(config), reports)
     try:
-        with _lack_told(each, train.world_sizes[0]):
-            _listen(running, reports, heard)
+        _listen(running, reports, heard, lack)
         ray.get(running)
     except RayTaskError as error:
         raise error.cause from error
@@ -155,7 +156,9 @@ def _take_over(folder: RunFolder) -> None:
     shutil.rmtree(folder.ray_train, ignore_errors=True)
 
 
-def _listen(running: Any, reports: Any, heard: Callable[[dict[str, Any]], None]) -> None:
+def _listen(
+    running: Any, reports: Any, heard: Callable[[dict[str, Any]], None], lack: Lack
+) -> None:
     """Pass each report on, and return at the end of the training."""
     import ray
     from ray.util.queue import Empty
@@ -164,6 +167,7 @@ def _listen(running: Any, reports: Any, heard: Callable[[dict[str, Any]], None])
     while going:
         going = not ray.wait([running], timeout=0)[0]
         raise_if_received()
+        lack.look()
         with suppress(Empty):
             heard(reports.get(timeout=_POLL_SECONDS if going else 0.01))
             going = True
@@ -195,11 +199,14 @@ def _ray_settings(config: RunConfig, *, elastic: bool) -> dict[str, str]:
     return settings | {k: v for k, v in os.environ.items() if k.startswith("RAY_TRAIN_")}
 
 
-def _run_workers(config_json: str, scaling: dict[str, Any], reports: Any) -> None:
+def _run_workers(
+    config_json: str, scaling: dict[str, Any], folders: tuple[Seen, ...], reports: Any
+) -> None:
     """Start the processes that train, again where one dies, and return at their end.
 
     Args:
         scaling: how many there are and what each holds, as Ray's ScalingConfig takes it.
+        folders: what their nodes must see.
         reports: the queue for what they report.
     """
     from ray import train as ray_train
@@ -214,7 +221,7 @@ def _run_workers(config_json: str, scaling: dict[str, Any], reports: Any) -> Non
     threads = _thread_settings(scaling["resources_per_worker"]["CPU"])
     trainer = TorchTrainer(
         _process,
-        train_loop_config={"config": config_json},
+        train_loop_config={"config": config_json, "folders": folders},
         torch_config=OwnMeeting(),
         scaling_config=ray_train.ScalingConfig(**scaling),
         run_config=ray_train.RunConfig(
@@ -279,6 +286,7 @@ def _process(payload: dict[str, Any]) -> None:
     from pipeline.training.meeting import met
     from pipeline.training.reports import RayOutlet
 
+    require_seen(payload["folders"])
     config = from_json(payload["config"])
     device = get_device()
     assert not isinstance(device, list)
@@ -296,51 +304,23 @@ def _last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _resources(train: TrainConfig) -> dict[str, float]:
-    """Return what each process holds: as asked for, and an even share of the CPUs."""
-    require_gpus(train.gpus)
-    nodes, fewest = _nodes(), train.world_sizes[0]
-    cpus = share_cpus([node.get("CPU", 0) for node in nodes], train.processes)
-    if fewest < train.processes:
-        # A range starts with as many as there are CPUs, not with many that share one.
-        cpus = max(1.0, cpus)
-    each = {"CPU": cpus} | ({"GPU": 1.0} if train.gpus else {}) | train.resources
-    found = room(nodes, each)
-    if found < fewest:
-        needed = ", ".join(f"{name}={amount:g}" for name, amount in each.items())
-        raise ConfigError(
-            f"resources_per_worker: {fewest} processes with {needed} each were asked for, the Ray "
-            f"cluster has room for {found}; allowed: less for each, or fewer processes "
-            "(world_size, gpus)"
-        )
-    return each
+def _resources(config: RunConfig) -> dict[str, float]:
+    """Return what each process holds: as asked for, and an even share of the CPUs.
 
-
-@contextmanager
-def _lack_told(each: dict[str, float], fewest: int) -> Iterator[None]:
-    """Say once inside the ``with`` that processes wait for a node: Ray waits silently, for ever."""
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(_LACK_SECONDS):
-            found = room(_nodes(), each)
-            if found < fewest:
-                sys.stderr.write(
-                    f"training: the Ray cluster has room for {found} of {fewest} processes; "
-                    "training goes on when a node comes (world_size MIN:MAX goes on with fewer)\n"
-                )
-                return
-
-    threading.Thread(target=watch, name="room", daemon=True).start()
-    try:
-        yield
-    finally:
-        stop.set()
-
-
-def _nodes() -> list[dict[str, float]]:
-    """Return what each living node of the cluster has."""
-    return [node["Resources"] for node in living_nodes()]
+    Where nodes may still come, the fewest processes have a CPU each at least; they are waited for.
+    """
+    require_gpus(config)
+    train, patience = config.train, patience_seconds(config.cluster)
+    beside = ({"GPU": 1.0} if train.gpus else {}) | train.resources
+    fewest, most = train.world_sizes
+    shared = 0.0 if patience else share_cpus(resources_of_nodes(), most, beside)
+    # A range starts with as many as there are CPUs, not with many that share one.
+    least = {"CPU": shared if 0 < shared < 1 and fewest == most else 1.0} | beside
+    wanted = f"resources_per_worker: {fewest} processes with {in_words(least)} each"
+    allowed = "less for each, or fewer processes (world_size, gpus)"
+    nodes = wait_for_room(config, Lack(wanted, least, fewest, patience, allowed))
+    cpus = share_cpus(nodes, most, beside)
+    return {"CPU": cpus if fewest == most else max(1.0, cpus)} | beside
 
 
 class TrainingLine:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lasaft.errors import LasaftError
 from pipeline.cluster.connection import connected, living_nodes
+from pipeline.cluster.nodes import patience_seconds
 from pipeline.cluster.shared_storage import storage_faults
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -31,7 +32,6 @@ from pipeline.tracking.address import tracking_address, without_password
 
 MUSDB18_TRACKS = {"train": 86, "valid": 14, "test": 50}
 _SERVER_TIMEOUT_SECONDS = 5
-_NODE_TIMEOUT_SECONDS = 60
 
 Verdict = Literal["ok", "note", "FAULT"]
 
@@ -183,9 +183,11 @@ def _ray(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
         cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
         count = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
         yield "ok", f"{count}, {cpus:g} CPUs, {gpus:g} GPUs, Ray {ray.__version__}"
-        wanted = config.train.gpus or 0
+        wanted, minutes = config.train.gpus or 0, patience_seconds(config.cluster) / 60
         if wanted > gpus:
-            yield "FAULT", f"gpus: got {wanted}, the cluster has {gpus:g}"
+            later = f" now; a run waits {minutes:g} minutes for more (wait_for_nodes_minutes)"
+            text = f"gpus: got {wanted}, the cluster has {gpus:g}{later if minutes else ''}"
+            yield "note" if minutes else "FAULT", text
         elif gpus and not wanted:
             yield "note", f"{gpus:g} GPUs are there and unused: give --gpus {gpus:g}"
         faults = storage_faults(config, nodes)
@@ -194,39 +196,6 @@ def _ray(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
         if not faults:
             root = RunFolder.of(config).root
             yield "ok", f"output_dir {root} can be written, and is seen from every node"
-        songs = config.data.musdb_root
-        blind = _blind_nodes(songs, nodes) if songs is not None else []
-        if blind:
-            yield "FAULT", f"musdb_root: {songs} is not seen from {', '.join(blind)}"
-
-
-def _blind_nodes(root: Path, nodes: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the addresses of the nodes that do not see a folder."""
-    import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    look = ray.remote(_is_folder)
-    asked = {
-        node["NodeManagerAddress"]: look.options(
-            num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        ).remote(root)
-        for node in nodes
-    }
-    blind = []
-    for address, answer in asked.items():
-        try:
-            sees = ray.get(answer, timeout=_NODE_TIMEOUT_SECONDS)
-        except RayError:
-            sees = False
-        if not sees:
-            blind.append(address)
-    return blind
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir()
 
 
 def _mlflow(config: RunConfig) -> Iterator[tuple[Verdict, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lasaft.files import atomic_write_bytes
 from pipeline import evaluation, report, search, training
-from pipeline.cluster.connection import require_gpus
+from pipeline.cluster.nodes import require_gpus
 from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.fingerprints import content_hash, digest, listing_hash
@@ -41,6 +41,7 @@ class Workflow:
     say: Callable[[str], None]
     rerun: Collection[str] = ()
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
+    _has_gpus: bool = field(default=False, repr=False)
 
     def run(self) -> list[StepResult]:
         """Run all steps and return what became of each.
@@ -193,8 +194,11 @@ class Workflow:
 
     def _connected(self, stage: Callable[[RunConfig], str]) -> str:
         self._stack.enter_context(ready_cluster(self.config))
-        # Songs and shards can take hours: what training lacks is said before them.
-        require_gpus(self.config.train.gpus)
+        # Songs and shards can take hours: what training lacks is said before them, once: nodes that
+        # no step uses may go, and come again for training.
+        if not self._has_gpus:
+            require_gpus(self.config)
+            self._has_gpus = True
         return stage(self.config)
 
 

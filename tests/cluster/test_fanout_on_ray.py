@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lasaft.errors import DataError, StageError
+from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.cluster.connection import connected
 from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.stragglers import Patience
@@ -89,7 +89,7 @@ def test_a_killed_process_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_need_beyond_the_cluster_is_said_at_once() -> None:
-    with pytest.raises(StageError, match="a task needs GPU 64"):
+    with pytest.raises(ConfigError, match=r"a task needs 1 CPU, 64 GPUs, .* has 0 of 64 GPUs;"):
         run_tasks(_square, [(1,)], names=["one"], needs=Needs(10_000_000, gpus=64))
 
 

@@ -11,8 +11,16 @@ import pytest
 from lasaft.errors import StageError
 from pipeline.cluster import shared_storage
 from pipeline.cluster.connection import connected
-from pipeline.cluster.shared_storage import require_shared_storage, storage_faults
+from pipeline.cluster.fanout import Needs, run_tasks
+from pipeline.cluster.shared_storage import (
+    UnsharedError,
+    require_seen,
+    require_shared_storage,
+    seen_folders,
+    storage_faults,
+)
 from pipeline.config import ClusterConfig, DataConfig, RunConfig
+from pipeline.config.fingerprints import listing_hash
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
@@ -71,3 +79,47 @@ def test_shards_in_an_object_store_need_no_shared_folder(
 ) -> None:
     config = RunConfig(output_dir=tmp_path, data=DataConfig(shards_dir="s3://nowhere/shards"))
     assert storage_faults(config, nodes) == []
+
+
+def test_songs_that_a_node_does_not_see_are_named(
+    nodes: list[dict[str, Any]], tmp_path: Path, apart: Path
+) -> None:
+    (apart / "train" / "a song").mkdir(parents=True)
+    config = RunConfig(output_dir=tmp_path / "run", data=DataConfig(musdb_root=apart))
+    (fault,) = storage_faults(config, nodes)
+    assert fault == (
+        f"musdb_root: {apart} is not shared storage: {nodes[0]['NodeManagerAddress']} lacks what "
+        "is in it (2 of 2, the first is 'train'); allowed: a folder that every node mounts at the "
+        "same path"
+    )
+
+
+JOINED = ClusterConfig(address="auto")
+
+
+def test_a_task_on_a_node_that_came_without_the_folder_ends_all_with_its_name(
+    nodes: list[dict[str, Any]], apart: Path
+) -> None:
+    folders = seen_folders(RunConfig(output_dir=apart, cluster=JOINED))
+    names = [str(number) for number in range(6)]
+    with pytest.raises(UnsharedError) as caught:
+        run_tasks(str, [(n,) for n in names], names=names, needs=Needs(10_000_000, folders=folders))
+    address = nodes[0]["NodeManagerAddress"]
+    fault = f"output_dir: {apart} is not shared storage: {address} does not see it; allowed: "
+    assert str(caught.value).startswith(fault)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_folder_keeps_its_mark_which_is_hidden(tmp_path: Path) -> None:
+    config = RunConfig(output_dir=tmp_path / "run", cluster=JOINED)
+    (seen,) = seen_folders(config)
+    assert (seen,) == seen_folders(config)
+    require_seen((seen,))
+    assert listing_hash(seen.folder) == listing_hash(tmp_path)
+    other = RunConfig(output_dir=tmp_path / "other", cluster=JOINED)
+    assert seen_folders(other)[0].names != seen.names
+
+
+def test_a_cluster_on_this_machine_has_nothing_to_share(tmp_path: Path) -> None:
+    assert seen_folders(RunConfig(output_dir=tmp_path / "run")) == ()
+    assert list(tmp_path.iterdir()) == []

@@ -63,7 +63,7 @@ OPTIONS = {
         train.sample_every_epochs train.world_size train.gpus train.resources_per_worker
         train.distributed_backend train.max_failures train.num_workers train.pin_memory
         search.max_concurrent_trials search.trial_gpus tracking.log cluster.num_cpus
-        cluster.task_memory
+        cluster.task_memory cluster.wait_for_nodes_minutes
     """,
     "draw": """
         data.draw data.remix_probability data.gain_probability data.gain_db

@@ -120,8 +120,12 @@ class Hosts:
             "OMP_NUM_THREADS": "1",
         }
 
-    def start_ray(self, host: int) -> None:
-        """Start Ray on a host: the head without a CPU on host 0, else a node of one CPU."""
+    def start_ray(self, host: int, *more: str, **environment: str) -> None:
+        """Start Ray on a host: the head without a CPU on host 0, else a node of one CPU.
+
+        ``more`` words of the command and another ``environment`` may say otherwise. In place of the
+        folders that EMPTY names the host sees empty ones.
+        """
         where = ["--head", f"--port={_PORT}"] if host == 0 else [f"--address={self.head}"]
         # The folder of a worker's session is the head's own name for it: each host needs its own.
         folder = self.folder / str(host)
@@ -129,7 +133,10 @@ class Hosts:
         place = [f"--node-ip-address={self.ip(host)}", f"--temp-dir={folder}"]
         size = [f"--num-cpus={min(host, 1)}", "--object-store-memory=200000000"]
         quiet = ["--include-log-monitor=false", "--disable-usage-stats"]
-        command = ["ray", "start", *where, *place, *size, *quiet]
+        others = [f"{name}={value}" for name, value in environment.items()]
+        script = 'for folder in $EMPTY; do mount -t tmpfs none $folder; done; exec ray start "$@"'
+        words = [*where, *place, *size, *quiet, *more]
+        command = ["env", *others, "bash", "-c", script, "bash", *words]
         done = self.run(host, *command)
         if done.returncode != 0:
             # On a machine with far too much work, Ray's own deadlines can pass.

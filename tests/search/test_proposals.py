@@ -12,9 +12,9 @@ import pytest
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
 from lasaft.network.model import LaSAFT
-from pipeline.config import RunConfig, SearchConfig, TrainConfig
+from pipeline.config import ClusterConfig, RunConfig, SearchConfig, TrainConfig
 from pipeline.search.candidates import Checker, InvalidCandidateError, count_parameters
-from pipeline.search.capacity import share_places
+from pipeline.search.capacity import Places, lack_of_a_trial, share_places
 from pipeline.search.importance import importances
 from pipeline.search.proposals import draw, grid, propose_optuna, propose_random
 from pipeline.search.ranking import front, ranked, with_settings
@@ -229,10 +229,24 @@ def test_places_fit_the_cluster(
     assert (found.trials, found.cpus, found.gpus) == places
 
 
-def test_a_trial_that_fits_nowhere_is_told() -> None:
+def test_a_trial_that_fits_nowhere_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig(train=TrainConfig(gpus=1))
-    with pytest.raises(ConfigError, match=r"a trial needs 1 x .* has 2 CPU, 0 GPU on 1 nodes"):
-        share_places(config, [{"CPU": 2.0}], 3)
+    nodes = [{"CPU": 2.0}]
+    monkeypatch.setattr("pipeline.cluster.nodes.resources_of_nodes", lambda: nodes)
+    with pytest.raises(ConfigError, match=r"gpus: a trial needs 1 x .* has 0 of 1 GPU;"):
+        lack_of_a_trial(config, nodes).look()
+
+
+def test_where_nodes_may_come_trials_wait_for_as_many_places_as_are_asked_for() -> None:
+    nodes = [{"CPU": 2.0}]
+    cluster, search = ClusterConfig(address="auto"), SearchConfig(max_concurrent_trials=5)
+    config = RunConfig(search=search, cluster=cluster)
+    assert share_places(config, nodes, None) == Places(trials=5, cpus=1.0, gpus=0.0)
+    assert share_places(config, nodes, 3).trials == 3
+    all_that_fit = config.model_copy(update={"search": SearchConfig()})
+    assert share_places(all_that_fit, nodes, None).trials == 2
+    never = config.model_copy(update={"cluster": ClusterConfig()})
+    assert share_places(never, nodes, None).trials == 2
 
 
 def test_conditions_see_what_the_base_and_the_named_network_say() -> None:

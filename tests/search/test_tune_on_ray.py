@@ -20,7 +20,7 @@ import pytest
 
 from jobs.cli import parse
 from lasaft.config import ModelConfig
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, StageError
 from pipeline.cluster.connection import connected
 from pipeline.config import (
     ClusterConfig,
@@ -245,6 +245,18 @@ def test_a_budget_of_epochs_is_kept_and_can_be_raised(root: Path, cluster: None)
     assert [row.trial.status for row in whole.rows] == ["done", "done"]
     assert len(whole.winner.repeats) == 2
     assert whole.winner.spread is not None
+
+
+def test_a_node_that_does_not_see_the_shards_ends_the_search_with_its_name(
+    root: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    config = _config(root, "blind", space=str(root / "rates.yaml"))
+    shards = Path("/proc/self/cwd/shards")  # elsewhere this is another folder
+    data = config.data.model_copy(update={"shards_dir": shards})
+    joined = ClusterConfig(address="auto")
+    with pytest.raises(StageError, match=rf"^shards_dir: {shards} is not shared storage: [\d.]+"):
+        search(config.model_copy(update={"data": data, "cluster": joined}))
 
 
 def test_another_search_in_the_same_folder_is_refused(root: Path) -> None:

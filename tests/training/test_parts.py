@@ -14,6 +14,7 @@ from torch import nn
 
 from lasaft.checkpoint import load_checkpoint, save_checkpoint
 from lasaft.errors import CheckpointError, ConfigError, StageError
+from pipeline.cluster.resources import share_cpus
 from pipeline.config import TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.decisions import Selection
@@ -24,7 +25,7 @@ from pipeline.training.loop.optimiser import Plateau, build_optimizer, learning_
 from pipeline.training.loop.randomness import derive_seed
 from pipeline.training.loop.state_file import capture_state, load_state, restore_state, write_state
 from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
-from pipeline.training.train import TrainingLine, share_cpus
+from pipeline.training.train import TrainingLine
 from tests.helpers.training import run_tiny, tiny_config, tiny_model, with_model
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd", "rmsprop")
@@ -234,7 +235,12 @@ def test_training_can_start_from_a_checkpoint_and_refuses_another_network(tmp_pa
 def test_cpus_are_shared_so_that_every_process_fits_on_a_node(
     nodes: list[float], processes: int, share: float
 ) -> None:
-    assert share_cpus(nodes, processes) == share
+    assert share_cpus([{"CPU": cpus} for cpus in nodes], processes) == share
+
+
+def test_nodes_without_the_gpu_that_a_process_needs_lend_it_no_cpus() -> None:
+    nodes = [{"CPU": 64.0}, {"CPU": 14.0, "GPU": 1.0}]
+    assert share_cpus(nodes, 1, {"GPU": 1.0}) == 14.0
 
 
 def test_a_training_goes_on_without_the_checkpoint_that_it_began_with(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 
 import lasaft
 import pipeline.training.train
-from lasaft.errors import CheckpointError, ConfigError, DataError
+from lasaft.errors import CheckpointError, ConfigError, DataError, StageError
 from pipeline.cluster.connection import prepare_environment
 from pipeline.config import ClusterConfig, RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
@@ -226,10 +226,22 @@ def test_a_damaged_shard_ends_the_training_with_its_name(
         train(broken)
 
 
+def test_a_process_that_does_not_see_the_shards_is_named_by_its_node(
+    root: Path, cluster: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    config = config_of(root, "blind", world_size=1, max_failures=0)
+    shards = Path("/proc/self/cwd/shards")  # elsewhere this is another folder
+    data = config.data.model_copy(update={"shards_dir": shards})
+    joined = ClusterConfig(address="auto")
+    with pytest.raises(StageError, match=rf"^shards_dir: {shards} is not shared storage: [\d.]+"):
+        train(config.model_copy(update={"data": data, "cluster": joined}))
+
+
 def test_more_than_there_is_room_for_is_refused(root: Path, cluster: object) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has GPUs")
-    with pytest.raises(ConfigError, match="gpus: got 2, allowed: at most 0"):
+    with pytest.raises(ConfigError, match="gpus: got 2; the Ray cluster has 0 of 2 GPUs; allowed"):
         train(config_of(root, "gpus", gpus=2))
-    with pytest.raises(ConfigError, match=r"2 processes with CPU=9 each .* has room for 0"):
+    with pytest.raises(ConfigError, match=r"2 processes with 9 CPUs each; .* has 1 of 18 CPUs"):
         train(config_of(root, "room", resources_per_worker="CPU=9"))

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from jobs.doctor import main
-from pipeline.config import ClusterConfig, DataConfig, RunConfig, TrackingConfig
+from pipeline.cluster import shared_storage
+from pipeline.cluster.connection import connected
+from pipeline.config import ClusterConfig, DataConfig, RunConfig, TrackingConfig, TrainConfig
 from pipeline.workflow import doctor
 from tests.helpers.programs import path_without
 from tests.helpers.songs import make_musdb
@@ -158,10 +160,24 @@ def test_songs_that_a_node_does_not_see_are_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_track(tmp_path / "songs" / "train" / "a")
-    monkeypatch.setattr(doctor, "_is_folder", lambda path: False)  # as on a node without it
-    faults = _faults(
-        _on(tmp_path, tmp_path / "songs").model_copy(update={"cluster": ClusterConfig(num_cpus=1)}),
-        "ray",
-    )
-    assert len(faults) == 1
-    assert faults[0].startswith(f"musdb_root: {tmp_path}/songs is not seen from ")
+    monkeypatch.setattr(shared_storage, "_PATIENCE_SECONDS", 0.0)
+    root = Path("/proc/self/cwd/songs")  # in this process alone
+    with connected(ClusterConfig(num_cpus=1)):
+        monkeypatch.chdir(tmp_path)
+        (fault,) = _faults(_on(tmp_path, root), "ray")
+    assert fault.startswith(f"musdb_root: {root} is not shared storage: ")
+    assert "lacks what is in it (2 of 2, the first is 'train'); allowed: " in fault
+
+
+def test_gpus_that_may_still_come_are_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig(output_dir=tmp_path / "run", train=TrainConfig(gpus=64, batch_size=128))
+    with connected(ClusterConfig(num_cpus=1)):
+        assert _faults(config, "ray") == ["gpus: got 64, the cluster has 0"]
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
+        notes = [text for verdict, text in doctor._ray(config) if verdict == "note"]
+    assert notes == [
+        "gpus: got 64, the cluster has 0 now; a run waits 15 minutes for more "
+        "(wait_for_nodes_minutes)"
+    ]

@@ -223,7 +223,7 @@ def _build_all(
             build_shards,
             [(work,) for work in works],
             names=[work.name for work in works],
-            needs=Needs(memory_bytes=int(config.cluster.task_memory * 1e9)),
+            needs=Needs.of(config),
             on_done=count,
         )
     records: dict[str, list[ShardRecord]] = {}

@@ -39,7 +39,7 @@ def make_songs(config: RunConfig) -> Path:
             write_song,
             [(root, songs, entry) for entry in missing],
             names=[entry.name for entry in missing],
-            needs=Needs(int(config.cluster.task_memory * 1e9)),
+            needs=Needs.of(config),
             on_done=lambda name, _: progress.advance(1, name),
         )
     return finish_songs(root, songs)

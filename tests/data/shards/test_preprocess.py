@@ -287,7 +287,7 @@ def test_a_task_that_asks_for_more_memory_than_there_is_is_refused(
     tmp_path: Path, songs: Path
 ) -> None:
     config = small_config(songs, tmp_path)
-    with pytest.raises(StageError, match="memory"):
+    with pytest.raises(ConfigError, match=r"a task needs 1 CPU, 1e\+06 GB of memory; .* has"):
         preprocess(_with(config, "cluster", task_memory=1e6))
 
 
