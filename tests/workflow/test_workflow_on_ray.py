@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.cli import parse
-from pipeline.config import RunConfig
+from jobs.run import main
+from pipeline.cluster.connection import connected
+from pipeline.config import ClusterConfig, RunConfig
+from pipeline.workflow.steps import locked
 from tests.helpers import ROOT
 from tests.helpers.processes import processor_seconds
 from tests.helpers.programs import path_without
@@ -40,16 +44,13 @@ STOPS = [
 ]
 
 
-def _command(output: Path, *more: str) -> list[str]:
-    options = [*SMALL, "--output_dir", str(output), *more]
-    return [sys.executable, "-m", "jobs.run", "--json", *options]
+def _command(output: Path) -> list[str]:
+    return [sys.executable, "-m", "jobs.run", "--json", *SMALL, "--output_dir", str(output)]
 
 
-def _run(
-    output: Path, *more: str, check: bool = True, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def _run(output: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        _command(output, *more),
+        _command(output),
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
@@ -57,12 +58,8 @@ def _run(
         check=False,
         timeout=200,
     )
-    assert not check or done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     return done
-
-
-def _steps(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    return json.loads(done.stdout)["steps"]
 
 
 @pytest.fixture(scope="module")
@@ -114,48 +111,54 @@ def test_a_second_run_skips_everything_and_says_so(
     before = processor_seconds()
     again = _run(output)
     assert processor_seconds() - before < 8
-    assert set(_steps(again).values()) == {"skipped"}
-    assert json.loads(again.stdout)["scores"] == result["scores"]
+    said = json.loads(again.stdout)
+    assert set(said["steps"].values()) == {"skipped"}
+    assert said["scores"] == result["scores"]
     assert again.stderr.count("unchanged, skipped") == 5
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for the commands that are given in this process."""
+    with connected(ClusterConfig()):
+        yield
+
+
 @pytest.mark.timeout(240)
+@pytest.mark.filterwarnings("ignore")
 def test_a_changed_evaluation_option_leaves_songs_shards_and_training_alone(
-    finished: tuple[Path, dict[str, Any]],
+    finished: tuple[Path, dict[str, Any]], cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output, _ = finished
-    steps = _steps(_run(output, "--overlap_ratio", "0"))
-    assert [name for name, what in steps.items() if what != "skipped"] == ["evaluate", "report"]
-    back = _steps(_run(output))  # the first report comes back from where it was kept
-    assert [name for name, what in back.items() if what != "skipped"] == ["evaluate"]
+    def made_by(*more: str) -> list[str]:
+        assert main([*SMALL, "--json", "--output_dir", str(finished[0]), *more]) == 0
+        steps = json.loads(capsys.readouterr().out)["steps"]
+        return [name for name, what in steps.items() if what != "skipped"]
+
+    assert made_by("--overlap_ratio", "0") == ["evaluate", "report"]
+    assert made_by() == ["evaluate"]  # the first report comes back from where it was kept
 
 
 def test_without_ffmpeg_stem_mp4_is_refused_in_one_line_that_says_what_to_install(
     tmp_path: Path,
+    cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     song = tmp_path / "musdb18" / "train" / "Artist - Title.stem.mp4"
     song.parent.mkdir(parents=True)
     song.write_bytes(b"never opened")
-    programs = path_without(tmp_path, "ffmpeg", "ffprobe")
-    options = ["--musdb_root", str(tmp_path / "musdb18"), "--output_dir", str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.run", *options],
-        cwd=ROOT, env={**os.environ, "PATH": programs}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "install ffmpeg" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("PATH", path_without(tmp_path, "ffmpeg", "ffprobe"))
+    words = ["--musdb_root", str(tmp_path / "musdb18"), "--output_dir", str(tmp_path / "run")]
+    assert main(words) == 1
+    assert "install ffmpeg" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_two_runs_in_one_folder_are_refused(finished: tuple[Path, dict[str, Any]]) -> None:
-    from pipeline.workflow.steps import locked
-
-    output, _ = finished
-    with locked(output):
-        second = _run(output, check=False)
-    assert second.returncode == 1
-    assert "in use by another running command" in second.stderr
-    assert "Traceback" not in second.stderr
+def test_two_runs_in_one_folder_are_refused(
+    finished: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(finished[0]):
+        assert main([*SMALL, "--output_dir", str(finished[0])]) == 1
+    assert "in use by another running command" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(600)
