@@ -31,8 +31,6 @@ class Needs:
 
     memory_bytes: int  # memory set aside by Ray's scheduler
     cpus: float = 1  # CPU cores
-    gpus: float = 0  # GPUs, may be a fraction
-    retries: int = 3  # how often a task is started again when its process or node dies
     patience: float = 0.0  # seconds to wait for a node where none has so much
     folders: tuple[Seen, ...] = ()  # what its node must see
 
@@ -48,8 +46,7 @@ class Needs:
     @property
     def lack(self) -> Lack:
         """What says that no node has room for a task."""
-        amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory_bytes)}
-        each = {name: amount for name, amount in amounts.items() if amount}
+        each = {"CPU": self.cpus, "memory": float(self.memory_bytes)}
         allowed = "a smaller task_memory, or a larger node"
         return Lack(f"a task needs {in_words(each)}", each, 1, self.patience, allowed)
 
@@ -119,9 +116,7 @@ class _Fan:
         self._remote = ray.remote(_announced).options(
             name=function.__name__,  # in Ray's dashboard, and of the process
             num_cpus=needs.cpus,
-            num_gpus=needs.gpus,
             memory=needs.memory_bytes,
-            max_retries=needs.retries,
             runtime_env=_ONE_THREAD,
             num_returns="streaming",
         )

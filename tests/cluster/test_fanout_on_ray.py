@@ -89,8 +89,8 @@ def test_a_killed_process_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_need_beyond_the_cluster_is_said_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"a task needs 1 CPU, 64 GPUs, .* has 0 of 64 GPUs;"):
-        run_tasks(_square, [(1,)], names=["one"], needs=Needs(10_000_000, gpus=64))
+    with pytest.raises(ConfigError, match=r"a task needs 64 CPUs, .* has 2 of 64 CPUs;"):
+        run_tasks(_square, [(1,)], names=["one"], needs=Needs(10_000_000, cpus=64))
 
 
 def test_a_task_computes_with_one_thread() -> None:

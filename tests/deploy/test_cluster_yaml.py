@@ -90,6 +90,14 @@ def test_workers_of_the_clouds_are_spot_instances(variant: dict[str, Any]) -> No
     assert spot == types.keys() - {"head"}
 
 
+def test_an_autoscaler_knows_what_workers_have_before_there_is_one(variant: dict[str, Any]) -> None:
+    types = variant["available_node_types"]
+    workers = [types[name]["resources"] for name in types.keys() - {"head"}]
+    # Of AWS Ray asks what an instance type has; of Google Cloud it does not.
+    says = {"gcp": {"CPU", "GPU", "memory"}}.get(variant["provider"]["type"], set())
+    assert all(resources.keys() == says for resources in workers)
+
+
 def test_the_head_trains_nothing_and_is_not_a_spot_instance(cluster: dict[str, Any]) -> None:
     head = cluster["available_node_types"][cluster["head_node_type"]]
     assert head["resources"]["CPU"] == 0
