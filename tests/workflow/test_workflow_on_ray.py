@@ -191,10 +191,11 @@ def test_a_run_that_is_stopped_in_each_stage_ends_as_an_undisturbed_one(
             os.killpg(process.pid, signal.SIGKILL)
             raise
         start = time.monotonic()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == (130 if how == "interrupt" else -signal.SIGKILL)
         if how == "interrupt":
-            assert time.monotonic() - start < 25  # some 4 s on idle cores
+            # Some 4 s on idle cores; where Ray is just starting it does so first, 30 s at most.
+            assert time.monotonic() - start < 60
             assert errors.rstrip().endswith("interrupted; the same command goes on from here")
             assert "Traceback" not in errors
     assert json.loads(_run(output).stdout)["scores"] == finished[1]["scores"]
