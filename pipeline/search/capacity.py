@@ -73,8 +73,11 @@ def share_places(config: RunConfig, nodes: Sequence[Amounts], wanted: int | None
     cpus = train.resources.get("CPU", 0.0)
     if not cpus:
         gpus = {name: amount for name, amount in lack.each.items() if name == "GPU"}
-        cpus = share_cpus(nodes, min(fit, trials) * lack.count, gpus, _spare(config))
-    return Places(trials, cpus if cpus >= 1 else lack.each["CPU"], lack.each.get("GPU", 0.0))
+        spare, processes = _spare(config), min(fit, trials) * lack.count
+        cpus = share_cpus(nodes, processes, gpus, spare)
+        if cpus < 1 or room(nodes, {**gpus, "CPU": cpus + spare}) < processes:
+            cpus = lack.each["CPU"]
+    return Places(trials, cpus, lack.each.get("GPU", 0.0))
 
 
 def _spare(config: RunConfig) -> float:
