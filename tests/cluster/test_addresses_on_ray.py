@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
 import socket
@@ -22,12 +21,12 @@ import pytest
 from lasaft.errors import ConfigError
 from pipeline.cluster import address
 from pipeline.cluster.address import require_cluster
+from tests.helpers import NEW_SHELL
 from tests.helpers.own_cluster import OwnCluster, own_cluster
 
 _LIMIT_SECONDS = 20.0
 _ALLOWED = "HOST:PORT of a running cluster, 'auto', or 'local' for a cluster on this machine"
 _TOKEN = "RAY_AUTH_MODE=token and the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token)"
-_PLAIN = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def _start(
     run = ["-m", "jobs.run", "--preset", "demo", "--output_dir", str(folder / secrets.token_hex(4))]
     words = [*inside, sys.executable, *run, *more]
     command = subprocess.Popen(
-        words, env={**_PLAIN, **environment}, stderr=subprocess.PIPE, text=True
+        words, env={**NEW_SHELL, **environment}, stderr=subprocess.PIPE, text=True
     )
     assert command.stderr is not None
     assert command.stderr.readline() == "[1/5] songs ...\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -16,13 +15,12 @@ import psutil
 import pytest
 
 from pipeline.config import SearchConfig
+from tests.helpers import NEW_SHELL
 from tests.helpers.hosts import hosts, why_not
 from tests.helpers.ports import REFUSED, Port, listening
 from tests.helpers.small_training import WORKER, config_of, prepare, wait_for, words_of
 
 pytestmark = pytest.mark.timeout(600)
-
-_PLAIN = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def _started(words: list[str]) -> Iterator[psutil.Popen]:
     """Have a command and its processes inside the ``with``."""
-    with psutil.Popen(words, env=_PLAIN, stderr=subprocess.DEVNULL) as command:
+    with psutil.Popen(words, env=NEW_SHELL, stderr=subprocess.DEVNULL) as command:
         try:
             yield command
         finally:

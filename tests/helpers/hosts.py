@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.helpers import NEW_SHELL
+
 _SCRIPTS = Path(sys.executable).parent
 _PORT = 6399
 # Ray's Prometheus ports want no token: these settings close them.
@@ -108,14 +110,12 @@ class Hosts:
     def environment(self) -> dict[str, str]:
         """Return the environment of the processes on a host."""
         return {
-            **os.environ,
-            "PATH": f"{_SCRIPTS}:{os.environ['PATH']}",
+            **NEW_SHELL,
+            "PATH": f"{_SCRIPTS}:{NEW_SHELL['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
             **NO_METRICS,
-            # A run without a cluster in this process may have left its own behind.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
             "GLOO_SOCKET_IFNAME": "eth0",
             "OMP_NUM_THREADS": "1",
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
 import subprocess
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from tests.helpers import NEW_SHELL
 
 _START_SECONDS = 120.0
 _RAY = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--port=0"]
@@ -63,7 +64,7 @@ def own_cluster() -> Iterator[OwnCluster]:
         words = [*_RAY, *_SMALL, "--include-log-monitor=false", "--disable-usage-stats"]
         log = Path(name) / "log.txt"
         with log.open("w") as out:
-            started = subprocess.Popen(words, env=os.environ | settings, stdout=out, stderr=out)
+            started = subprocess.Popen(words, env=NEW_SHELL | settings, stdout=out, stderr=out)
         try:
             end = time.monotonic() + _START_SECONDS
             while "block forever" not in log.read_text():
