@@ -123,8 +123,8 @@ def main() -> None:
         parser.error(f"steps: got {options.steps}, allowed: a multiple of 10, at least 20")
     if options.measure:
         config = from_json(options.measure.read_bytes())
-        bare_loop = config.output_dir.name == WAYS[0]
-        print(json.dumps({"step": bare(config)} if bare_loop else ours(config)))
+        is_bare = config.output_dir.name == WAYS[0]
+        print(json.dumps({"step": bare(config)} if is_bare else ours(config)))
         return
     best = best_of(options.rounds, {way: partial(measure, way, options.steps) for way in WAYS})
     bare_loop, _, one, _ = (found["step"] for found in best.values())

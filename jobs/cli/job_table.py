@@ -187,6 +187,10 @@ def needs_songs_and_start(run: RunConfig) -> Iterator[Problem]:
         yield from search_problems(run)
 
 
+def _needs_nothing(run: RunConfig) -> Iterator[Problem]:
+    yield from ()
+
+
 _LISTENING = ("sources", "sample_rate", "spec_type", "input_channels")
 
 
@@ -224,12 +228,12 @@ JOBS: Mapping[str, Job] = {
             "verify": Flag(
                 "reads every byte of the shards again, makes nothing; 1 if one is damaged",
                 ("output_dir", "shards_dir"),
-                lambda run: iter(()),
+                _needs_nothing,
             ),
             "repair": Flag(
                 "the same, then builds the damaged shards alone from musdb_root, and verifies",
                 ("output_dir", "shards_dir", "musdb_root", "musdb_is_wav", "cluster"),
-                lambda run: iter(()),
+                _needs_nothing,
             ),
         },
     ),
@@ -268,7 +272,7 @@ JOBS: Mapping[str, Job] = {
         "says whether everything that a run needs is there",
         _EVERYTHING,
         ("musdb_root", "output_dir", "shards_dir", "gpus", "address"),
-        lambda run: iter(()),
+        _needs_nothing,
     ),
     "main": Job(
         "the command line of the LaSAFT README: trains a network, or evaluates a trained one",
@@ -277,6 +281,6 @@ JOBS: Mapping[str, Job] = {
             "mode", "run_id", "musdb_root", "musdb_is_wav", "filed_mode", "target_name",
             "batch_size", "max_epochs", "lr", "gpus", "precision", "ckpt_root_path", "epoch",
         ),
-        lambda run: iter(()),
+        _needs_nothing,
     ),
 }  # fmt: skip

@@ -145,10 +145,10 @@ def changes(before: Flat, now: Flat, config: RunConfig) -> list[Change]:
         config: every option of today.
     """
     before, now = _by_leaf(before), _by_leaf(now)
-    for name in [
-        name for name, meaning in STANDS_FOR.items() if meaning in before.keys() & now.keys()
-    ]:
-        meanings = [side.pop(STANDS_FOR[name]) for side in (before, now)]
+    for name, meaning in STANDS_FOR.items():
+        if not (meaning in before and meaning in now):
+            continue
+        meanings = [side.pop(meaning) for side in (before, now)]
         if meanings[0] == meanings[1]:
             before[name] = now[name] = None
         elif before.get(name) == now.get(name):

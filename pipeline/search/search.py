@@ -197,12 +197,12 @@ class _Run:
         rules = build_scheduler(settings, self.book.checker.base.train.max_epochs)
         for trial in [one for one in trials if one.status in _ENDED]:
             replay(rules, trial, watched, f"before-{trial.name}")
-        budget = self._budget()
+        budget, folders = self._budget(), seen_folders(self.config)
 
         def begun(trial_id: str, trial: Trial) -> dict[str, Any]:
             replay(rules, trial, watched, trial_id)
             budget.begin(trial_id, trial.name)
-            return self._payload(trial, places)
+            return self._payload(trial, places) | {"folders": folders}
 
         queue = Queue(waiting, more, begun, budget.has_room)
         for name, value in _QUIET.items():
@@ -246,7 +246,6 @@ class _Run:
         return {
             "name": trial.name,
             "config": to_json(trial.config.model_copy(update={"train": train, "cluster": cluster})),
-            "folders": seen_folders(self.config),
             "watched": self.settings.objectives[0],
             "timed": "seconds" in self.settings.objectives,
             "gpu": places.gpus > 0,

@@ -51,7 +51,7 @@ def run_trial(payload: dict[str, Any]) -> None:
         _report(config, payload["watched"])
     except (LasaftError, RuntimeError, MemoryError) as error:
         # torch's own errors, such as too little memory on the GPU, are RuntimeErrors.
-        mark(folder, "failed", reason_of(error))
+        mark(RunFolder.of(config), "failed", reason_of(error))
 
 
 def _train(config: RunConfig, payload: dict[str, Any]) -> None:

@@ -211,14 +211,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def mark(
-    folder: Path, ending: Literal["failed", "stopped"], reason: str, epochs: int | None = None
+    folder: RunFolder, ending: Literal["failed", "stopped"], reason: str, epochs: int | None = None
 ) -> None:
     """Record how a trial ended, and why; the state to go on from is of no use any more.
 
     ``epochs``: how many count, where training may have gone on until it heard of the end.
     """
-    atomic_write_json(folder / f"{ending}.json", {"reason": reason, "epochs": epochs})
-    drop_states(RunFolder(folder, folder, folder))
+    atomic_write_json(folder.root / f"{ending}.json", {"reason": reason, "epochs": epochs})
+    drop_states(folder)
 
 
 def reason_of(error: BaseException) -> str:

@@ -118,7 +118,8 @@ class Watch(TrialProgressCallback):
             watched = self.config.search.objectives[0]
             score = score_of(found.curve[:epochs], watched)
             by = f"{self.config.search.scheduler}: {watched} {score:.4g}"
-            mark(found.folder, "stopped", f"{by} after {epochs or found.epochs} epochs", epochs)
+            reason = f"{by} after {epochs or found.epochs} epochs"
+            mark(RunFolder.of(found.config), "stopped", reason, epochs)
         self._end(name)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -128,8 +129,9 @@ class Watch(TrialProgressCallback):
         found, cause = self.book.read(name), getattr(error, "cause", None) or error
         if found.status in ("waiting", "running"):
             known = isinstance(cause, BaseException)
-            reason = reason_of(cause) if known else "no reason was given"
-            mark(found.folder, "failed", f"its process ended again and again: {reason}")
+            why = reason_of(cause) if known else "no reason was given"
+            reason = f"its process ended again and again: {why}"
+            mark(RunFolder.of(found.config), "failed", reason)
         self._end(name)
 
     def _end(self, name: str) -> None:

@@ -17,8 +17,6 @@ from pipeline.config.folders import RunFolder
 from pipeline.training.loop.outlet import Outlet, Write
 from pipeline.training.loop.states import newest_state
 
-_IN_BACKGROUND = CheckpointUploadMode.ASYNC
-
 
 class RayOutlet(Outlet):
     """Reports go to Ray Train, each state as a checkpoint that it keeps until the next one."""
@@ -43,13 +41,8 @@ class RayOutlet(Outlet):
         return newest
 
     def tell(self, values: dict[str, Any]) -> None:
-        """Report ``values``, and hear whether a node has to go.
-
-        Nodes are drained by ``ray drain-node``, an autoscaler, or the notice of a cloud; Ray Train
-        starts the processes elsewhere when the node is gone, so what is true stays true.
-        """
-        ray.train.report(values if self._is_first else {}, checkpoint_upload_mode=_IN_BACKGROUND)
-        self.leaving = self.leaving or ray.train.get_preemption_info() is not None
+        """Report ``values``; of the other processes Ray Train hears that they are there."""
+        self._report(values if self._is_first else {})
 
     def save(self, values: dict[str, Any], write: Write | None) -> None:
         """Report ``values`` with a state that ``write`` makes in Ray Train's own thread."""
@@ -66,13 +59,20 @@ class RayOutlet(Outlet):
                 raise
             return state.result()
 
-        ray.train.report(
+        self._report(
             values,
             checkpoint=Checkpoint(self.folder.training),  # nothing there is copied: see upload
-            checkpoint_upload_mode=_IN_BACKGROUND,
             checkpoint_upload_fn=upload,
             delete_local_checkpoint_after_upload=False,
         )
+
+    def _report(self, values: dict[str, Any], **checkpoint: Any) -> None:
+        """Report to Ray Train, and hear whether a node has to go.
+
+        Nodes are drained by ``ray drain-node``, an autoscaler, or the notice of a cloud; Ray Train
+        starts the processes elsewhere when the node is gone, so what is true stays true.
+        """
+        ray.train.report(values, checkpoint_upload_mode=CheckpointUploadMode.ASYNC, **checkpoint)
         self.leaving = self.leaving or ray.train.get_preemption_info() is not None
 
     def _upload(self, name: str, write: Write) -> Checkpoint:

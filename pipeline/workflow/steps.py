@@ -124,14 +124,16 @@ class StepRunner:
         if stamp is not None and "version" in stamp["inputs"]:
             # What the work began with stays on record, also where it may be left out now.
             record |= {"key": stamp["key"], "inputs": stamp["inputs"]}
-        if stamp is not None and stamp["state"] != "done":
+        finished = stamp is not None and stamp["state"] == "done"
+        current = step.fingerprint() if finished else None
+        if stamp is not None and not finished:
             self.say(f"    {step.name}: was interrupted; going on from there")
-        elif stamp is not None and not self._is_whole(step, stamp):
+        elif stamp is not None and not self._is_whole(step, stamp, current):
             self.say(f"    {step.name}: {_why_not_whole(step, stamp)}")
         elif stamp is not None and (further := self._new_limits(stamp, record["limits"])):
             self.say(f"    {step.name}: goes on with {_told(further)}")
         elif stamp is not None:
-            record["fingerprint"] = step.fingerprint()
+            record["fingerprint"] = current
             if not record.items() <= stamp.items():  # an earlier version wrote it
                 place.write({**stamp, **record})
             return StepResult(step.name, True, 0.0, stamp["note"])
@@ -180,9 +182,12 @@ class StepRunner:
             if name in before and before[name] != value
         ]
 
-    def _is_whole(self, step: Step, stamp: Stamp) -> bool:
-        former = step.former_fingerprint and step.former_fingerprint()
-        return stamp["fingerprint"] in (step.fingerprint(), former)
+    def _is_whole(self, step: Step, stamp: Stamp, current: str | None) -> bool:
+        """Return whether the outputs, whose fingerprint is ``current``, are those of the stamp."""
+        if stamp["fingerprint"] == current:
+            return True
+        former = step.former_fingerprint
+        return former is not None and stamp["fingerprint"] == former()
 
     def _put_aside(
         self, step: Step, place: StepPlace, stamp: Stamp, why: str, *, returns: bool

@@ -14,6 +14,7 @@ from ray.tune.schedulers import TrialScheduler
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
 from pipeline.config import RunConfig, SearchConfig, TrainConfig
+from pipeline.config.folders import RunFolder
 from pipeline.config.roles import STANDS_FOR
 from pipeline.search.budget import Budget
 from pipeline.search.candidates import Checker
@@ -190,7 +191,7 @@ def test_a_trial_is_what_its_files_say(tmp_path: Path) -> None:
     assert (trial.status, trial.epochs, trial.figure("sdr")) == ("running", 3, 2.5)
     assert trial.best is not None
     assert trial.best.epoch == 2
-    mark(trial.folder, "failed", "the val_loss is not a number")
+    mark(RunFolder.of(trial.config), "failed", "the val_loss is not a number")
     assert (book.read("0003").status, book.read("0003").reason) == (
         "failed", "the val_loss is not a number",
     )  # fmt: skip
