@@ -14,12 +14,14 @@ from pipeline.cluster.interrupts import held
 from pipeline.config import ClusterConfig
 
 # Ray reads these when it is imported or when its workers start. Reports are paced by the
-# controller's poll: 0.2 s loses only the current epoch when a worker dies. Workers started in
-# advance would never be used: whatever we run has an environment of its own.
+# controller's poll: 0.2 s loses only the current epoch when a worker dies. A poll whose answer was
+# lost with a link is waited for 60 s, not 10 minutes. Workers started in advance would never be
+# used: whatever we run has an environment of its own.
 _QUICK_AND_QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_prestart_worker_first_driver": "0",

@@ -17,8 +17,10 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from jobs.cli import parse
+from lasaft.checkpoint import WEIGHTS
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError, StageError
 from pipeline.cluster.connection import connected
@@ -31,12 +33,16 @@ from pipeline.config import (
     TrainConfig,
     to_json,
 )
+from pipeline.config.folders import RunFolder
 from pipeline.search.ranking import SearchResult
 from pipeline.search.search import search
+from pipeline.training.loop.worker import run_session
 from pipeline.workflow.stages import search_settings
 from tests.helpers import ROOT
+from tests.helpers.processes import in_processes
 from tests.helpers.shards import make_shards
 from tests.helpers.songs import make_musdb
+from tests.helpers.training import training_history
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning",
@@ -121,7 +127,11 @@ def _when(condition: Callable[[], bool], act: Callable[[], object]) -> threading
     return thread
 
 
-def test_a_search_that_is_interrupted_and_killed_ends_with_the_same_table(
+def _session(config: RunConfig) -> None:
+    run_session(config, torch.device("cpu"))
+
+
+def test_a_search_that_is_interrupted_and_killed_ends_as_its_trials_do_alone(
     root: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     disturbed = _config(root, "disturbed", space=str(root / "rates.yaml"))
@@ -144,12 +154,17 @@ def test_a_search_that_is_interrupted_and_killed_ends_with_the_same_table(
             assert time.monotonic() - start < 25  # some 4 s on idle cores
     request.getfixturevalue("cluster")
     found = search(disturbed)
-    calm = search(_config(root, "calm", space=str(root / "rates.yaml")))
-    assert _table(found) == _table(calm)
     assert [row.trial.status for row in found.rows] == ["done"] * 2
+    for row in found.rows:
+        ours = row.trial.config
+        alone = ours.model_copy(update={"output_dir": tmp_path / row.trial.name})
+        in_processes(1, tmp_path, _session, alone)
+        assert training_history(ours) == training_history(alone)
+        weights = [RunFolder.of(one).checkpoint / WEIGHTS for one in (ours, alone)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
     # A finished search returns at once.
     start = time.monotonic()
-    assert _table(search(disturbed)) == _table(calm)
+    assert _table(search(disturbed)) == _table(found)
     assert time.monotonic() - start < 2
 
 

@@ -11,12 +11,14 @@ import torch
 import lasaft
 from lasaft.checkpoint import load_checkpoint
 from lasaft.config import ModelConfig
-from lasaft.errors import CheckpointError, ConfigError, DataError
+from lasaft.errors import CheckpointError, ConfigError, DataError, StageError
 from pipeline.config import RunConfig, TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.windows.reader import ShardSet
+from pipeline.training.loop import right_to_write
 from pipeline.training.loop.identity import finished
+from pipeline.training.loop.journal import History, read_history
 from pipeline.training.loop.process_data import ShardData
 from pipeline.training.loop.worker import run_session
 from tests.helpers.shards import make_shards, small_config
@@ -116,3 +118,22 @@ def test_what_somebody_puts_beside_the_checkpoint_ends_no_training_and_stays(roo
     run_session(_config(root, "exported", max_epochs=4, lr=0.01), CPU)
     assert load_checkpoint(folder).hash != before, "nothing was published after the export"
     assert (folder / "net.onnx").read_text() == "exported"
+
+
+def test_a_process_that_stands_still_is_shut_out_and_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(right_to_write, "_PREDECESSOR_SECONDS", 0.3)
+    config = _config(root, "shut_out")
+    folder = RunFolder.of(config)
+    with right_to_write.RightToWrite(folder) as frozen:
+        frozen.require()
+        journal = History(folder.metrics)
+        run_session(config, CPU)
+        told = read_history(folder.metrics)
+        assert [record["step"] for record in told if record["kind"] == "epoch"] == [2, 4]
+        journal.append(told[0])
+        journal.close()
+        assert read_history(folder.metrics) == told
+        with pytest.raises(StageError, match="another one has taken the training over"):
+            frozen.require()

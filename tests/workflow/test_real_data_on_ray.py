@@ -41,6 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--musdb_root", Path(DATA) / "musdb18-sample", "--steps_per_epoch", "10",
         "--max_epochs", "2", "--verify", "1", "--save_estimates", "wav",
         "--internal_channels", "4", "--n_internal_layers", "1", "--num_tdfs", "2",
+        "--log", "False",
     )  # fmt: skip
     return output
 

@@ -6,20 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from jobs.run import main
 from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig
-from tests.helpers.runs import unpack, words
+from pipeline.config.folders import RunFolder
+from pipeline.workflow.run import Workflow
+from pipeline.workflow.steps import StepRunner
+from tests.helpers.runs import config_of, unpack
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")
 def test_it_goes_on_from_its_state_and_to_a_later_epoch(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     def said_by(**options: object) -> str:
-        assert main(words(tmp_path, "halfway", **options)) == 0
-        return capsys.readouterr().err
+        config, said = config_of(tmp_path, "halfway", **options), list[str]()
+        steps = Workflow(config, said.append)._steps(RunFolder.of(config))
+        StepRunner(config.output_dir, config, said.append).run(steps[:2])
+        return "\n".join(said)
 
     unpack(tmp_path)
     run = tmp_path / "halfway"

@@ -1,4 +1,7 @@
-"""The whole way from songs to report, small: what it leaves, skips, refuses and survives."""
+"""The whole way from songs to report, small: what it leaves, skips, refuses and survives.
+
+It goes where nodes come with the work and go again, then on this machine: the results are equal.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.workflow.steps import locked
 from tests.helpers import ROOT
+from tests.helpers.cloud import start_cloud, started
+from tests.helpers.hosts import hosts, why_not
 from tests.helpers.processes import processor_seconds
 from tests.helpers.programs import path_without
 from tests.helpers.small_training import step_of
@@ -44,30 +49,50 @@ STOPS = [
 ]
 
 
-def _command(output: Path) -> list[str]:
-    return [sys.executable, "-m", "jobs.run", "--json", *SMALL, "--output_dir", str(output)]
+# One CPU, as the nodes have that come: with two, sums would be taken in another order.
+HERE = ["--num_cpus", "1"]
 
 
-def _run(output: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def _command(output: Path, *place: str) -> list[str]:
+    return [sys.executable, "-m", "jobs.run", "--json", *SMALL, "--output_dir", str(output), *place]
+
+
+def _run(output: Path) -> dict[str, Any]:
     done = subprocess.run(
-        _command(output),
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
+        _command(output, *HERE), cwd=ROOT, capture_output=True, text=True, check=False, timeout=200
     )
     assert done.returncode == 0, done.stderr
-    return done
+    return {**json.loads(done.stdout), "said": done.stderr}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A run in a folder with spaces, on a machine without ffmpeg."""
+    """A run in a folder with spaces.
+
+    It begins on a head without CPUs and without ffmpeg, and without any other node: they come.
+    """
     output = tmp_path_factory.mktemp("run") / "a run, with spaces"
+    if why_not() is not None:
+        return output, _run(output)
     programs = path_without(tmp_path_factory.mktemp("bin"), "ffmpeg", "ffprobe")
-    return output, json.loads(_run(output, PATH=programs).stdout)
+    with hosts(2) as cloud:
+        start_cloud(cloud, {"small": {"CPU": 1, "memory": 2e9}}, idle_seconds=3)
+        words = _command(output, "--address", cloud.head)
+        done = cloud.run(0, "env", f"PATH={programs}", *words)
+        assert done.returncode == 0, done.stderr
+        came = started(cloud).read_text().split()
+        return output, {**json.loads(done.stdout), "said": done.stderr, "came": came}
+
+
+@pytest.mark.timeout(300)
+def test_nodes_come_with_the_work_and_go_and_come_again(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    assert "waiting for nodes: 0 of 1 CPU\n" in finished[1]["said"]
+    # A training takes longer to begin than a node may be idle here.
+    assert len(finished[1]["came"]) >= 2
 
 
 @pytest.mark.timeout(240)
@@ -111,10 +136,9 @@ def test_a_second_run_skips_everything_and_says_so(
     before = processor_seconds()
     again = _run(output)
     assert processor_seconds() - before < 8
-    said = json.loads(again.stdout)
-    assert set(said["steps"].values()) == {"skipped"}
-    assert said["scores"] == result["scores"]
-    assert again.stderr.count("unchanged, skipped") == 5
+    assert set(again["steps"].values()) == {"skipped"}
+    assert again["scores"] == result["scores"]
+    assert again["said"].count("unchanged, skipped") == 5
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +192,7 @@ def test_a_run_that_is_stopped_in_each_stage_ends_as_an_undisturbed_one(
     output = tmp_path / "run"
     for stage, how, seconds in STOPS:
         process = subprocess.Popen(
-            _command(output),
+            _command(output, *HERE),
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -198,7 +222,7 @@ def test_a_run_that_is_stopped_in_each_stage_ends_as_an_undisturbed_one(
             assert time.monotonic() - start < 60
             assert errors.rstrip().endswith("interrupted; the same command goes on from here")
             assert "Traceback" not in errors
-    assert json.loads(_run(output).stdout)["scores"] == finished[1]["scores"]
+    assert _run(output)["scores"] == finished[1]["scores"]
     assert differences(_config(output), _config(finished[0])) == []
 
 

@@ -107,6 +107,7 @@ class Keeper:
         def write(file: Path) -> None:
             # In this order: whatever a saved state counts on is on the disk before it.
             with folder_faults(self._folder.root):
+                self._outlet.right.require()
                 if publication is not None:
                     self.publish(publication, state)
                 self._report.sync()

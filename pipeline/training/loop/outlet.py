@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.background import BackgroundWriter
+from pipeline.training.loop.right_to_write import RightToWrite
 from pipeline.training.loop.states import drop_states, newest_state
 
 # Writes a state, and whatever else has to be on the disk with it, to the file that it is given.
@@ -24,6 +25,7 @@ class Outlet:
     Attributes:
         every_seconds: how often reports are wanted while steps are taken.
         leaving: whether one of the processes may be gone soon, so that states are due often.
+        right: to write to the folder; where nobody has taken it, nobody else can have it.
     """
 
     every_seconds = math.inf
@@ -31,6 +33,7 @@ class Outlet:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
+        self.right = RightToWrite(folder)
         self._writer = BackgroundWriter()
 
     def start(self) -> Path | None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
 from lasaft.checkpoint import require_replaceable
-from lasaft.errors import StageError
-from pipeline.cluster import locks
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.windows.remote import open_shards
@@ -20,11 +17,9 @@ from pipeline.training.loop.outlet import Outlet
 from pipeline.training.loop.process_data import ShardData
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult, provenance
+from pipeline.training.loop.right_to_write import RightToWrite
 from pipeline.training.loop.states import newest_state
 from pipeline.training.loop.trainer import OnEpoch, Trainer
-
-# Ray ends the workers of a killed driver within some 5 seconds.
-_PREDECESSOR_SECONDS = 60.0
 
 
 def run_session(
@@ -47,7 +42,7 @@ def run_session(
     """
     folder, ranks = RunFolder.of(config), Ranks.current(device)
     outlet = outlet or Outlet(folder)
-    with _only_writer(folder, ranks):
+    with _only_writer(outlet.right, ranks):
         result = _run(config, folder, ranks, on_epoch, outlet)
         if ranks.is_first:
             finish(folder, config, result)
@@ -74,21 +69,8 @@ def _run(
 
 
 @contextmanager
-def _only_writer(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Wait until no process of an earlier, killed attempt writes to the folder any more."""
-    if not ranks.is_first:
-        ranks.agree(None)
-        yield
-        return
-    folder.training.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + _PREDECESSOR_SECONDS
-    with (folder.training / "writer.lock").open("w") as file:
-        while not locks.taken(file):
-            if time.monotonic() > end:
-                raise StageError(
-                    f"output_dir {folder.root}: a process of another training still writes there; "
-                    "wait for its end, or choose another output_dir"
-                )
-            time.sleep(0.1)
+def _only_writer(right: RightToWrite, ranks: Ranks) -> Iterator[None]:
+    """Let the first process take the right to write, while the others wait."""
+    with right if ranks.is_first else nullcontext():
         ranks.agree(None)  # the others may read the state from now on
         yield
