@@ -22,6 +22,9 @@ from pipeline.config.folders import RunFolder
 _PATIENCE_SECONDS = 5.0
 # A node that is busy starting takes some seconds; one whose file system hangs never answers.
 _ANSWER_SECONDS = 60.0
+# After which a node that died counts as dead.
+_DEATH_SECONDS = 30.0
+_SILENT = "does not answer"
 
 
 class UnsharedError(StageError):
@@ -142,7 +145,7 @@ def _faults(seen: Seen, nodes: Sequence[dict[str, Any]]) -> list[str]:
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look, answers, faults = ray.remote(Seen.fault), [], []
+    look, answers, faults = ray.remote(Seen.fault), [], {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
@@ -150,13 +153,25 @@ def _faults(seen: Seen, nodes: Sequence[dict[str, Any]]) -> list[str]:
     ray.wait(answers, num_returns=len(answers), timeout=_ANSWER_SECONDS)
     for node, answer in zip(nodes, answers, strict=True):
         try:
-            fault = ray.get(answer, timeout=0)
+            faults[node["NodeID"]] = ray.get(answer, timeout=0)
         except RayError:
-            fault = "does not answer"
-        # A node may go at any time.
-        if fault and any(one["NodeID"] == node["NodeID"] for one in living_nodes()):
-            faults.append(f"{node['NodeManagerAddress']} {fault}")
-    return faults
+            faults[node["NodeID"]] = _SILENT
+    # A node may go at any time; where it is not told to, Ray finds out some seconds later.
+    alive, end = _alive(), time.monotonic() + _DEATH_SECONDS
+    while any(faults[node] == _SILENT for node in alive & faults.keys()):
+        if time.monotonic() > end:
+            break
+        time.sleep(0.2)
+        alive = _alive()
+    return [
+        f"{node['NodeManagerAddress']} {faults[node['NodeID']]}"
+        for node in nodes
+        if faults[node["NodeID"]] and node["NodeID"] in alive
+    ]
+
+
+def _alive() -> set[str]:
+    return {node["NodeID"] for node in living_nodes()}
 
 
 def _written(config: RunConfig) -> dict[str, Path]:

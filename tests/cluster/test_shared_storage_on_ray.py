@@ -62,6 +62,20 @@ def test_a_folder_that_a_node_does_not_see_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_node_that_has_just_died_is_passed_over_and_one_that_is_silent_named(
+    nodes: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig(output_dir=tmp_path / "run")
+    dead = nodes[0] | {"NodeID": "0" * 56, "NodeManagerAddress": "192.0.2.9"}
+    still_known = iter([[*nodes, dead]] * 3)
+    monkeypatch.setattr(shared_storage, "living_nodes", lambda: next(still_known, nodes))
+    assert storage_faults(config, [*nodes, dead]) == []
+    monkeypatch.setattr(shared_storage, "living_nodes", lambda: [*nodes, dead])
+    monkeypatch.setattr(shared_storage, "_DEATH_SECONDS", 0.3)
+    (fault,) = storage_faults(config, [*nodes, dead])
+    assert "not shared storage: 192.0.2.9 does not answer; allowed" in fault
+
+
 def test_several_nodes_must_share_and_one_need_not(
     nodes: list[dict[str, Any]], apart: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

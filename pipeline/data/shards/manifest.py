@@ -15,7 +15,7 @@ from lasaft.config import ModelConfig, Settings
 from lasaft.errors import ConfigError, DataError
 from lasaft.files import atomic_write_bytes
 from pipeline.config import RunConfig
-from pipeline.data.songs.tracks import MIXTURE
+from pipeline.data.songs.folders import MIXTURE
 
 if TYPE_CHECKING:
     from pipeline.data.shards.store import RemoteFolder

@@ -10,6 +10,7 @@ from pathlib import Path
 from lasaft.errors import DataError
 from pipeline.data.songs.splits import SPLITS, SPLITS_FILE, normal, read_splits, validation_names
 
+MIXTURE = "mixture"
 STEM_MP4_SUFFIX = ".stem.mp4"
 
 

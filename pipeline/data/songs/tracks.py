@@ -20,10 +20,9 @@ from pipeline.data.songs.audio_files import (
     sound_blocks,
     stem_mp4_blocks,
 )
-from pipeline.data.songs.folders import STEM_MP4_SUFFIX, find_places
+from pipeline.data.songs.folders import MIXTURE, STEM_MP4_SUFFIX, find_places
 from pipeline.data.songs.splits import normal
 
-MIXTURE = "mixture"
 STEM_SUFFIXES = (".wav", ".flac")
 
 
