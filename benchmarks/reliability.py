@@ -3,9 +3,9 @@
     python -m benchmarks.reliability                    every fault, each on a fresh cluster
     python -m benchmarks.reliability --faults node_killed_in_train head_restarted
 
-The hosts are network namespaces of this machine (root and iproute2 are needed); the folder of the
-run is their shared storage. A fault passes if the run, or the same command given again, ends with
-exactly the scores of the undisturbed run.
+The hosts are network namespaces of this machine (root and iproute2 are needed, and redis-server for
+head_lost); the folder of the run is their shared storage. A fault passes if the run, or the same
+command given again, ends with exactly the scores of the undisturbed run.
 """
 
 from __future__ import annotations
@@ -46,9 +46,17 @@ class Run:
     hosts: Hosts
     options: list[str] = field(default_factory=list)
     server: subprocess.Popen[str] | None = None
+    head: dict[str, str] = field(default_factory=dict)  # what the head's environment says besides
 
     def __post_init__(self) -> None:
         self.output = self.hosts.shared / "run"
+
+    def start_redis(self) -> None:
+        """Start a Redis on the last host, which keeps the head's records."""
+        ip = self.hosts.ip(self.hosts.count - 1)
+        words = shlex.split(f"redis-server --bind {ip} --save '' --protected-mode no")
+        self.hosts.start(self.hosts.count - 1, *words)
+        self.head = {"RAY_REDIS_ADDRESS": f"{ip}:6379"}
 
     def start(self) -> None:
         """Give the command."""
@@ -107,6 +115,16 @@ def _cut_head(run: Run) -> None:
     run.hosts.link(0, "up")
 
 
+def _lose_head(run: Run) -> None:
+    others = range(1, run.hosts.count)
+    nodes = [run.hosts.node_id(host) for host in others]
+    run.hosts.kill(0)
+    shutil.rmtree(run.hosts.folder / "0")  # another machine has nothing of it
+    run.hosts.start_ray(0, **run.head)
+    time.sleep(5)
+    assert nodes == [run.hosts.node_id(host) for host in others], "the nodes did not outlive it"
+
+
 def _restart_head(run: Run) -> None:
     for host in range(run.hosts.count):
         run.hosts.kill(host)
@@ -153,6 +171,7 @@ class Fault:
     inject: Callable[[Run], object]
     small_disk: bool = False
     server: bool = False
+    redis: bool = False
 
 
 FAULTS = {
@@ -164,6 +183,7 @@ FAULTS = {
     "link_cut": Fault("a node's link is cut for 40 s", "train", _cut_link),
     "head_cut": Fault("the head's link is cut for 20 s", "train", _cut_head),
     "frozen_node": Fault("a node stands still for ever", "train", _freeze),
+    "head_lost": Fault("the head dies, its records in a Redis", "train", _lose_head, redis=True),
     "head_restarted": Fault("the head and all nodes die, and start again", "train", _restart_head),
     "mlflow_killed": Fault("the MLflow server is killed", "train", _kill_server, server=True),
     "slow_node": Fault("a node stands still for 8 s", "train", _stop_for_a_while),
@@ -192,7 +212,9 @@ def outcome(fault: Fault | None, *, searches: bool) -> Outcome:
             if searches:
                 (shared / "space.yaml").write_text(_SPACE)
                 run.options += ["--space", str(shared / "space.yaml")]
-            cluster.start_all()
+            if fault and fault.redis:
+                run.start_redis()
+            cluster.start_all(**run.head)
             return _observe(run, fault)
         finally:
             if shared.is_mount():
@@ -225,6 +247,8 @@ def main() -> int:
     names = parser.parse_args().faults
     if (reason := why_not()) is not None:
         sys.exit(f"reliability: {reason}")
+    if "head_lost" in names and shutil.which("redis-server") is None:
+        parser.error("faults: head_lost needs redis-server")
     rows = Table("fault", "while", "ends", "s", "s undisturbed", "scores")
     failed = False
     for name in names:

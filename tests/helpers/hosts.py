@@ -144,9 +144,9 @@ class Hosts:
             done = self.run(host, *command)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def start_all(self) -> None:
-        """Start Ray on every host."""
-        self.start_ray(0)
+    def start_all(self, **of_the_head: str) -> None:
+        """Start Ray on every host; the head's environment may say otherwise."""
+        self.start_ray(0, **of_the_head)
         with ThreadPoolExecutor() as pool:
             list(pool.map(self.start_ray, range(1, self.count)))
 
