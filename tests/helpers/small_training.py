@@ -97,7 +97,7 @@ def step_of(config: RunConfig) -> int:
 def forget_step(config: RunConfig) -> None:
     """Let :func:`step_of` return 0 until the journal is written to again."""
     journal = RunFolder.of(config).metrics
-    _forgotten[journal] = journal.stat().st_mtime_ns
+    _forgotten[journal] = journal.stat().st_mtime_ns if journal.exists() else 0
 
 
 def wait_for(done: Callable[[], bool], what: str, limit_seconds: float = LIMIT_SECONDS) -> None:
