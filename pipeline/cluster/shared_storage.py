@@ -158,9 +158,7 @@ def _faults(seen: Seen, nodes: Sequence[dict[str, Any]]) -> list[str]:
             faults[node["NodeID"]] = _SILENT
     # A node may go at any time; where it is not told to, Ray finds out some seconds later.
     alive, end = _alive(), time.monotonic() + _DEATH_SECONDS
-    while any(faults[node] == _SILENT for node in alive & faults.keys()):
-        if time.monotonic() > end:
-            break
+    while time.monotonic() < end and any(faults[node] == _SILENT for node in alive & faults.keys()):
         time.sleep(0.2)
         alive = _alive()
     return [

@@ -13,16 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.states import newest_state
-from pipeline.training.loop.worker import run_session
 from tests.helpers.hosts import Hosts, hosts, why_not
 from tests.helpers.ports import REFUSED, listening
 from tests.helpers.processes import in_processes
-from tests.helpers.small_training import config_of, prepare, step_of, train_on
+from tests.helpers.small_training import config_of, prepare, session, step_of, train_on
 from tests.helpers.training import differences
 
 pytestmark = pytest.mark.timeout(600)
@@ -45,10 +43,6 @@ def cluster() -> Iterator[Hosts]:
     with hosts(3) as made:
         made.start_all()
         yield made
-
-
-def _session(config: RunConfig) -> None:
-    run_session(config, torch.device("cpu"))
 
 
 def _config(root: Path, name: str) -> RunConfig:
@@ -77,7 +71,7 @@ def test_a_node_that_is_told_to_go_and_then_dies_costs_seconds_of_training(
     config, undisturbed = _config(root, "disturbed"), _config(root, "undisturbed")
     command = train_on(cluster, config)
     with command, _ended(command):
-        in_processes(2, root, _session, undisturbed)
+        in_processes(2, root, session, undisturbed)
         _reach(config, 10, command)
         host = cluster.busiest()
         folder = RunFolder.of(config)

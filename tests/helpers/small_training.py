@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.config import ClusterConfig, DataConfig, RunConfig, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.journal import read_history
+from pipeline.training.loop.worker import run_session
 from tests.helpers.hosts import Hosts
 from tests.helpers.shards import make_shards
 from tests.helpers.songs import make_musdb
@@ -62,6 +65,11 @@ def make_data(root: Path, like: RunConfig, **songs: Any) -> None:
 def prepare(root: Path) -> None:
     """Make the data of all trainings below ``root``."""
     make_data(root, config_of(root, "any"), seconds=2.0)
+
+
+def session(config: RunConfig) -> None:
+    """Train in this process, without Ray."""
+    run_session(config, torch.device("cpu"))
 
 
 def words_of(config: RunConfig) -> list[str]:

@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from jobs.cli import parse
 from lasaft.checkpoint import WEIGHTS
@@ -36,11 +35,11 @@ from pipeline.config import (
 from pipeline.config.folders import RunFolder
 from pipeline.search.ranking import SearchResult
 from pipeline.search.search import search
-from pipeline.training.loop.worker import run_session
 from pipeline.workflow.stages import search_settings
 from tests.helpers import ROOT
 from tests.helpers.processes import in_processes
 from tests.helpers.shards import make_shards
+from tests.helpers.small_training import session
 from tests.helpers.songs import make_musdb
 from tests.helpers.training import training_history
 
@@ -127,10 +126,6 @@ def _when(condition: Callable[[], bool], act: Callable[[], object]) -> threading
     return thread
 
 
-def _session(config: RunConfig) -> None:
-    run_session(config, torch.device("cpu"))
-
-
 def test_a_search_that_is_interrupted_and_killed_ends_as_its_trials_do_alone(
     root: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -158,7 +153,7 @@ def test_a_search_that_is_interrupted_and_killed_ends_as_its_trials_do_alone(
     for row in found.rows:
         ours = row.trial.config
         alone = ours.model_copy(update={"output_dir": tmp_path / row.trial.name})
-        in_processes(1, tmp_path, _session, alone)
+        in_processes(1, tmp_path, session, alone)
         assert training_history(ours) == training_history(alone)
         weights = [RunFolder.of(one).checkpoint / WEIGHTS for one in (ours, alone)]
         assert weights[0].read_bytes() == weights[1].read_bytes()

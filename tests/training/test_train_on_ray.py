@@ -24,12 +24,11 @@ from pipeline.training.loop.identity import claim
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.state_file import load_state
-from pipeline.training.loop.worker import run_session
 from pipeline.training.train import fit, reported, train
 from pipeline.workflow.stages import train_network
 from tests.helpers.kills import UNDISTURBED, disturb, processes, training
 from tests.helpers.processes import in_processes
-from tests.helpers.small_training import WORKER, config_of, forget_step, prepare, step_of
+from tests.helpers.small_training import WORKER, config_of, forget_step, prepare, session, step_of
 from tests.helpers.training import (
     run_tiny,
     tiny_config,
@@ -44,10 +43,6 @@ pytestmark = pytest.mark.filterwarnings(
 
 CPU = torch.device("cpu")
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-
-
-def _session(config: RunConfig) -> None:
-    run_session(config, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +99,7 @@ def test_kills_of_raylet_and_worker_and_ctrl_c_cost_nothing_but_time(root: Path)
     """
     steps = {"steps_per_epoch": 40}
     config = config_of(root, "killed", **steps)
-    in_processes(2, root, _session, config_of(root, UNDISTURBED, **steps))
+    in_processes(2, root, session, config_of(root, UNDISTURBED, **steps))
     kinds = ["raylet", "worker", "interrupt"]
     random.Random(5).shuffle(kinds)
     job = training(root, **steps)
