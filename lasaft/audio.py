@@ -6,6 +6,7 @@ import errno
 import io
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 from lasaft.errors import AudioError, ConfigError
+from lasaft.interrupts import held
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -228,7 +230,10 @@ class AudioReader(_AudioFile):
 
 
 class _Sink(io.FileIO):
-    """A file for libsndfile, which reports no error when its last piece cannot be written."""
+    """A file for libsndfile, which reports no error when its last piece cannot be written.
+
+    libsndfile calls it back, so signals are held while it works.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
@@ -286,16 +291,20 @@ class AudioWriter(_AudioFile):
         except OSError as error:
             raise AudioError(f"{self.path}: cannot be written: {error.strerror}") from error
         try:
-            self._file = soundfile.SoundFile(
-                self._sink,
-                "w",
-                samplerate=sample_rate,
-                channels=channels,
-                subtype=encoding.subtype,
-                format=encoding.container(frames, channels),
-            )
+            with ExitStack() as undo:
+                undo.enter_context(self._sink)
+                with held():
+                    self._file = soundfile.SoundFile(
+                        self._sink,
+                        "w",
+                        samplerate=sample_rate,
+                        channels=channels,
+                        subtype=encoding.subtype,
+                        format=encoding.container(frames, channels),
+                    )
+                    undo.enter_context(self._file)
+                undo.pop_all()
         except soundfile.SoundFileError as error:
-            self._sink.close()
             self._sink.check(self.path)
             raise AudioError(f"{self.path}: cannot be written: {error}") from error
 
@@ -305,8 +314,8 @@ class AudioWriter(_AudioFile):
         Raises:
             AudioError: its end cannot be written.
         """
-        super().close()
-        self._sink.close()
+        with self._sink, held():
+            super().close()
         self._sink.check(self.path)
 
     def write(self, block: Samples) -> None:
@@ -325,7 +334,8 @@ class AudioWriter(_AudioFile):
             self.clipped += int(np.count_nonzero(magnitude > 1))
             block = block.clip(-1, 1)  # LAME takes no other values
         try:
-            self._file.write(np.ascontiguousarray(block.T))
+            with held():
+                self._file.write(np.ascontiguousarray(block.T))
         except (soundfile.SoundFileError, AssertionError) as error:  # the latter: written in part
             self._sink.check(self.path)
             raise AudioError(f"{self.path}: cannot be written: {error}") from error

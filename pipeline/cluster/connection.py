@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from lasaft.errors import ConfigError, Problem, StageError
+from lasaft.interrupts import held
 from pipeline.cluster.address import ALLOWED, named_address, require_cluster
-from pipeline.cluster.interrupts import held
 from pipeline.config import ClusterConfig
 
 # Ray reads these when it is imported or when its workers start. Reports are paced by the

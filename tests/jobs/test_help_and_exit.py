@@ -20,7 +20,7 @@ from jobs.cli.job_table import JOBS
 from jobs.cli.presets import PRESETS
 from jobs.cli.run import Result, run_job
 from lasaft.errors import ConfigError, DataError, StageError
-from pipeline.cluster import interrupts
+from lasaft.interrupts import held
 from pipeline.config.options import options_of
 from pipeline.config.roles import all_options
 from tests.helpers import ROOT
@@ -137,7 +137,7 @@ def test_a_held_interruption_comes_when_it_is_let_go() -> None:
     done = []
 
     def work(command: Command) -> Result:
-        with interrupts.held():
+        with held():
             signal.raise_signal(signal.SIGINT)
             done.append("inside")
         done.append("after")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
+from lasaft import audio as audio_files
 from lasaft.audio import AudioReader, AudioWriter, Encoding, missing_bytes, read_audio, resample
 from lasaft.errors import AudioError, ConfigError
 from tests.helpers.audio import RATE, noise, read, tone, write, write_audio
@@ -90,6 +93,30 @@ def test_the_loudest_values_are_clipped_not_fatal(tmp_path: Path, format: str) -
     assert writer.clipped == noise.size
     audio, _ = read_audio(tmp_path / "a")
     assert np.abs(audio).max() > 0.9
+
+
+@pytest.mark.parametrize("step", ["open", "write", "close"])
+def test_ctrl_c_while_libsndfile_calls_back_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    real, presses = audio_files._Sink.write, [step]
+
+    def press(self: Any, data: Any) -> int:
+        if presses == [now]:
+            presses.clear()
+            signal.raise_signal(signal.SIGINT)
+        return real(self, data)
+
+    monkeypatch.setattr(audio_files._Sink, "write", press)
+    now = "open"
+    with (
+        pytest.raises(KeyboardInterrupt),
+        AudioWriter(tmp_path / "a.wav", RATE, 2, Encoding("wav", "24")) as writer,
+    ):
+        now = "write"
+        writer.write(noise(2, 1 << 17))
+        now = "close"
+    assert (now, presses) == (step, [])
 
 
 @pytest.mark.parametrize("format", ["wav", "flac", "mp3"])
