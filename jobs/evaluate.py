@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import scores_result
+from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.shared_storage import ready_cluster
 
 
@@ -19,12 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from pipeline.workflow.stages import score_songs
 
-    if command.config.evaluate.scores_dir is not None:  # nothing to compute
-        score_songs(command.config)
-        return scores_result(command.config)
-    with ready_cluster(command.config):
-        score_songs(command.config)
-    return scores_result(command.config)
+    config = command.config
+    # Finished scores need no cluster: there is nothing to compute.
+    cluster = ready_cluster(config) if config.evaluate.scores_dir is None else nullcontext()
+    with alone_in_run(config), cluster:
+        score_songs(config)
+        return scores_result(config)
 
 
 if __name__ == "__main__":

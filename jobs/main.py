@@ -11,11 +11,11 @@ from jobs.cli.readme import ReadmeCommand, parse_readme
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import scores_result, training_result
 from lasaft.files import atomic_write_bytes
+from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.nodes import require_gpus
 from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.folders import RunFolder
-from pipeline.workflow.steps import locked
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(command: ReadmeCommand) -> Result:
     stage = _train if command.mode == "train" else _evaluate
-    with locked(RunFolder.of(command.config).root), ready_cluster(command.config):
+    with alone_in_run(command.config), ready_cluster(command.config):
         return stage(command.config)
 
 

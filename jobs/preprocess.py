@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import inspection_result, repair_result, shards_result
+from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.shared_storage import ready_cluster
+from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.store import RemoteFolder, shard_place
 
@@ -26,8 +29,15 @@ def _work(command: Command) -> Result:
 
     if command.flags:
         return _look(command)
-    with ready_cluster(command.config):
+    with _own_folder(command.config), ready_cluster(command.config):
         return shards_result(command.config, make_shards(command.config))
+
+
+def _own_folder(config: RunConfig) -> AbstractContextManager[None]:
+    """Be alone in the run's folder, where songs or shards are made in it."""
+    folder = RunFolder.of(config)
+    makes = any(place.is_relative_to(folder.root) for place in (folder.songs, folder.shards))
+    return alone_in_run(config) if makes else nullcontext()
 
 
 def _look(command: Command) -> Result:
@@ -40,8 +50,9 @@ def _look(command: Command) -> Result:
     if not found.faults or "repair" not in command.flags:
         return inspection_result(config, found)
     if isinstance(place, RemoteFolder):
-        return repair_result(config, found, repair_store(folder.shards, place, found))
-    with ready_cluster(config):
+        with _own_folder(config):
+            return repair_result(config, found, repair_store(folder.shards, place, found))
+    with _own_folder(config), ready_cluster(config):
         return repair_result(config, found, repair_shards(config, found))
 
 

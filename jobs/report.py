@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import scores_result
+from pipeline.cluster.locks import alone_in_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from pipeline.workflow.stages import make_report
 
-    return scores_result(command.config, make_report(command.config).page)
+    with alone_in_run(command.config):
+        return scores_result(command.config, make_report(command.config).page)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import training_result
+from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.shared_storage import ready_cluster
 
 
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from pipeline.workflow.stages import train_network
 
-    with ready_cluster(command.config):
+    with alone_in_run(command.config), ready_cluster(command.config):
         return training_result(train_network(command.config))
 
 

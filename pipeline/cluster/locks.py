@@ -2,11 +2,72 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
+
+from lasaft.errors import ConfigError, StageError
+from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
+
+# What file systems of the network answer that have no locks, or whose lock service is off.
+_REFUSED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+_NAME = ".lock"
+_held: set[tuple[Path, int]] = set()  # folders, each with the thread that works alone in it
+
+
+class Lock(Protocol):
+    """What one command holds at a time, wherever it lies."""
+
+    def take(self, owner: str) -> str | None:
+        """Become its owner and return None, or return who that is already, in words."""
+        ...
+
+    def drop(self) -> None:
+        """Leave it to others; only its owner may."""
+        ...
+
+
+class FileLock:
+    """The lock of the file ``path``, which is made where it is missing and then stays."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    def take(self, owner: str) -> str | None:
+        """Become its owner and return None, or return who that is already, in words."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            # Nothing is written before the lock is ours.
+            file = stack.enter_context(open(self._path, "r+", errors="replace", opener=_no_link))
+            if not taken(file):
+                found = "".join(filter(str.isprintable, file.read(500)))
+                return found or "one that has just begun"
+            file.truncate()
+            file.write(owner)
+            file.flush()
+            stack.pop_all()
+        self._file = file
+        return None
+
+    def drop(self) -> None:
+        """Leave it to others; only its owner may."""
+        assert self._file is not None, "dropped before it was taken"
+        self._file.truncate(0)
+        self._file.close()
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a file, which is made where it is missing, but not where a link leads."""
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 def taken(file: IO[str] | IO[bytes], kind: int = fcntl.LOCK_EX) -> bool:
@@ -15,28 +76,84 @@ def taken(file: IO[str] | IO[bytes], kind: int = fcntl.LOCK_EX) -> bool:
     Args:
         file: holds the lock until it is closed.
         kind: ``fcntl.LOCK_EX``, or ``fcntl.LOCK_SH`` beside other shared ones.
+
+    Raises:
+        StageError: its file system has no locks.
     """
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        _flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
 def wait_for(file: IO[str] | IO[bytes]) -> None:
-    """Take the lock of an open file, which holds it until it is closed; wait while others do."""
-    fcntl.flock(file, fcntl.LOCK_EX)
+    """Take the lock of an open file, which holds it until it is closed; wait while others do.
+
+    Raises:
+        StageError: its file system has no locks.
+    """
+    _flock(file, fcntl.LOCK_EX)
+
+
+def _flock(file: IO[str] | IO[bytes], how: int) -> None:
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        raise StageError(
+            f"{file.name}: its file system refuses locks ({error.strerror}), without which two "
+            "commands would spoil each other's work; allowed: a folder on one that has them (NFS "
+            "with its lock service, Lustre mounted with flock, a local disk)"
+        ) from error
 
 
 @contextmanager
-def alone(path: Path, otherwise: Exception) -> Iterator[None]:
-    """Hold the lock of the file ``path``, which is made where it is missing.
+def alone(folder: Path, option: str) -> Iterator[None]:
+    """Be the only command that writes to a folder; a thread may say so again inside of it.
+
+    Args:
+        option: which says the folder.
 
     Raises:
-        Exception: ``otherwise``, where another process holds it.
+        ConfigError: the folder cannot be written.
+        StageError: another command writes there, or its file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        if not taken(file):
-            raise otherwise
+    here = (folder.resolve(), threading.get_ident())
+    if here in _held:
         yield
+        return
+    lock: Lock = FileLock(folder / _NAME)
+    try:
+        other = lock.take(_this_command())
+    except OSError as error:
+        reason = f"{_NAME} is a link" if error.errno == errno.ELOOP else error.strerror
+        raise ConfigError(
+            f"{option}: cannot write in {folder} ({reason}); allowed: a folder of yours"
+        ) from error
+    if other is not None:
+        raise StageError(
+            f"{option}: {folder} is in use by another running command, {other}; wait for it, stop "
+            f"it, or name another {option}"
+        )
+    _held.add(here)
+    try:
+        yield
+    finally:
+        _held.remove(here)
+        lock.drop()
+
+
+def alone_in_run(config: RunConfig) -> AbstractContextManager[None]:
+    """Be the only command that writes to a run's folder; see :func:`alone`."""
+    return alone(RunFolder.of(config).root, "output_dir")
+
+
+def _this_command() -> str:
+    """Return what runs where since when, without its options: they may hold secrets."""
+    words = sys.orig_argv
+    named = words[words.index("-m") + 1 :] if "-m" in words else sys.argv
+    command = Path(next(iter(named), "python")).name
+    since = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    return f"{command} on {os.uname().nodename} since {since} (process {os.getpid()})"

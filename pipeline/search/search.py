@@ -14,6 +14,7 @@ from lasaft.errors import DataError
 from lasaft.files import atomic_write_json
 from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import resources_of_nodes
+from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.nodes import wait_for_room
 from pipeline.cluster.shared_storage import ready_cluster, seen_folders
 from pipeline.config import RunConfig, to_json
@@ -34,7 +35,7 @@ from pipeline.search.proposals import grid, propose_optuna, propose_random
 from pipeline.search.ranking import SearchResult, conclude, ranked
 from pipeline.search.space_reader import read_space
 from pipeline.search.trial_process import run_trial, wait_for_end
-from pipeline.search.trials import Trial, TrialBook, alone, claim
+from pipeline.search.trials import Trial, TrialBook, claim
 from pipeline.search.tune_parts import Queue, build_scheduler, replay
 from pipeline.search.watch import Watch
 
@@ -78,7 +79,7 @@ def search(config: RunConfig, begin: Callable[[], None] = lambda: None) -> Searc
         raise DataError(
             f"shards_dir: {place} has no validation tracks, by which trials are compared"
         )
-    with alone(folder.search):
+    with alone_in_run(config):
         claim(config, space, manifest.hash)
         run = _Run(config, TrialBook(folder.search, Checker(trial_base(config), space)))
         begin()

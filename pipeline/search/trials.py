@@ -6,14 +6,12 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lasaft.errors import LasaftError, StageError
+from lasaft.errors import LasaftError
 from lasaft.files import atomic_write_json
-from pipeline.cluster import locks
 from pipeline.config import RunConfig, SearchConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder
@@ -249,9 +247,3 @@ def claim(config: RunConfig, space: Space, data_hash: str) -> None:
     """
     mine = search_identity(config, space) | {DATA_HASH: data_hash}
     claim_folder(RunFolder.of(config).search, config, mine, "search")
-
-
-def alone(root: Path) -> AbstractContextManager[None]:
-    """Keep other commands from searching in the same folder: a StageError if one does already."""
-    busy = StageError(f"output_dir {root.parent}: another command is searching there")
-    return locks.alone(root / "lock", busy)

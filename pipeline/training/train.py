@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lasaft.errors import LasaftError, StageError
-from pipeline.cluster import locks
 from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import connected, resources_of_nodes
 from pipeline.cluster.interrupts import raise_if_received
+from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.nodes import Lack, patience_seconds, require_gpus, wait_for_room
 from pipeline.cluster.progress import Progress
 from pipeline.cluster.resources import in_words, share_cpus
@@ -59,8 +59,7 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
     folder = RunFolder.of(config)
     manifest = read_manifest(shard_place(folder))
     manifest.require_model(config.model)
-    busy = StageError(f"output_dir {folder.root}: another command is training there")
-    with locks.alone(folder.training / "lock", busy):
+    with alone_in_run(config):
         _check_start(folder, config)
         claim(folder, config, manifest.hash)
         result = finished(folder, config)

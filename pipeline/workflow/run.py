@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lasaft.files import atomic_write_bytes
 from pipeline import evaluation, report, search, training
+from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.nodes import require_gpus
 from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
@@ -24,7 +25,7 @@ from pipeline.data.songs.make import make_songs, song_set, wants_songs
 from pipeline.data.synthetic.writer import song_list
 from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.workflow.stages import make_report, score_songs, search_settings, train_network
-from pipeline.workflow.steps import Step, StepResult, StepRunner, locked
+from pipeline.workflow.steps import Step, StepResult, StepRunner
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Workflow:
             LasaftError: of the step that failed; what was finished is kept.
         """
         folder = RunFolder.of(self.config)
-        with locked(folder.root), self._stack:
+        with alone_in_run(self.config), self._stack:
             atomic_write_bytes(folder.config, to_json(self.config).encode())
             runner = StepRunner(folder.root, self.config, self.say, self.rerun)
             return runner.run(self._steps(folder))

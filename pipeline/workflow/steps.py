@@ -12,14 +12,12 @@ by the code of today, so that nothing is computed again because the program was 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lasaft.errors import StageError
-from pipeline.cluster import locks
 from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.roles import Change, changes
@@ -65,21 +63,6 @@ class StepResult:
     skipped: bool
     seconds: float
     note: str
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder, so that two runs never write it at the same time.
-
-    Raises:
-        StageError: another process holds it.
-    """
-    busy = StageError(
-        f"output_dir: {root} is in use by another running command; wait for it, stop it, or name "
-        "another output_dir"
-    )
-    with locks.alone(root / ".lock", busy):
-        yield
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
+
+from pipeline.cluster.locks import FileLock
 
 
 def processor_seconds() -> float:
@@ -51,3 +54,17 @@ def _enter(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+OTHER_COMMAND = "jobs.run on node7 since 2026-11-30 09:00:00 UTC (process 12)"
+
+
+@contextmanager
+def written_by_another(folder: Path) -> Iterator[None]:
+    """Let another command, :data:`OTHER_COMMAND`, hold the lock of a folder."""
+    lock = FileLock(folder / ".lock")
+    assert lock.take(OTHER_COMMAND) is None
+    try:
+        yield
+    finally:
+        lock.drop()

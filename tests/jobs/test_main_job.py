@@ -19,6 +19,7 @@ from lasaft.errors import ConfigError, StageError
 from pipeline.config import RunConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from tests.helpers.commands import readme_command
+from tests.helpers.processes import written_by_another
 from tests.helpers.readme import README_COMMAND
 
 pytestmark = pytest.mark.usefixtures("readme_songs")
@@ -256,9 +257,7 @@ def test_wrong_usage_ends_with_2_before_any_stage(
 def test_two_commands_never_work_on_one_run(
     stages: Stages, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.workflow.steps import locked
-
-    with locked(RUN.absolute()):
+    with written_by_another(RUN.absolute()):
         assert main_job.main(TRAIN) == 1
     assert stages.calls == []
     assert "is in use by another running command" in capsys.readouterr().err

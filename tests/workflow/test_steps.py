@@ -13,7 +13,7 @@ from lasaft.errors import StageError
 from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.workflow.stamps import StepPlace
-from pipeline.workflow.steps import Step, StepRunner, locked
+from pipeline.workflow.steps import Step, StepRunner
 
 
 class TwoSteps:
@@ -294,17 +294,6 @@ def test_a_stamp_of_a_stranger_moves_nothing_out_of_the_folder(flow: TwoSteps, s
     flow.run()
     assert {path for path in flow.root.parent.iterdir() if path != flow.root} == before
     assert not list((flow.root / "previous").glob("*x*"))
-
-
-def test_two_runs_of_one_folder_never_overlap(tmp_path: Path) -> None:
-    with (
-        locked(tmp_path),
-        pytest.raises(StageError, match="in use by another running command"),
-        locked(tmp_path),
-    ):
-        pass
-    with locked(tmp_path):
-        pass
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

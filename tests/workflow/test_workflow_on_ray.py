@@ -21,7 +21,6 @@ from jobs.cli import parse
 from jobs.run import main
 from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig, RunConfig
-from pipeline.workflow.steps import locked
 from tests.helpers import ROOT
 from tests.helpers.cloud import start_cloud, started
 from tests.helpers.hosts import hosts, why_not
@@ -175,14 +174,6 @@ def test_without_ffmpeg_stem_mp4_is_refused_in_one_line_that_says_what_to_instal
     words = ["--musdb_root", str(tmp_path / "musdb18"), "--output_dir", str(tmp_path / "run")]
     assert main(words) == 1
     assert "install ffmpeg" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_two_runs_in_one_folder_are_refused(
-    finished: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with locked(finished[0]):
-        assert main([*SMALL, "--output_dir", str(finished[0])]) == 1
-    assert "in use by another running command" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(600)

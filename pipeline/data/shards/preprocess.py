@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lasaft.errors import ConfigError, DataError, StageError
-from pipeline.cluster import locks
 from pipeline.cluster.fanout import Needs, run_tasks
+from pipeline.cluster.locks import alone
 from pipeline.cluster.progress import Progress
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -63,7 +63,7 @@ def preprocess(config: RunConfig) -> Manifest:
     )
     refuse_faults(tracks, found)
     samples = [findings.samples for findings in found]
-    with alone(folders.shards):
+    with alone(folders.shards, "shards_dir"):
         _refuse_other_settings(folders.shards, settings)
         entries = build_tracks(config, folders.shards, settings, tracks, samples)
         try:
@@ -117,29 +117,6 @@ def works_of(track: Track, samples: int, settings: ShardSettings, folder: Path) 
         Work(track, settings, folder, part, name=f"{track} (part {part.number + 1} of {count})")
         for part in parts
     ]
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two runs on it at once would remove each other's temporaries.
-
-    Raises:
-        ConfigError: another run holds it, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"shards_dir: cannot write in {folder} ({error.strerror}); allowed: a folder of yours"
-        ) from error
-    with lock:
-        if not locks.taken(lock):
-            raise ConfigError(
-                f"shards_dir: another preprocess works in {folder}; wait for it, or choose "
-                "another folder"
-            )
-        yield
 
 
 def _refuse_other_settings(folder: Path, settings: ShardSettings) -> None:

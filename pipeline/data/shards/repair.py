@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.files import atomic_write_bytes
+from pipeline.cluster.locks import alone
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.build import RECORD_SUFFIX, read_record, shard_name
@@ -28,7 +29,7 @@ from pipeline.data.shards.manifest import (
     read_manifest,
     track_entry,
 )
-from pipeline.data.shards.preprocess import STAGED, alone, build_tracks, remove_leftovers
+from pipeline.data.shards.preprocess import STAGED, build_tracks, remove_leftovers
 from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.shards.upload import MARK_SUFFIX, upload_shards
 from pipeline.data.songs.checks import check_tracks
@@ -64,7 +65,7 @@ def repair_shards(config: RunConfig, before: Inspection) -> Inspection:
             f"{folder / MANIFEST_NAME}: is not of these shards, and nothing says which is right; "
             f"{_AGAIN}: it keeps the shards that are of the songs, and publishes their manifest"
         )
-    with alone(folder):
+    with alone(folder, "shards_dir"):
         remove_leftovers(folder)
         known = _known_tracks(folder, before)
         damaged = {_stem(fault.shard) for fault in before.faults if fault.shard}
