@@ -152,7 +152,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: {WEIGHTS} or {CONFIG} was changed after it was written: the hash is "
             f"{digest[:12]}, {CONFIG} says {str(found['hash'])[:12]} "
-            f"(if that is right, take the hash out of {CONFIG})"
+            "(the command that trained it publishes it again; if it was changed on purpose, take "
+            f"the hash out of {CONFIG})"
         )
     return Checkpoint(config, state_dict, found.get("provenance", {}), digest)
 

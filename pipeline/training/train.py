@@ -25,6 +25,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
 from pipeline.training.loop.identity import claim, finished, has_begun
+from pipeline.training.loop.published import verify
 from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.states import drop_states, newest_state
 
@@ -63,6 +64,8 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
         _check_start(folder, config)
         claim(folder, config, manifest.hash)
         result = finished(folder, config)
+        if result is not None:
+            verify(folder, config, result)
         begin()
         if result is not None:
             sys.stderr.write(f"training: finished before in {folder.training}, nothing is left\n")

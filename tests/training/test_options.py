@@ -221,7 +221,7 @@ def test_time_that_is_up_ends_training_with_a_model_and_more_time_goes_on(tmp_pa
     assert (result.steps, result.epochs, result.reason) == (1, 0, "time_limit_hours 1e-09 reached")
     assert lasaft.load_model(result.checkpoint).config == short.model
     folder = RunFolder.of(short)
-    finish(folder, short, result)
+    finish(folder, short, result, {})
     assert finished(folder, short) == result
     longer = tiny_config(tmp_path / "x", time_limit_hours=1, **options)
     assert finished(folder, longer) is None
@@ -230,7 +230,7 @@ def test_time_that_is_up_ends_training_with_a_model_and_more_time_goes_on(tmp_pa
     assert run_tiny(undisturbed).best_val_loss == whole.best_val_loss
     assert not whole.timed_out
     assert_same_training(longer, undisturbed)
-    finish(folder, longer, whole)
+    finish(folder, longer, whole, {})
     # It ended by itself, so another limit changes nothing.
     assert finished(folder, short) == whole
 

@@ -274,7 +274,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str) -> N
     folder = RunFolder.of(config)
     claim(folder, config, "data")
     result = run_tiny(config)
-    finish(folder, config, result)
+    finish(folder, config, result, {})
     (folder.training / name).write_text(content)
     with pytest.raises(StageError, match=rf"{name}: is damaged .*; remove it"):
         claim(folder, config, "data")
@@ -287,7 +287,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str) -> N
 
 def test_a_folder_that_was_moved_tells_where_its_checkpoint_is_now(tmp_path: Path) -> None:
     config = tiny_config(tmp_path / "here")
-    finish(RunFolder.of(config), config, run_tiny(config))
+    finish(RunFolder.of(config), config, run_tiny(config), {})
     (tmp_path / "here").rename(tmp_path / "there")
     moved = tiny_config(tmp_path / "there")
     result = finished(RunFolder.of(moved), moved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
         StageError: the result is damaged.
     """
     file = folder.training / _RESULT
-    if not file.exists() or not folder.checkpoint.exists():
+    if not file.exists():
         return None
     advice = "remove it: training goes on from its saved state"
     resumable = newest_state(folder) is not None
@@ -112,10 +112,22 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
     return None
 
 
-def finish(folder: RunFolder, config: RunConfig, result: TrainResult) -> None:
-    """Record that training has ended with ``result``."""
+def finish(
+    folder: RunFolder, config: RunConfig, result: TrainResult, hashes: Mapping[str, str]
+) -> None:
+    """Record that training has ended with ``result``, and the hashes of what it has made."""
     record = {"stopping": values(config, "train", "ending"), "result": result.to_json()}
-    atomic_write_json(folder.training / _RESULT, record)
+    atomic_write_json(folder.training / _RESULT, record | {"hashes": dict(hashes)})
+
+
+def hashes_of(folder: RunFolder) -> dict[str, str]:
+    """Return the hashes of what a finished training has made, as :func:`finish` took them."""
+    return _read(folder.training / _RESULT, set(), "remove it").get("hashes", {})
+
+
+def data_hash_of(folder: RunFolder) -> str:
+    """Return the hash of the shards that the training in ``folder`` is on."""
+    return _read(folder.training / _IDENTITY, {DATA_HASH}, "remove it")[DATA_HASH]
 
 
 def _read(file: Path, keys: Set[str], advice: str) -> dict[str, Any]:

@@ -8,8 +8,11 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lasaft.errors import DataError
+
 # Kinds that depend on the clock, the machine or an interruption; every other record is a function
 # of config and data.
+_NEEDED = {"kind", "step", "epoch", "seconds", "values"}
 CLOCK_KINDS = frozenset({"speed", "system", "health"})
 
 
@@ -76,8 +79,18 @@ class History:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a journal; a last line that is not whole yet is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines]
+    """Return the records of a journal; a last line that is not whole yet is left out.
+
+    Raises:
+        DataError: a line is no record.
+    """
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not record.keys() >= _NEEDED:
+                raise ValueError("it lacks what a record has")
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: not a record of training ({error})") from error
+        records.append(record)
+    return records

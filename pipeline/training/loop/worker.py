@@ -15,6 +15,7 @@ from pipeline.training.loop.first_weights import new_model
 from pipeline.training.loop.identity import finish
 from pipeline.training.loop.outlet import Outlet
 from pipeline.training.loop.process_data import ShardData
+from pipeline.training.loop.published import seal
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult, provenance
 from pipeline.training.loop.right_to_write import RightToWrite
@@ -45,7 +46,7 @@ def run_session(
     with _only_writer(outlet.right, ranks):
         result = _run(config, folder, ranks, on_epoch, outlet)
         if ranks.is_first:
-            finish(folder, config, result)
+            finish(folder, config, result, seal(folder, config, result))
             if config.train.save_weights_only and not result.timed_out:
                 outlet.drop_states()
     return result
