@@ -68,7 +68,9 @@ def learn(text: str) -> Curves:
     result = run_session(config, torch.device("cpu"))
     records = read_history(RunFolder.of(config).metrics)
     epochs = [record["values"] for record in records if record["kind"] == "epoch"]
-    sys.stderr.write(f"{config.output_dir.name}: {result.steps} steps, {result.seconds:.0f} s\n")
+    sys.stderr.write(
+        f"{RunFolder.of(config).root.name}: {result.steps} steps, {result.seconds:.0f} s\n"
+    )
     return {name: [v[f"valid/{name}/SDR"] for v in epochs] for name in config.model.sources}
 
 

@@ -14,6 +14,7 @@ import time
 from benchmarks.kills import table
 from benchmarks.measure import Table
 from pipeline.config import ClusterConfig, SearchConfig
+from pipeline.config.folders import RunFolder
 from tests.helpers.hosts import hosts, why_not
 from tests.helpers.small_training import config_of, prepare, words_of
 
@@ -43,7 +44,7 @@ def main() -> int:
                 start = time.monotonic()
                 done = cluster.run(0, *command, seconds=_LIMIT_SECONDS)
                 sys.stderr.write(done.stderr if done.returncode else "")
-                trials = table(config.output_dir) if done.returncode == 0 else []
+                trials = table(RunFolder.of(config).root) if done.returncode == 0 else []
                 trained.append(sum(trial["status"] == "done" for trial in trials))
                 tables += [trials] if processes == 1 else []
                 seconds = f"{time.monotonic() - start:.0f}"

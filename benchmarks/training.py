@@ -89,7 +89,7 @@ def ours(config: RunConfig) -> Figures:
     """Train in this process or through Ray; return s a step, and s from the start to one done."""
     folder, born = RunFolder.of(config), psutil.Process().create_time()
     told: list[float] = []
-    if config.output_dir.name == "in process":
+    if RunFolder.of(config).root.name == "in process":
         heard = Heard(folder)
         heard.tell = lambda values: told.append(time.time())
         run_session(config, CPU, outlet=heard)
@@ -123,7 +123,7 @@ def main() -> None:
         parser.error(f"steps: got {options.steps}, allowed: a multiple of 10, at least 20")
     if options.measure:
         config = from_json(options.measure.read_bytes())
-        is_bare = config.output_dir.name == WAYS[0]
+        is_bare = RunFolder.of(config).root.name == WAYS[0]
         print(json.dumps({"step": bare(config)} if is_bare else ours(config)))
         return
     best = best_of(options.rounds, {way: partial(measure, way, options.steps) for way in WAYS})

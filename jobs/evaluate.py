@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import scores_result
-from pipeline.cluster.locks import alone_in_run
+from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.shared_storage import ready_cluster
 
 

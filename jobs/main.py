@@ -11,8 +11,8 @@ from jobs.cli.readme import ReadmeCommand, parse_readme
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import scores_result, training_result
 from lasaft.files import atomic_write_bytes
-from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.nodes import require_gpus
+from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json
 from pipeline.config.folders import RunFolder

@@ -12,11 +12,12 @@ from contextlib import AbstractContextManager, nullcontext
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import inspection_result, repair_result, shards_result
-from pipeline.cluster.locks import alone_in_run
+from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.shared_storage import ready_cluster
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.data.shards.store import RemoteFolder, shard_place
+from pipeline.data.shards.store import shard_place
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +52,7 @@ def _look(command: Command) -> Result:
         return inspection_result(config, found)
     if isinstance(place, RemoteFolder):
         with _own_folder(config):
-            return repair_result(config, found, repair_store(folder.shards, place, found))
+            return repair_result(config, found, repair_store(config, place, found))
     with _own_folder(config), ready_cluster(config):
         return repair_result(config, found, repair_shards(config, found))
 

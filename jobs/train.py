@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import training_result
-from pipeline.cluster.locks import alone_in_run
+from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.shared_storage import ready_cluster
 
 

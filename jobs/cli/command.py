@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -14,8 +15,10 @@ from jobs.cli.job_table import JOBS, Job, steps_of
 from jobs.cli.presets import read_preset
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem, refuse
+from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
+from pipeline.config.folders import RunFolder
 from pipeline.config.options import Option, did_you_mean, problems_of, value_of
 from pipeline.config.roles import all_options
 from pipeline.config.run import without_effect
@@ -70,8 +73,11 @@ def parse(argv: Sequence[str], job: str) -> Command:
     config = builder.build(RunConfig)
     if config is not None:
         # Absolute, because workers have other working folders.
-        output_dir = config.output_dir.expanduser().absolute()
-        config = config.model_copy(update={"output_dir": output_dir})
+        if isinstance(config.output_dir, Path):
+            output_dir = config.output_dir.expanduser().absolute()
+            config = config.model_copy(update={"output_dir": output_dir})
+        # What is looked at below may lie in an object store.
+        RunStore(RunFolder.of(config)).pull(but=LARGE)
         # First what is missing: that an option has no effect may only follow from it.
         builder.note(row.needs(config))
         builder.note(idle_options(config, explicit_names(arguments.given), job, row))

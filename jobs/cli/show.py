@@ -122,12 +122,12 @@ def scores_result(config: RunConfig, report: Path | None = None) -> Result:
     tables = [score_table(one, mixture) for one in summaries if one is not mixture]
     data: dict[str, Any] = {
         "scores": {one.name: _medians(one) for one in summaries},
-        "output_dir": str(RunFolder.of(config).root),
+        "output_dir": RunFolder.of(config).shown,
     }
     lines = ["\n\n".join(table.rstrip() for table in tables)]
     if report is not None:
         data["report"] = str(report)
-        lines.append(f"\nreport: {report}")
+        lines += [f"\nreport: {report}", *_kept(config)]
     return Result("\n".join(lines), data)
 
 
@@ -144,10 +144,18 @@ def run_result(config: RunConfig, steps: Sequence[StepResult]) -> Result:
     if config.tracking.log:
         places["mlflow"] = ui_command(config)
     lines = [scores.text, "", *(f"{name:<8}{place}" for name, place in places.items())]
+    lines += _kept(config)
     if all(step.skipped for step in steps):
         lines.append("\nnothing has changed since the last run: every step was skipped")
     done = {step.name: "skipped" if step.skipped else round(step.seconds, 1) for step in steps}
     return Result("\n".join(lines), {**scores.data, **places, "steps": done})
+
+
+def _kept(config: RunConfig) -> list[str]:
+    """Return the line that says where a run is kept, if that is an object store."""
+    folder = RunFolder.of(config)
+    said = f"kept    {folder.shown}: the paths above are this machine's copies"
+    return [] if folder.address is None else [said]
 
 
 def _medians(summary: Summary) -> dict[str, dict[str, float | None]]:

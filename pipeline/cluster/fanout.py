@@ -10,6 +10,7 @@ from typing import Any
 from lasaft.errors import LasaftError, StageError
 from pipeline.cluster.interrupts import raise_if_received
 from pipeline.cluster.nodes import Lack, patience_seconds
+from pipeline.cluster.parcels import Parcel
 from pipeline.cluster.resources import in_words
 from pipeline.cluster.shared_storage import Seen, UnsharedError, require_seen, seen_folders
 from pipeline.cluster.stragglers import Patience, Stopwatch
@@ -57,6 +58,7 @@ def run_tasks(
     *,
     names: Sequence[str],
     needs: Needs,
+    parcels: Sequence[Parcel | None] | None = None,
     sizes: Sequence[float] | None = None,
     patience: Patience | None = None,
     on_done: Callable[[str, Any], None] = lambda name, result: None,
@@ -65,6 +67,7 @@ def run_tasks(
 
     Args:
         function: importable, its arguments and its result can be sent to other processes.
+        parcels: what goes with each task to its node, where it does not see the run's folder.
         sizes: how much work each task is, in any unit. Given, a task that runs far longer than
             the others of its size is begun again on another worker; the first result counts and
             the other attempt is ended. Two attempts may run side by side for a while, so what
@@ -80,8 +83,9 @@ def run_tasks(
         ConfigError: no node has room for a task, and none came.
     """
     fan = _Fan(
-        function, arguments, names=names, needs=needs, sizes=sizes, patience=patience or Patience()
-    )
+        function, arguments, names=names, needs=needs, parcels=parcels or [None] * len(arguments),
+        sizes=sizes, patience=patience or Patience(),
+    )  # fmt: skip
     try:
         return fan.run(on_done)
     finally:
@@ -89,12 +93,15 @@ def run_tasks(
 
 
 def _announced(
-    folders: tuple[Seen, ...], function: Callable[..., Any], *arguments: Any
+    folders: tuple[Seen, ...],
+    parcel: Parcel | None,
+    function: Callable[..., Any],
+    *arguments: Any,
 ) -> Iterator[Any]:
     """Say that the task runs now, then do it: waiting for a place is no slowness."""
     require_seen(folders)
     yield None
-    yield function(*arguments)
+    yield (function(*arguments), {}) if parcel is None else parcel.do(function, *arguments)
 
 
 class _Fan:
@@ -107,6 +114,7 @@ class _Fan:
         *,
         names: Sequence[str],
         needs: Needs,
+        parcels: Sequence[Parcel | None],
         sizes: Sequence[float] | None,
         patience: Patience,
     ) -> None:
@@ -121,6 +129,7 @@ class _Fan:
             num_returns="streaming",
         )
         self._function, self._arguments, self._names = function, arguments, names
+        self._parcels = parcels
         self._watch = Stopwatch(sizes or [1.0] * len(arguments), patience)
         self._watched = sizes is not None
         self._running: dict[Any, int] = {}
@@ -156,8 +165,8 @@ class _Fan:
             self._cancel(attempt)
 
     def _begin(self, index: int) -> None:
-        arguments = self._arguments[index]
-        attempt = self._remote.remote(self._needs.folders, self._function, *arguments)
+        arguments = (self._parcels[index], self._function, *self._arguments[index])
+        attempt = self._remote.remote(self._needs.folders, *arguments)
         self._running[attempt] = index
         self._watch.begun(index, attempt)
 
@@ -168,7 +177,7 @@ class _Fan:
 
         index = self._running[attempt]
         try:
-            result = ray.get(next(attempt))
+            answer = ray.get(next(attempt))
         except (RayError, LasaftError) as error:
             if isinstance(cause := _cause(error), UnsharedError):
                 raise cause from error
@@ -182,8 +191,10 @@ class _Fan:
         del self._running[attempt]
         for other in self._watch.finished(index, attempt):
             self._cancel(other)
-        self._results[index] = result
-        on_done(self._names[index], result)
+        self._results[index], changed = answer
+        if (parcel := self._parcels[index]) is not None:
+            parcel.keep(changed)
+        on_done(self._names[index], self._results[index])
 
     def _look_after_late_ones(self) -> None:
         for index, step, attempt in self._watch.due():

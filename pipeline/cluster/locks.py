@@ -8,14 +8,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
 
 from lasaft.errors import ConfigError, StageError
-from pipeline.config import RunConfig
-from pipeline.config.folders import RunFolder
 
 # What file systems of the network answer that have no locks, or whose lock service is off.
 _REFUSED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -109,6 +107,19 @@ def _flock(file: IO[str] | IO[bytes], how: int) -> None:
         ) from error
 
 
+def in_use(option: str, place: str, other: str) -> StageError:
+    """Return the error of a folder that another command writes to."""
+    return StageError(
+        f"{option}: {place} is in use by another running command, {other}; wait for it, stop "
+        f"it, or name another {option}"
+    )
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether this thread works alone in a folder."""
+    return (folder.resolve(), threading.get_ident()) in _held
+
+
 @contextmanager
 def alone(folder: Path, option: str) -> Iterator[None]:
     """Be the only command that writes to a folder; a thread may say so again inside of it.
@@ -126,17 +137,14 @@ def alone(folder: Path, option: str) -> Iterator[None]:
         return
     lock: Lock = FileLock(folder / _NAME)
     try:
-        other = lock.take(_this_command())
+        other = lock.take(this_command())
     except OSError as error:
         reason = f"{_NAME} is a link" if error.errno == errno.ELOOP else error.strerror
         raise ConfigError(
             f"{option}: cannot write in {folder} ({reason}); allowed: a folder of yours"
         ) from error
     if other is not None:
-        raise StageError(
-            f"{option}: {folder} is in use by another running command, {other}; wait for it, stop "
-            f"it, or name another {option}"
-        )
+        raise in_use(option, str(folder), other)
     _held.add(here)
     try:
         yield
@@ -145,12 +153,7 @@ def alone(folder: Path, option: str) -> Iterator[None]:
         lock.drop()
 
 
-def alone_in_run(config: RunConfig) -> AbstractContextManager[None]:
-    """Be the only command that writes to a run's folder; see :func:`alone`."""
-    return alone(RunFolder.of(config).root, "output_dir")
-
-
-def _this_command() -> str:
+def this_command() -> str:
     """Return what runs where since when, without its options: they may hold secrets."""
     words = sys.orig_argv
     named = words[words.index("-m") + 1 :] if "-m" in words else sys.argv

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lasaft.errors import StageError
+from lasaft.errors import LasaftError, StageError
 from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import connected, living_nodes
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 
@@ -25,6 +26,7 @@ _ANSWER_SECONDS = 60.0
 # After which a node that died counts as dead.
 _DEATH_SECONDS = 30.0
 _SILENT = "does not answer"
+_PROBE = b"written by a node, to be read again"
 
 
 class UnsharedError(StageError):
@@ -59,6 +61,32 @@ class Seen:
         return (
             f"{self.option}: {self.folder} is not shared storage: {'; '.join(faults)}; allowed: a "
             f"folder that every node mounts at the same path{' and can write' * self.written}"
+        )
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A run in an object store, which every node must be able to write to and read from."""
+
+    address: str
+
+    def fault(self, patience: float) -> str:
+        """Return what is wrong on this node, empty if nothing is."""
+        file = RemoteFolder(self.address, "output_dir") / f".probe-{uuid.uuid4().hex}"
+        try:
+            file.write_bytes(_PROBE)
+            found = file.read_bytes()
+            file.delete()
+        except (LasaftError, OSError) as error:
+            return f"cannot use it ({error})"
+        return "" if found == _PROBE else "reads other bytes than it has written"
+
+    def line(self, *faults: str) -> str:
+        """Return one line that says on which nodes something is wrong."""
+        shown = RemoteFolder(self.address)
+        return (
+            f"output_dir: {shown} is not for every node: {'; '.join(faults)}; allowed: an address "
+            "that each node reaches, with the right to write there"
         )
 
 
@@ -113,7 +141,7 @@ def require_seen(folders: tuple[Seen, ...]) -> None:
 
 
 def storage_faults(config: RunConfig, nodes: Sequence[dict[str, Any]]) -> list[str]:
-    """Return one line for each shared folder that some nodes do not see as this process does.
+    """Return one line for each place of the run that some nodes do not see as this process does.
 
     Written folders that are missing are made for the test, then removed.
 
@@ -129,7 +157,10 @@ def storage_faults(config: RunConfig, nodes: Sequence[dict[str, Any]]) -> list[s
         for folder in written.values():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / probe).touch()
-        folders = [*(Seen(*place, (probe,)) for place in written.items()), *_songs(config)]
+        folders: list[Seen | Reached] = [Seen(*place, (probe,)) for place in written.items()]
+        folders += _songs(config)
+        if (address := RunFolder.of(config).address) is not None:
+            folders.append(Reached(address))
         found = [(seen, _faults(seen, nodes)) for seen in folders]
         return [seen.line(*faults) for seen, faults in found if faults]
     finally:
@@ -139,13 +170,14 @@ def storage_faults(config: RunConfig, nodes: Sequence[dict[str, Any]]) -> list[s
             path.rmdir()
 
 
-def _faults(seen: Seen, nodes: Sequence[dict[str, Any]]) -> list[str]:
+def _faults(seen: Seen | Reached, nodes: Sequence[dict[str, Any]]) -> list[str]:
     """Return what is wrong with a folder on each node where something is."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look, answers, faults = ray.remote(Seen.fault), [], {}
+    look: Any = ray.remote(type(seen).fault)
+    answers, faults = [], {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
@@ -175,7 +207,7 @@ def _alive() -> set[str]:
 def _written(config: RunConfig) -> dict[str, Path]:
     """Return the folders that nodes write, by the option that says each."""
     folder = RunFolder.of(config)
-    places = {"output_dir": folder.root}
+    places = {"output_dir": folder.root} if folder.address is None else {}
     if folder.shards_address is None and not folder.shards.is_relative_to(folder.root):
         places["shards_dir"] = folder.shards
     return places

@@ -1,4 +1,4 @@
-"""Where shards lie: a folder, or an address in an object store; no library is loaded for it."""
+"""Where something lies: a folder, or an address in an object store; no library is loaded for it."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,27 +10,53 @@ from pathlib import Path
 from pipeline.config.run import RunConfig
 
 
+def cache_home() -> Path:
+    """Return the user's own folder for copies of what lies elsewhere, on this machine."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lasaft"
+
+
+def below(address: str, name: str) -> str:
+    """Return the address of ``name`` in the folder at ``address``."""
+    folder, mark, options = address.partition("?")
+    return f"{folder.rstrip('/')}/{name}{mark}{options}"
+
+
+def _copy_of(address: str) -> Path:
+    name = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16]
+    return cache_home() / "runs" / name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The paths below one ``output_dir``; making this object touches no file.
 
     Where ``shards_dir`` is an address, ``shards`` is where they are made before they go there.
+    Where ``output_dir`` is one, ``root`` is this machine's copy of what lies at ``address``.
     """
 
     root: Path
     shards: Path
     songs: Path
     shards_address: str | None = None
+    address: str | None = None
 
     @classmethod
     def of(cls, config: RunConfig) -> RunFolder:
         """Return the absolute paths for ``config``."""
-        root = config.output_dir.absolute()
-        place = config.data.shards_dir
-        address = place if isinstance(place, str) else None
+        run, place = config.output_dir, config.data.shards_dir
+        address = run if isinstance(run, str) else None
+        root = (run if isinstance(run, Path) else _copy_of(run)).absolute()
+        if place is None and address is not None:
+            place = below(address, "shards")
         shards = (place if isinstance(place, Path) else root / "shards").absolute()
         songs = (config.data.musdb_root or root / "songs").absolute()
-        return cls(root, shards, songs, address)
+        return cls(root, shards, songs, place if isinstance(place, str) else None, address)
+
+    @property
+    def shown(self) -> str:
+        """Where the run is kept, for people: its folder, or its address without options."""
+        return str(self.root) if self.address is None else self.address.partition("?")[0]
 
     def mixes(self) -> bool:
         """Return whether the shards would lie around a run or its songs, or among what it makes."""

@@ -14,6 +14,7 @@ from pydantic import ValidationError, field_validator, model_validator
 from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings, option
 from lasaft.config import without_effect as model_without_effect
 from lasaft.errors import ConfigError, Problem, no_effect, refuse
+from pipeline.config.addresses import check_place
 from pipeline.config.data import SYNTHETIC_COUNTS, DataConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.options import options_of, problems_of
@@ -60,7 +61,9 @@ class ClusterConfig(Settings):
 class RunConfig(Settings):
     """Everything about one run."""
 
-    output_dir: Path = option(Path("runs/lasaft"), "everything the run makes", role="place")
+    output_dir: Path | str = option(
+        Path("runs/lasaft"), "folder or address of everything the run makes", role="place"
+    )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -68,6 +71,11 @@ class RunConfig(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("output_dir", mode="plain")
+    @classmethod
+    def _is_a_place(cls, value: object) -> Path | str:
+        return check_place("output_dir", value)
 
     @model_validator(mode="after")
     def _groups_fit_together(self) -> Self:

@@ -14,7 +14,9 @@ from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.files import atomic_write_json
 from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.nodes import require_gpus, wait_for_room
+from pipeline.cluster.parcels import parcel
 from pipeline.cluster.progress import Progress, say
+from pipeline.cluster.run_store import RunStore
 from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
@@ -109,11 +111,13 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     needs, network = _needs(config, seconds, _SCORE_MEMORY), network_of(systems[0])
     if network is not None and needs.patience:
         _await_gpus(config, needs)
-    with separators(network) as actors:
+    with separators(network, parcel(folder, reads=[s.place for s in systems if s.place])) as actors:
         jobs = _spread_over(actors, jobs)
         calls = [(job,) for job in jobs]
-        outcomes = _on_cluster(score_track, calls, seconds, needs, name="evaluate")
+        outcomes = _on_cluster(folder, score_track, calls, seconds, needs, name="evaluate")
         verified = _verify(config, jobs, seconds)
+    store, excerpts = RunStore(folder), str(folder.estimates.relative_to(folder.root) / EXCERPTS)
+    store.pull(excerpts)
     hashes = [outcome.track_hash for outcome in outcomes]
     data = data_identity(config, folder.songs, tracks, hashes, sum(seconds))
     done = list(zip(jobs, outcomes, strict=True))
@@ -129,6 +133,8 @@ def evaluate(config: RunConfig) -> EvaluationResult:
         atomic_write_json(path, summaries[system.name].model_dump(mode="json"))
         files += [path, *(job.score_file(system) for job in jobs)]
     _drop_old_excerpts(folder, jobs)
+    store.push("scores")
+    store.push(excerpts)
     return EvaluationResult(summaries, files, sum(outcome.scored for outcome in outcomes))
 
 
@@ -214,6 +220,7 @@ def _needs(config: RunConfig, seconds: Sequence[float], memory: tuple[float, flo
 
 
 def _on_cluster(
+    folder: RunFolder,
     function: Callable[..., Any],
     calls: Sequence[tuple[TrackJob, *tuple[Any, ...]]],
     seconds: Sequence[float],
@@ -228,6 +235,7 @@ def _on_cluster(
             calls,
             names=[str(job.track) for job, *_ in calls],
             needs=needs,
+            parcels=[job.parcel(folder) for job, *_ in calls],
             sizes=seconds,
             on_done=lambda name, _: progress.advance(1, name),
         )
@@ -244,7 +252,8 @@ def _verify(
     calls = [(jobs[index], jobs[index].systems[0]) for index in chosen]
     lengths = [seconds[index] for index in chosen]
     needs = _needs(config, lengths, _VERIFY_MEMORY)
-    records = _on_cluster(verify_track, calls, lengths, needs, name="museval")
+    folder = RunFolder.of(config)
+    records = _on_cluster(folder, verify_track, calls, lengths, needs, name="museval")
     wrong = []
     for record in records:
         if not record["agrees"]:

@@ -13,6 +13,8 @@ import numpy as np
 from lasaft.errors import AudioError, DataError, LasaftError
 from lasaft.files import file_sha256
 from lasaft.metrics import METRICS, bss_eval, si_sdr, usdr
+from pipeline.cluster.parcels import Parcel, parcel
+from pipeline.config.folders import RunFolder
 from pipeline.data.songs.stretch import excerpt_stretch
 from pipeline.data.songs.tracks import Track, TrackAudio, read_track, source_hash
 from pipeline.evaluation import VERSION
@@ -69,6 +71,15 @@ class TrackJob:
     def estimate_folder(self, system: SystemJob) -> Path:
         """Where the kept estimates of ``system`` lie."""
         return self.estimates / system.file / self.track.split / self.file
+
+    def parcel(self, folder: RunFolder) -> Parcel | None:
+        """Return what goes with this job to a node that does not see the run's folder."""
+        places = [s.place for s in self.systems if s.place is not None]
+        written = [self.excerpt_folder] if self.excerpt else []
+        if self.save != "none":
+            written.append(self.estimate_folder(self.systems[0]))
+        files = [f(s) for s in self.systems for f in (self.score_file, self.key_file)]
+        return parcel(folder, reads=[*places, self.track.path], writes=written, files=files)
 
     @property
     def excerpt_folder(self) -> Path:

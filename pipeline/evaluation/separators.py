@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cluster.parcels import Parcel
 from pipeline.evaluation.estimates import Network, Waves, device_here, separate
 
 _RESTARTS = 3
@@ -16,8 +17,10 @@ _RESTARTS = 3
 class SeparatorActor:
     """A network in a process of its own; Ray starts it again where it dies."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, parcel: Parcel | None) -> None:
         self._network = network
+        if parcel is not None:
+            parcel.unpack()
 
     def device(self) -> str:
         """Return where the network runs: ``cuda``, or ``cpu`` where torch finds no CUDA."""
@@ -29,11 +32,14 @@ class SeparatorActor:
 
 
 @contextmanager
-def separators(network: Network | None) -> Iterator[list[Any]]:
+def separators(network: Network | None, parcel: Parcel | None = None) -> Iterator[list[Any]]:
     """Yield an actor for each GPU of the cluster, none where there is no GPU or no network.
 
     The tasks that decode and score need CPUs alone, so that all cores score while each GPU
     separates one track after the other; they ask an actor for the estimates of their track.
+
+    Args:
+        parcel: brings the network to a node that does not see it.
     """
     import ray
 
@@ -41,7 +47,7 @@ def separators(network: Network | None) -> Iterator[list[Any]]:
     kind = ray.remote(SeparatorActor).options(
         num_gpus=1, num_cpus=0, max_restarts=_RESTARTS, max_task_retries=_RESTARTS
     )
-    actors: list[Any] = [kind.remote(network) for _ in range(gpus)]
+    actors: list[Any] = [kind.remote(network, parcel) for _ in range(gpus)]
     try:
         yield actors
     finally:

@@ -75,7 +75,7 @@ def training_command(config: RunConfig, result: SearchResult) -> str:
     """Return the command that trains the winner, on the search's shards, beside the search."""
     shards = config.data.shards_dir or RunFolder.of(config).shards
     words = ["--preset", result.preset, "--shards_dir", shards]
-    words += ["--output_dir", config.output_dir / "best"]
+    words += ["--output_dir", RunFolder.of(config).root / "best"]
     return shlex.join(["python", "-m", "jobs.train", *map(str, words)])
 
 

@@ -14,8 +14,8 @@ from lasaft.errors import DataError
 from lasaft.files import atomic_write_json
 from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import resources_of_nodes
-from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.nodes import wait_for_room
+from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.shared_storage import ready_cluster, seen_folders
 from pipeline.config import RunConfig, to_json
 from pipeline.config.folders import RunFolder

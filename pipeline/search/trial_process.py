@@ -41,7 +41,7 @@ def run_trial(payload: dict[str, Any]) -> None:
         tune.report({"unshared": str(error)})  # an error would be a reason to try again
         return
     config = from_json(payload["config"], "trial")
-    folder = config.output_dir
+    folder = RunFolder.of(config).root
     if (folder / "failed.json").exists():
         return
     try:

@@ -36,8 +36,10 @@ class RayOutlet(Outlet):
         newest = newest_state(self.folder)
         if self._is_first:
             known = None if reported is None else Path(reported.path).name
+            runs = self.folder.ray_train.glob("*/")
+            others = [path for path in runs if path != self._run]  # of earlier commands
             found = self._run.glob("*/")
-            self._unknown = [path for path in found if path.name != known]
+            self._unknown = [*others, *(path for path in found if path.name != known)]
         return newest
 
     def tell(self, values: dict[str, Any]) -> None:
@@ -76,12 +78,19 @@ class RayOutlet(Outlet):
         self.leaving = self.leaving or ray.train.get_preemption_info() is not None
 
     def _upload(self, name: str, write: Write) -> Checkpoint:
-        folder = self._run / name
+        folder, root = self._run / name, self.folder.root
         write(folder / self.folder.state.name)
+        self.store.push_new(str((folder / self.folder.state.name).relative_to(root)))
         self.folder.state.unlink(missing_ok=True)
         while self._unknown:
-            shutil.rmtree(self._unknown.pop(), ignore_errors=True)
-        return Checkpoint(folder, LocalFileSystem())
+            self.store.remove(str(self._unknown.pop().relative_to(root)))
+        if self.store.remote is None:
+            return Checkpoint(folder, LocalFileSystem())
+        for copy in self._run.glob("*/"):  # Ray Train removes the objects, which is all it knows of
+            if copy != folder:
+                shutil.rmtree(copy)
+        system, path = self.store.remote.place(str(folder.relative_to(root)))
+        return Checkpoint(path, system)
 
     @property
     def busy(self) -> bool:

@@ -11,14 +11,15 @@ from contextlib import closing, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lasaft.errors import LasaftError, StageError
+from lasaft.errors import DataError, LasaftError, StageError
 from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import connected, resources_of_nodes
 from pipeline.cluster.interrupts import raise_if_received
-from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.nodes import Lack, patience_seconds, require_gpus, wait_for_room
+from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.progress import Progress
 from pipeline.cluster.resources import in_words, share_cpus
+from pipeline.cluster.run_store import TRAINED, RunStore
 from pipeline.cluster.shared_storage import Seen, require_seen, seen_folders
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
@@ -30,6 +31,7 @@ from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.states import drop_states, newest_state
 
 if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
     from ray.train import Result
 
 _POLL_SECONDS = 0.5
@@ -66,12 +68,21 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
         result = finished(folder, config)
         if result is not None:
             verify(folder, config, result)
+        store = RunStore(folder)
+        store.push(*TRAINED)
         begin()
         if result is not None:
             sys.stderr.write(f"training: finished before in {folder.training}, nothing is left\n")
             return result
         with connected(config.cluster), closing(TrainingLine(config.train)) as line:
-            fit(config, folder, line)
+
+            def heard(report: dict[str, Any]) -> None:
+                line(report)
+                if report["phase"] == "epoch":
+                    with suppress(DataError):  # the journal, for MLflow, comes with the next one
+                        store.pull("training", but=["training/ray"])
+
+            fit(config, folder, heard)
         result = finished(folder, config)
     assert result is not None, "the workers ended without a result"
     return result
@@ -128,8 +139,20 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
         raise
     finally:
         reports.shutdown(force=True)
+    store = RunStore(folder)
+    store.pull(*TRAINED)
     if train.save_weights_only and (result := finished(folder, config)) and not result.timed_out:
         drop_states(folder)
+        store.push("training")
+
+
+def _ray_storage(folder: RunFolder) -> tuple[str, FileSystem | None]:
+    """Return where Ray Train keeps what is its own, and the file system of it if it is no disk."""
+    remote = RunStore(folder).remote
+    if remote is None:
+        return str(folder.ray_train), None
+    system, path = remote.place(str(folder.ray_train.relative_to(folder.root)))
+    return path, system
 
 
 def reported(folder: RunFolder) -> Result:
@@ -143,7 +166,8 @@ def reported(folder: RunFolder) -> Result:
     runs = sorted(folder.ray_train.glob("*/"))
     if not runs:
         raise StageError(f"{folder.ray_train}: no training has reported to Ray Train here")
-    return Result.from_path(runs[-1])
+    path, system = _ray_storage(folder)
+    return Result.from_path(f"{path}/{runs[-1].name}", storage_filesystem=system)
 
 
 def _take_over(folder: RunFolder) -> None:
@@ -152,6 +176,8 @@ def _take_over(folder: RunFolder) -> None:
     A command that was killed may have left a half written index behind, or processes that write
     for some seconds more; and another release of Ray Train refuses the index of this one.
     """
+    if folder.address is not None:  # there a state is not moved: the next one replaces it
+        return
     newest = newest_state(folder)
     if newest is not None:
         newest.replace(folder.state)
@@ -220,6 +246,7 @@ def _run_workers(
 
     config = from_json(config_json)
     folder, most = RunFolder.of(config), config.train.max_failures
+    storage_path, storage_filesystem = _ray_storage(folder)
     threads = _thread_settings(scaling["resources_per_worker"]["CPU"])
     trainer = TorchTrainer(
         _process,
@@ -228,7 +255,8 @@ def _run_workers(
         scaling_config=ray_train.ScalingConfig(**scaling),
         run_config=ray_train.RunConfig(
             name=f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}",
-            storage_path=str(folder.ray_train),
+            storage_path=storage_path,
+            storage_filesystem=storage_filesystem,
             failure_config=ray_train.FailureConfig(max_failures=most),
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=1),
             logging_config=ray_train.LoggingConfig(log_level="ERROR"),

@@ -17,17 +17,17 @@ from lasaft.errors import LasaftError
 from pipeline.cluster.connection import connected, living_nodes
 from pipeline.cluster.nodes import patience_seconds
 from pipeline.cluster.shared_storage import storage_faults
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import RunFolder, cache_home
 from pipeline.data.shards.manifest import MANIFEST_NAME, ShardSettings, read_manifest
 from pipeline.data.shards.preprocess import needed_bytes
-from pipeline.data.shards.store import RemoteFolder, shard_place
+from pipeline.data.shards.store import shard_place
 from pipeline.data.songs.checks import examine_tracks, fault_lines
 from pipeline.data.songs.folders import find_places
 from pipeline.data.songs.make import wants_songs
 from pipeline.data.songs.splits import SPLITS, SPLITS_FILE, normal
 from pipeline.data.songs.tracks import list_tracks, stems_in
-from pipeline.data.windows.cache import default_cache_dir
 from pipeline.tracking.address import tracking_address, without_password
 
 MUSDB18_TRACKS = {"train": 86, "valid": 14, "test": 50}
@@ -161,7 +161,7 @@ def _store(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
     read = [*manifest.split("train"), *manifest.split("valid")]
     size = sum(shard.size_bytes for track in read for shard in track.shards) / 1e9
     yield "ok", f"{place} holds {len(manifest.tracks)} tracks, data hash {manifest.hash[:8]}"
-    cache = config.data.cache_dir or default_cache_dir()
+    cache = config.data.cache_dir or cache_home() / "shards"
     free = shutil.disk_usage(_existing(cache)).free / 1e9
     room = min(config.data.cache_gb, free)
     text = f"training reads {size:.2f} GB; cache_dir {cache} has room for {room:.2f} GB of it"
@@ -194,7 +194,7 @@ def _ray(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
         for fault in faults:
             yield "FAULT", fault
         if not faults:
-            root = RunFolder.of(config).root
+            root = RunFolder.of(config).shown
             yield "ok", f"output_dir {root} can be written, and is seen from every node"
 
 

@@ -6,20 +6,23 @@ import os
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from lasaft.files import atomic_write_bytes
 from pipeline import evaluation, report, search, training
-from pipeline.cluster.locks import alone_in_run
 from pipeline.cluster.nodes import require_gpus
+from pipeline.cluster.one_writer import alone_in_run
+from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.cluster.shared_storage import ready_cluster
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig, to_json
 from pipeline.config.fingerprints import content_hash, digest, listing_hash
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import RESUME, STANDS_FOR, identity, values
 from pipeline.data import shards, synthetic
 from pipeline.data.shards.manifest import ShardSettings
-from pipeline.data.shards.store import RemoteFolder, shard_place
+from pipeline.data.shards.store import shard_place
 from pipeline.data.songs.folders import find_places
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
 from pipeline.data.synthetic.writer import song_list
@@ -53,7 +56,8 @@ class Workflow:
         folder = RunFolder.of(self.config)
         with alone_in_run(self.config), self._stack:
             atomic_write_bytes(folder.config, to_json(self.config).encode())
-            runner = StepRunner(folder.root, self.config, self.say, self.rerun)
+            publish = partial(RunStore(folder).push, but=LARGE)
+            runner = StepRunner(folder.root, self.config, self.say, self.rerun, publish)
             return runner.run(self._steps(folder))
 
     def _steps(self, folder: RunFolder) -> list[Step]:

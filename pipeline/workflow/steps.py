@@ -74,12 +74,14 @@ class StepRunner:
         config: every option of today.
         say: takes each line for the user.
         rerun: the steps to do again although nothing has changed.
+        publish: takes the folder to where it is kept, before a step works and after it.
     """
 
     root: Path
     config: RunConfig
     say: Say
     rerun: Collection[str] = field(default_factory=frozenset)
+    publish: Callable[[], None] = lambda: None
 
     def run(self, steps: list[Step]) -> list[StepResult]:
         """Run ``steps`` in order and return what became of each.
@@ -120,7 +122,12 @@ class StepRunner:
             if not record.items() <= stamp.items():  # an earlier version wrote it
                 place.write({**stamp, **record})
             return StepResult(step.name, True, 0.0, stamp["note"])
-        return _do(step, place, record | ({"again": True} if again else {}))
+        record |= {"again": True} if again else {}
+        place.write({**record, "state": "started"})
+        self.publish()
+        result = _do(step, place, record)
+        self.publish()
+        return result
 
     def _current(self, step: Step, place: StepPlace, inputs: Mapping[str, Any]) -> Stamp | None:
         """Return the stamp of work with these inputs; work with others makes room for it."""
@@ -186,7 +193,6 @@ class StepRunner:
 
 
 def _do(step: Step, place: StepPlace, record: Mapping[str, Any]) -> StepResult:
-    place.write({**record, "state": "started"})
     start = time.monotonic()
     note = step.run()
     seconds = time.monotonic() - start

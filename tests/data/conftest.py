@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
-from pipeline.data.shards.store import RemoteFolder
+from pipeline.config.folders import RunFolder
 from tests.helpers.object_store import address, object_store, put_folder
 from tests.helpers.shards import make_shards, small_config
 from tests.helpers.songs import make_musdb
@@ -27,7 +28,7 @@ def local_run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 @pytest.fixture(scope="session")
 def local_shards(local_run: RunConfig) -> Path:
     """Return the folder of its shards."""
-    return local_run.output_dir / "shards"
+    return RunFolder.of(local_run).root / "shards"
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.data.shards.manifest import Manifest, ShardEntry, read_manifest
-from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.windows.cache import ShardCache
 from pipeline.data.windows.draw_plan import draw_plan
 from pipeline.data.windows.loader import BatchLoader

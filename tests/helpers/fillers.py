@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.cluster.store import RemoteFolder
 from pipeline.data.shards.manifest import read_manifest
-from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.windows.cache import ShardCache
 from pipeline.data.windows.remote import RemoteShardSet
 from tests.helpers.far_shards import wait_until_filled

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,6 +29,22 @@ NO_METRICS = {
     "AUTOSCALER_METRIC_PORT": "-1",
     "DASHBOARD_METRIC_PORT": "-1",
 }
+
+
+# Every command on a host that shares none sees folders of its own in the usual places. Where this
+# code or Python lies in one of them, that one is shared.
+_USED = (Path(__file__).resolve(), Path(sys.prefix), Path(sys.base_prefix))
+_PLACES = [
+    place
+    for place in ("/home", "/root", "/data", "/tmp")
+    if Path(place).is_dir() and not any(path.is_relative_to(place) for path in _USED)
+]
+_OWN_FOLDERS = f"""
+for place in {" ".join(_PLACES)}; do
+    mkdir -p $0$place && mount --bind $0$place $place || exit 1
+done
+exec "$@"
+"""
 
 
 def why_not() -> str | None:
@@ -54,6 +70,8 @@ class Hosts:
         folder: for Ray's own files; its path must be short (socket names).
         shared: an empty folder that stands for the storage of all hosts.
         token: what Ray's processes show each other.
+        own: where the hosts' own folders are, if they share none; see :data:`_OWN_FOLDERS`.
+        variables: more of the environment on all hosts.
     """
 
     count: int
@@ -62,6 +80,8 @@ class Hosts:
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     # Two of these may exist on one machine.
     number: int = field(default_factory=lambda: os.getpid() % 200 + 20)
+    own: Path | None = None
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def head(self) -> str:
@@ -118,7 +138,16 @@ class Hosts:
             **NO_METRICS,
             "GLOO_SOCKET_IFNAME": "eth0",
             "OMP_NUM_THREADS": "1",
+            **({} if self.own is None else {"HOME": "/home"}),
+            **self.variables,
         }
+
+    def _on(self, host: int, command: Sequence[str]) -> list[str]:
+        """Return the words that run a command on a host."""
+        there = ["ip", "netns", "exec", self.name(host)]
+        if self.own is None:
+            return [*there, *command]
+        return [*there, "bash", "-c", _OWN_FOLDERS, str(self.own / str(host)), *command]
 
     def start_ray(self, host: int, *more: str, **environment: str) -> None:
         """Start Ray on a host: the head without a CPU on host 0, else a node of one CPU.
@@ -155,7 +184,7 @@ class Hosts:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a host until it ends."""
         return subprocess.run(
-            ["ip", "netns", "exec", self.name(host), *command],
+            self._on(host, command),
             env=self.environment(),
             capture_output=True,
             text=True,
@@ -166,7 +195,7 @@ class Hosts:
     def start(self, host: int, *command: str) -> subprocess.Popen[str]:
         """Start a command on a host, in a process group of its own."""
         return subprocess.Popen(
-            ["ip", "netns", "exec", self.name(host), *command],
+            self._on(host, command),
             env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -229,12 +258,19 @@ class Hosts:
 
 
 @contextmanager
-def hosts(count: int) -> Iterator[Hosts]:
-    """Have ``count`` hosts inside the ``with``; nothing is left of them after it."""
-    with tempfile.TemporaryDirectory(prefix="lh", dir="/tmp", ignore_cleanup_errors=True) as name:
+def hosts(count: int, *, apart: bool = False) -> Iterator[Hosts]:
+    """Have ``count`` hosts inside the ``with``; nothing is left of them after it.
+
+    Args:
+        apart: they share no folder but that of this code and of Python.
+    """
+    place = "/var/tmp" if apart else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="lh", dir=place, ignore_cleanup_errors=True) as name:
         shared = Path(name) / "shared"
         shared.mkdir()
         made = Hosts(count, Path(name) / "ray", shared)
+        if apart:
+            made = Hosts(count, Path("/tmp/lh/ray"), shared, own=Path(name) / "own")
         try:
             made.build()
             yield made

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +16,9 @@ from unittest import mock
 
 from pyarrow import fs
 
+from tests.helpers.hosts import Hosts
+
+_PORT = 5000
 _CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -38,9 +44,30 @@ def object_store() -> Iterator[int]:
             server.stop()
 
 
-def address(folder: str, port: int) -> str:
+def address(folder: str, port: int, ip: str = "127.0.0.1") -> str:
     """Return the address of a folder in the server's bucket."""
-    return f"s3://bucket/{folder}?endpoint_override=127.0.0.1:{port}&scheme=http"
+    return f"s3://bucket/{folder}?endpoint_override={ip}:{port}&scheme=http"
+
+
+@contextmanager
+def store_on(hosts: Hosts, host: int) -> Iterator[str]:
+    """Run a server with an empty bucket on a host; yield the address of a run in it."""
+    place = address("run", _PORT, hosts.ip(host))
+    hosts.variables |= _CREDENTIALS
+    # Nobody reads what it prints.
+    words = ["sh", "-c", 'exec moto_server "$@" >/dev/null 2>&1', "sh"]
+    server = hosts.start(host, *words, "-H", hosts.ip(host), "-p", str(_PORT))
+    make = "import sys; from pyarrow import fs; "
+    make += "fs.FileSystem.from_uri(sys.argv[1])[0].create_dir('bucket')"
+    command = [sys.executable, "-c", make, f"{place}&allow_bucket_creation=true"]
+    try:
+        end = time.monotonic() + 60
+        while (made := hosts.run(host, *command)).returncode != 0:
+            assert time.monotonic() < end, made.stderr
+        yield place
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.communicate()
 
 
 def put_folder(folder: Path, place: str) -> None:

@@ -74,7 +74,7 @@ def session(config: RunConfig) -> None:
 
 def words_of(config: RunConfig) -> list[str]:
     """Write the configuration beside its run; return the words after a job's name that use it."""
-    file = config.output_dir.with_suffix(".json")
+    file = RunFolder.of(config).root.with_suffix(".json")
     file.write_text(to_json(config))
     return ["--preset", str(file)]
 

@@ -87,7 +87,7 @@ def test_lists_of_names(songs: str, text: str) -> None:
         ("lr", "1e-3 5", "a number above 0, up to 10"),
         ("gain_db", "-3", "a number from 0 to 40"),
         ("batch_size", "-1", "a whole number of at least 1"),
-        ("output_dir", "", "a path"),
+        ("output_dir", "", "a path, or an address (s3://bucket/folder)"),
         ("run_id", "", "a text, or None"),
         ("t_down_layers", "0,,1", "whole numbers with commas between, such as 0,1, or None"),
         ("target_names", "vocals,", "names with commas between, such as vocals,drums, or None"),

@@ -28,7 +28,11 @@ pytestmark = pytest.mark.usefixtures("readme_songs")
 def test_a_run_without_a_name_is_named_by_the_time_and_says_how_to_go_on() -> None:
     words = ["--musdb_root", "../repos/musdb18_wav"]
     command = parse_readme(words, now=datetime(2020, 11, 3, 17, 5, 9))
-    assert command.config.tracking.run_id == command.config.output_dir.name == "20201103_170509"
+    assert (
+        command.config.tracking.run_id
+        == RunFolder.of(command.config).root.name
+        == "20201103_170509"
+    )
     assert command.again == "the same command with --run_id 20201103_170509"
     assert readme_command("--run_id", "x").again == "the same command"
 
@@ -66,9 +70,9 @@ def trained() -> RunConfig:
     """A finished run of the README's command, as far as an evaluation looks at it."""
     config = parse_readme(shlex.split(README_COMMAND)).config
     for name in ("checkpoint", "checkpoints/epoch=0007", "checkpoints/epoch=0012"):
-        (config.output_dir / name).mkdir(parents=True)
-        (config.output_dir / name / "config.json").write_text("{}")
-    (config.output_dir / "config.json").write_text(to_json(config))
+        (RunFolder.of(config).root / name).mkdir(parents=True)
+        (RunFolder.of(config).root / name / "config.json").write_text("{}")
+    (RunFolder.of(config).root / "config.json").write_text(to_json(config))
     return config
 
 
@@ -90,7 +94,7 @@ def test_eval_takes_the_whole_readme_command_too(trained: RunConfig) -> None:
 @pytest.mark.parametrize("epoch", ["7", "0007", "epoch=7", "epoch=0007", "epoch=7.ckpt"])
 def test_eval_of_a_kept_epoch(trained: RunConfig, epoch: str) -> None:
     config = parse_readme([*EVAL, "--epoch", epoch]).config
-    assert config.evaluate.checkpoint == trained.output_dir / "checkpoints" / "epoch=0007"
+    assert config.evaluate.checkpoint == RunFolder.of(trained).root / "checkpoints" / "epoch=0007"
 
 
 def test_eval_on_other_songs_with_other_settings(trained: RunConfig, tmp_path: Path) -> None:
@@ -127,7 +131,9 @@ def test_eval_refuses_what_contradicts_the_run(
 
 
 def test_eval_asks_for_the_model_where_two_have_a_run_of_that_name(trained: RunConfig) -> None:
-    twin = trained.output_dir.parents[1] / "CUNET_TFC_FiLM" / trained.output_dir.name
+    twin = (
+        RunFolder.of(trained).root.parents[1] / "CUNET_TFC_FiLM" / RunFolder.of(trained).root.name
+    )
     twin.mkdir(parents=True)
     (twin / "config.json").write_text(to_json(trained))
     with pytest.raises(ConfigError, match="model: needed, because several have a run"):
@@ -137,13 +143,13 @@ def test_eval_asks_for_the_model_where_two_have_a_run_of_that_name(trained: RunC
 
 
 def test_eval_of_a_run_that_never_trained_says_so(trained: RunConfig) -> None:
-    (trained.output_dir / "checkpoint" / "config.json").unlink()
+    (RunFolder.of(trained).root / "checkpoint" / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"checkpoint: .* is no checkpoint"):
         parse_readme(EVAL)
 
 
 def test_a_damaged_run_is_refused_by_name(trained: RunConfig) -> None:
-    (trained.output_dir / "config.json").write_text('{"model": {"n_fft": 3}}')
+    (RunFolder.of(trained).root / "config.json").write_text('{"model": {"n_fft": 3}}')
     with pytest.raises(ConfigError, match=r"config.json: n_fft: got 3, allowed: a whole number"):
         parse_readme(EVAL)
 
@@ -190,7 +196,7 @@ class Stages:
 
     def report(self, config: RunConfig) -> SimpleNamespace:
         self.calls.append("report")
-        return SimpleNamespace(page=config.output_dir / "report" / "index.html")
+        return SimpleNamespace(page=RunFolder.of(config).root / "report" / "index.html")
 
 
 @pytest.fixture
@@ -242,7 +248,7 @@ def test_evaluation_scores_and_reports(
     assert main_job.main([*EVAL, "--json"]) == 0
     assert stages.calls == ["evaluate", "report"]
     data = json.loads(capsys.readouterr().out)
-    assert data["report"] == str(trained.output_dir / "report" / "index.html")
+    assert data["report"] == str(RunFolder.of(trained).root / "report" / "index.html")
 
 
 def test_wrong_usage_ends_with_2_before_any_stage(

@@ -132,7 +132,7 @@ def test_a_search_that_is_interrupted_and_killed_ends_as_its_trials_do_alone(
     disturbed = _config(root, "disturbed", space=str(root / "rates.yaml"))
     file = tmp_path / "config.json"
     file.write_text(to_json(disturbed))
-    trials = disturbed.output_dir / "search" / "trials"
+    trials = RunFolder.of(disturbed).root / "search" / "trials"
     command = [sys.executable, "-c", DRIVER, str(file)]
     for number, how in (("0000", signal.SIGINT), ("0001", signal.SIGKILL)):
         state = trials / number / "training" / "state.safetensors"
@@ -176,7 +176,9 @@ def test_a_failing_trial_and_a_killed_process_disturb_no_other_trial(
                 killed.append(process.pid)
                 return
 
-    state = config.output_dir / "search" / "trials" / "0000" / "training" / "state.safetensors"
+    state = (
+        RunFolder.of(config).root / "search" / "trials" / "0000" / "training" / "state.safetensors"
+    )
     killer = _when(state.exists, kill_one)
     result = search_settings(config)
     killer.join()
@@ -222,7 +224,9 @@ def _check_mlflow(config: RunConfig, result: SearchResult) -> None:
 def _check_preset(config: RunConfig, result: SearchResult) -> None:
     """The winner's settings go into jobs.train as they are."""
     words = ["--preset", str(result.preset), "--shards_dir", str(config.data.shards_dir)]
-    found = parse([*words, "--output_dir", str(config.output_dir / "again")], "train").config
+    found = parse(
+        [*words, "--output_dir", str(RunFolder.of(config).root / "again")], "train"
+    ).config
     channels = result.winner.trial.settings["internal_channels"]
     assert found.model == config.model.model_copy(update={"internal_channels": channels})
     assert found.train == config.train

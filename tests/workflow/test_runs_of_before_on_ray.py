@@ -22,7 +22,7 @@ def test_it_goes_on_from_its_state_and_to_a_later_epoch(
     def said_by(**options: object) -> str:
         config, said = config_of(tmp_path, "halfway", **options), list[str]()
         steps = Workflow(config, said.append)._steps(RunFolder.of(config))
-        StepRunner(config.output_dir, config, said.append).run(steps[:2])
+        StepRunner(RunFolder.of(config).root, config, said.append).run(steps[:2])
         return "\n".join(said)
 
     unpack(tmp_path)

@@ -24,6 +24,7 @@ from pipeline.config import ClusterConfig, RunConfig
 from tests.helpers import ROOT
 from tests.helpers.cloud import start_cloud, started
 from tests.helpers.hosts import hosts, why_not
+from tests.helpers.object_store import store_on
 from tests.helpers.processes import processor_seconds
 from tests.helpers.programs import path_without
 from tests.helpers.small_training import step_of
@@ -52,7 +53,7 @@ STOPS = [
 HERE = ["--num_cpus", "1"]
 
 
-def _command(output: Path, *place: str) -> list[str]:
+def _command(output: Path | str, *place: str) -> list[str]:
     return [sys.executable, "-m", "jobs.run", "--json", *SMALL, "--output_dir", str(output), *place]
 
 
@@ -215,6 +216,33 @@ def test_a_run_that_is_stopped_in_each_stage_ends_as_an_undisturbed_one(
             assert "Traceback" not in errors
     assert _run(output)["scores"] == finished[1]["scores"]
     assert differences(_config(output), _config(finished[0])) == []
+
+
+@pytest.mark.timeout(600)
+def test_a_run_in_a_bucket_on_hosts_that_share_nothing_ends_alike(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    """The command is killed in the training, and its host loses all that it had of the run."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    with hosts(4, apart=True) as cloud, store_on(cloud, 3) as bucket:
+        cloud.start_all()
+        words = ["env", "MLFLOW_TRACKING_URI=", *_command(bucket, "--address", cloud.head)]
+        assert cloud.run(0, "sh", "-c", "echo x > /home/x && cat /home/x").stdout == "x\n"
+        assert cloud.run(1, "cat", "/home/x").returncode != 0
+        first = cloud.start(0, *words)
+        assert first.stderr is not None
+        assert any(line.startswith("training: ") for line in first.stderr)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+        for steps in ({"songs", "train", "evaluate", "report"}, {"songs"}):
+            assert cloud.run(0, "rm", "-r", "/home/.cache").returncode == 0
+            done = cloud.run(0, *words)
+            assert done.returncode == 0, done.stderr
+            result = json.loads(done.stdout)
+            assert result["scores"] == finished[1]["scores"]
+            assert result["output_dir"] == "s3://bucket/run"
+            assert {name for name, what in result["steps"].items() if what != "skipped"} == steps
 
 
 def _wait_for_start(output: Path, stage: str, process: subprocess.Popen[Any]) -> None:

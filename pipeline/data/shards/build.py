@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_path, atomic_write_json, file_sha256
+from pipeline.cluster.store import RemoteFile, RemoteFolder
 from pipeline.data.shards.format import ShardWriter
 from pipeline.data.shards.framing import Part, parts_of, spectrogram_batches
 from pipeline.data.shards.manifest import (
@@ -25,6 +26,7 @@ from pipeline.data.shards.manifest import (
     ShardRecord,
     ShardSettings,
 )
+from pipeline.data.shards.objects import is_uploaded, upload_shard
 from pipeline.data.songs.tracks import Track, audio_blocks, source_hash
 
 RECORD_SUFFIX = ".json"
@@ -42,6 +44,8 @@ class Work:
     folder: Path  # the shard folder
     part: Part | None = None  # of a folder of stems (None: the whole track)
     name: str = ""  # for messages
+    store: RemoteFolder | None = None  # where finished shards go
+    stays: bool = True  # whether they are kept in the folder as well
 
     @property
     def first_number(self) -> int:
@@ -76,7 +80,7 @@ def shard_name(split: str, track: str, number: int) -> str:
     return f"{split}/{file_stem(track)}.{number:03d}.arrow"
 
 
-def read_record(path: Path) -> ShardRecord | None:
+def read_record(path: Path | RemoteFile) -> ShardRecord | None:
     """Return the record of a shard, or None if there is none that can be read."""
     try:
         return ShardRecord.model_validate_json(path.read_bytes())
@@ -113,30 +117,57 @@ def _build_or_reuse(work: Work) -> Outcome:
     records = _finished(work, source)
     reused = records is not None
     records = records or _build(work, source)
+    if work.store is not None:
+        _to_store(work, work.store, records)
     frames = sum(record.shard.frames for record in records)
     seconds = frames * work.settings.hop_length / work.settings.sample_rate
     return Outcome(records, seconds, reused)
 
 
 def _finished(work: Work, source: str) -> tuple[ShardRecord, ...] | None:
-    first = read_record(work.record_path(work.first_number))
+    first = _record(work, work.first_number)
     if first is None:
         return None
     parts = [work.part] if work.part else parts_of(first.samples, work.settings)
     records = []
     for part in parts:
-        record = read_record(work.record_path(part.number))
+        record = _record(work, part.number)
         if record is None or (record.settings, record.number) != (work.settings, part.number):
             return None
         if (record.name, record.split) != (work.track.name, work.track.split):
             return None
-        path = work.folder / record.shard.path
-        if record.source_sha256 != source or not path.is_file():
-            return None
-        if file_sha256(path) != record.shard.sha256:
+        if record.source_sha256 != source or not _is_whole(work, record.shard):
             return None
         records.append(record)
     return tuple(records)
+
+
+def _record(work: Work, number: int) -> ShardRecord | None:
+    """Return the record of a finished shard, from the folder or from the store."""
+    path = work.record_path(number)
+    found = read_record(path)
+    if found is None and work.store is not None:
+        found = read_record(work.store / path.relative_to(work.folder).as_posix())
+    return found
+
+
+def _is_whole(work: Work, entry: ShardEntry) -> bool:
+    path = work.folder / entry.path
+    if path.is_file():
+        return file_sha256(path) == entry.sha256
+    return work.store is not None and is_uploaded(work.store, entry)
+
+
+def _to_store(work: Work, store: RemoteFolder, records: Sequence[ShardRecord]) -> None:
+    """Put shards into the store, then their records; a shard that is there already is kept."""
+    for record in records:
+        path = work.record_path(record.number)
+        if upload_shard(work.folder, store, record.shard):
+            name = path.relative_to(work.folder).as_posix()
+            (store / name).write_bytes(record.model_dump_json().encode())
+        if not work.stays:
+            (work.folder / record.shard.path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _build(work: Work, source: str) -> tuple[ShardRecord, ...]:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from lasaft.errors import DataError
 from lasaft.files import file_sha256
 from pipeline.cluster.progress import Progress
+from pipeline.cluster.store import RemoteFolder
 from pipeline.data.shards.build import RECORD_SUFFIX, read_record
 from pipeline.data.shards.manifest import (
     MANIFEST_NAME,
@@ -23,7 +24,6 @@ from pipeline.data.shards.manifest import (
     read_manifest,
     track_entry,
 )
-from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.songs.splits import SPLITS
 
 Found = TypeVar("Found")

@@ -18,7 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.data.songs.folders import MIXTURE
 
 if TYPE_CHECKING:
-    from pipeline.data.shards.store import RemoteFolder
+    from pipeline.cluster.store import RemoteFolder
 
 FORMAT = 1
 FRAMES_PER_BATCH = 256

@@ -7,19 +7,21 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.locks import alone
+from pipeline.cluster.parcels import parcel
 from pipeline.cluster.progress import Progress
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.build import RECORD_SUFFIX, Outcome, Work, build_shards, shard_name
 from pipeline.data.shards.framing import parts_of
 from pipeline.data.shards.inspect import all_records
 from pipeline.data.shards.manifest import (
-    MANIFEST_NAME,
     Manifest,
     ShardRecord,
     ShardSettings,
@@ -28,7 +30,6 @@ from pipeline.data.shards.manifest import (
     track_entry,
     write_manifest,
 )
-from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.shards.upload import upload_shards
 from pipeline.data.songs.checks import examine_tracks, refuse_faults
 from pipeline.data.songs.splits import SPLITS
@@ -50,22 +51,26 @@ def preprocess(config: RunConfig) -> Manifest:
             finished shards are kept, and the same call goes on from there.
     """
     folders, settings = RunFolder.of(config), ShardSettings.of(config)
-    data = config.data
+    data, store = config.data, None
+    if folders.shards_address is not None:
+        store = RemoteFolder(folders.shards_address)
     tracks = list_tracks(
         folders.songs, sources=settings.sources, is_wav=data.musdb_is_wav, dev_mode=data.dev_mode
     )
+    recorded = _recorded(folders.shards, store)
     found = examine_tracks(
         tracks,
         root=folders.songs,
         sample_rate=settings.sample_rate,
         channels=settings.channels,
-        listen=lambda track: not _has_record(folders.shards, track),
+        listen=lambda track: _record_name(track) not in recorded,
     )
     refuse_faults(tracks, found)
     samples = [findings.samples for findings in found]
     with alone(folders.shards, "shards_dir"):
-        _refuse_other_settings(folders.shards, settings)
-        entries = build_tracks(config, folders.shards, settings, tracks, samples)
+        for place in (folders.shards, *([] if store is None else [store])):
+            _refuse_other_settings(place, settings)
+        entries = build_tracks(config, folders.shards, settings, tracks, samples, store=store)
         try:
             manifest = write_manifest(folders.shards, entries, settings)
         except OSError as error:
@@ -73,8 +78,8 @@ def preprocess(config: RunConfig) -> Manifest:
                 f"shards_dir {folders.shards}: the manifest cannot be written ({error.strerror}); "
                 "the shards are kept: run the same command again"
             ) from error
-        if folders.shards_address is not None:
-            upload_shards(folders.shards, RemoteFolder(folders.shards_address), manifest)
+        if store is not None:
+            upload_shards(folders.shards, store, manifest)
         return manifest
 
 
@@ -86,22 +91,27 @@ def build_tracks(
     samples: Sequence[int],
     *,
     title: str = "preprocess",
+    store: RemoteFolder | None = None,
 ) -> list[TrackEntry]:
     """Build the shards of tracks, a task each or several, and return the entry of each track.
 
     The headers of the tracks are right, ``samples`` are their lengths. Finished shards are kept.
-    Only for the holder of the folder's lock.
+    Only for the holder of the folder's lock. Each task takes its shards to ``store``, if given.
 
     Raises:
         StageError: a track failed, or the disk is too small; finished shards are kept.
     """
     remove_leftovers(folder)
-    _require_space(folder, settings, tracks, samples)
+    stays = RunFolder.of(config).address is None
+    if stays:
+        _require_space(folder, settings, tracks, samples)
     works = [
         work
         for track, count in zip(tracks, samples, strict=True)
         for work in works_of(track, count, settings, folder)
     ]
+    if store is not None:
+        works = [replace(work, store=store, stays=stays) for work in works]
     entries = _build_all(works, folder, config, title)
     remove_leftovers(folder)  # of tasks that were killed and tried again
     return entries
@@ -119,7 +129,7 @@ def works_of(track: Track, samples: int, settings: ShardSettings, folder: Path) 
     ]
 
 
-def _refuse_other_settings(folder: Path, settings: ShardSettings) -> None:
+def _refuse_other_settings(folder: Path | RemoteFolder, settings: ShardSettings) -> None:
     found = _settings_of(folder)
     if found is None or found == settings:
         return
@@ -132,16 +142,25 @@ def _refuse_other_settings(folder: Path, settings: ShardSettings) -> None:
     )
 
 
-def _settings_of(folder: Path) -> ShardSettings | None:
+def _settings_of(folder: Path | RemoteFolder) -> ShardSettings | None:
     """Return what the shards of a folder were made with, None if there are none."""
-    if (folder / MANIFEST_NAME).exists():
-        with suppress(DataError):  # a damaged manifest is made anew, from the records
-            return read_manifest(folder).settings
-    return next((record.settings for record in all_records(folder)), None)
+    with suppress(DataError):  # a missing or damaged manifest is made anew, from the records
+        return read_manifest(folder).settings
+    records = all_records(folder) if isinstance(folder, Path) else []
+    return next((record.settings for record in records), None)
 
 
-def _has_record(folder: Path, track: Track) -> bool:
-    return (folder / shard_name(track.split, track.name, 0)).with_suffix(RECORD_SUFFIX).exists()
+def _recorded(folder: Path, store: RemoteFolder | None = None) -> set[str]:
+    """Return the names of all records, in the folder and in the store."""
+    paths = (path for split in SPLITS for path in (folder / split).glob(f"*{RECORD_SUFFIX}"))
+    there = store.listing() if store is not None else {}
+    return {path.relative_to(folder).as_posix() for path in paths} | there.keys()
+
+
+def _record_name(track: Track) -> str:
+    """Return the name of a track's first record."""
+    name = PurePosixPath(shard_name(track.split, track.name, 0))
+    return str(name.with_suffix(RECORD_SUFFIX))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -156,10 +175,11 @@ def needed_bytes(
     folder: Path, settings: ShardSettings, tracks: Sequence[Track], samples: Sequence[int]
 ) -> int:
     """Return about how many bytes the shards of the tracks without a record will take."""
+    recorded = _recorded(folder)
     frames = sum(
         settings.frames(count)
         for track, count in zip(tracks, samples, strict=True)
-        if not _has_record(folder, track)
+        if _record_name(track) not in recorded
     )
     return frames * settings.row_bytes * len(settings.columns)
 
@@ -201,6 +221,7 @@ def _build_all(
             [(work,) for work in works],
             names=[work.name for work in works],
             needs=Needs.of(config),
+            parcels=[parcel(RunFolder.of(config), reads=[work.track.path]) for work in works],
             on_done=count,
         )
     records: dict[str, list[ShardRecord]] = {}

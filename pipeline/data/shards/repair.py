@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.files import atomic_write_bytes
 from pipeline.cluster.locks import alone
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.build import RECORD_SUFFIX, read_record, shard_name
@@ -29,9 +30,9 @@ from pipeline.data.shards.manifest import (
     read_manifest,
     track_entry,
 )
-from pipeline.data.shards.preprocess import STAGED, build_tracks, remove_leftovers
-from pipeline.data.shards.store import RemoteFolder
-from pipeline.data.shards.upload import MARK_SUFFIX, upload_shards
+from pipeline.data.shards.objects import MARK_SUFFIX
+from pipeline.data.shards.preprocess import STAGED, build_tracks, preprocess, remove_leftovers
+from pipeline.data.shards.upload import upload_shards
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.tracks import list_tracks
 
@@ -83,13 +84,34 @@ def repair_shards(config: RunConfig, before: Inspection) -> Inspection:
         return _sound(inspect_shards(folder))
 
 
-def repair_store(folder: Path, store: RemoteFolder, before: Inspection) -> Inspection:
-    """Copy the damaged shards again from the folder in which they were made, and inspect all.
+def repair_store(config: RunConfig, store: RemoteFolder, before: Inspection) -> Inspection:
+    """Put the damaged shards into the store again, and inspect all.
+
+    They are copied from the folder in which they were made, or built anew where none was kept.
 
     Raises:
         DataError: that folder does not hold the same shards any more, or they are damaged too.
-        StageError: the store gives other bytes than it took.
+        StageError: the store gives other bytes than it took, or other shards were built.
     """
+    folder = RunFolder.of(config)
+    if folder.address is not None:
+        return _build_in_store(config, store, before)
+    return _copy_to_store(folder.shards, store, before)
+
+
+def _build_in_store(config: RunConfig, store: RemoteFolder, before: Inspection) -> Inspection:
+    assert before.manifest is not None
+    _distrust(store, before)
+    manifest = preprocess(config)
+    if manifest.hash != before.manifest.hash:
+        raise StageError(
+            f"{store}: holds other shards now (hash {manifest.hash[:12]}) than before "
+            f"({before.manifest.hash[:12]}): the songs are others, or another torch built them"
+        )
+    return _sound(inspect_store(store))
+
+
+def _copy_to_store(folder: Path, store: RemoteFolder, before: Inspection) -> Inspection:
     manifest = read_manifest(folder)
     assert before.manifest is not None
     if manifest.hash != before.manifest.hash:
@@ -97,12 +119,17 @@ def repair_store(folder: Path, store: RemoteFolder, before: Inspection) -> Inspe
             f"{folder}: holds other shards (hash {manifest.hash[:12]}) than {store} "
             f"({before.manifest.hash[:12]}); run python -m jobs.preprocess as for those"
         )
+    _distrust(store, before)
+    upload_shards(folder, store, manifest)
+    return _sound(inspect_store(store))
+
+
+def _distrust(store: RemoteFolder, before: Inspection) -> None:
+    """Remove the marks of damaged shards: without one, a shard counts as not there."""
     for fault in before.faults:
         mark = store / f"{fault.shard}{MARK_SUFFIX}"
         if mark.size() is not None:
             mark.delete()
-    upload_shards(folder, store, manifest)
-    return _sound(inspect_store(store))
 
 
 def _sound(after: Inspection) -> Inspection:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.cluster.fanout import Needs, run_tasks
+from pipeline.cluster.parcels import parcel
 from pipeline.cluster.progress import Progress
+from pipeline.cluster.run_store import RunStore
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.run import synthetic_songs
@@ -31,8 +33,11 @@ def make_songs(config: RunConfig) -> Path:
         DataError: the folder holds other songs.
         StageError: a song could not be written.
     """
-    root, songs = RunFolder.of(config).songs, song_set(config)
+    folder, songs = RunFolder.of(config), song_set(config)
+    root, store = folder.songs, RunStore(folder)
+    store.pull("songs")
     missing = begin_songs(root, songs)
+    store.push("songs")
     total = len(song_list(songs))
     with Progress("songs", total, "songs", done=total - len(missing)) as progress:
         run_tasks(
@@ -40,6 +45,10 @@ def make_songs(config: RunConfig) -> Path:
             [(root, songs, entry) for entry in missing],
             names=[entry.name for entry in missing],
             needs=Needs.of(config),
+            parcels=[parcel(folder, writes=[entry.path(root)]) for entry in missing],
             on_done=lambda name, _: progress.advance(1, name),
         )
-    return finish_songs(root, songs)
+    store.pull("songs")
+    finished = finish_songs(root, songs)
+    store.push("songs")
+    return finished

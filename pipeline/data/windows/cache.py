@@ -18,12 +18,6 @@ from pipeline.cluster.locks import taken
 from pipeline.data.shards.manifest import ShardEntry
 
 
-def default_cache_dir() -> Path:
-    """Return the user's own cache folder for shards on this machine."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "lasaft" / "shards"
-
-
 class ShardCache:
     """Whole, checked copies of shards in a folder of this node.
 

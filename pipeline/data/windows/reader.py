@@ -26,7 +26,7 @@ from pipeline.data.shards.manifest import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.data.shards.store import RemoteFolder
+    from pipeline.cluster.store import RemoteFolder
 
 _MOST_OPEN_SHARDS = 256  # below the usual limit of 1024 open files, for several readers
 # A private map is writable without touching the file, so that torch takes it; no swap is set aside.

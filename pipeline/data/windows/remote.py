@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from lasaft.errors import DataError, StageError
+from pipeline.cluster.store import RemoteFolder, patiently
 from pipeline.config import RunConfig
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import RunFolder, cache_home
 from pipeline.data.shards.format import batch_rows
 from pipeline.data.shards.manifest import Manifest, ShardEntry, read_manifest
-from pipeline.data.shards.store import RemoteFolder, patiently, shard_place
-from pipeline.data.windows.cache import ShardCache, default_cache_dir
+from pipeline.data.shards.store import shard_place
+from pipeline.data.windows.cache import ShardCache
 from pipeline.data.windows.reader import Reader, ShardReader, ShardSet, Touched
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def open_shards(config: RunConfig) -> ShardSet:
     if not isinstance(place, RemoteFolder):
         return ShardSet(place)
     data = config.data
-    cache = ShardCache(data.cache_dir or default_cache_dir(), int(data.cache_gb * 1e9))
+    cache = ShardCache(data.cache_dir or cache_home() / "shards", int(data.cache_gb * 1e9))
     return RemoteShardSet(place, read_manifest(place), cache)
 
 

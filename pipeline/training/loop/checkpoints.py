@@ -111,6 +111,7 @@ class Keeper:
                 if publication is not None:
                     self.publish(publication, state)
                 self._report.sync()
+                self._outlet.share()
                 write_state(file, state)
                 if publication is not None:
                     prune(self._folder, publication.kept)

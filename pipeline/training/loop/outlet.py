@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from pipeline.cluster.run_store import TRAINED, RunStore
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.background import BackgroundWriter
-from pipeline.training.loop.right_to_write import RightToWrite
+from pipeline.training.loop.right_to_write import right_to_write
 from pipeline.training.loop.states import drop_states, newest_state
 
 # Writes a state, and whatever else has to be on the disk with it, to the file that it is given.
@@ -26,6 +27,7 @@ class Outlet:
         every_seconds: how often reports are wanted while steps are taken.
         leaving: whether one of the processes may be gone soon, so that states are due often.
         right: to write to the folder; where nobody has taken it, nobody else can have it.
+        store: where the run is kept.
     """
 
     every_seconds = math.inf
@@ -33,8 +35,17 @@ class Outlet:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.right = RightToWrite(folder)
+        self.store = RunStore(folder)
+        self.right = right_to_write(folder, self.store)
         self._writer = BackgroundWriter()
+
+    def fetch(self) -> None:
+        """Bring what earlier attempts have left, where the run is kept elsewhere."""
+        self.store.pull(*TRAINED)
+
+    def share(self) -> None:
+        """Take everything but states to where the run is kept."""
+        self.store.push(*TRAINED, but=["training/ray"])
 
     def start(self) -> Path | None:
         """Return the state to go on from, None if there is none."""

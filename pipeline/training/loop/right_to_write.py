@@ -2,17 +2,71 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from typing import IO, Self
+from typing import IO, Any, Protocol, Self
 
 from lasaft.errors import StageError
 from lasaft.files import atomic_write_bytes
 from pipeline.cluster import locks
+from pipeline.cluster.one_writer import is_dead, whoami
+from pipeline.cluster.run_store import RunStore
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config.folders import RunFolder
 
 # Ray ends the workers of a killed command, or of a node that it has lost, within some 5 seconds.
 _PREDECESSOR_SECONDS = 30.0
+
+
+class Right(Protocol):
+    """Held inside a ``with``, which begins once no process of an earlier attempt writes."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def require(self) -> None:
+        """Raise where this process has been shut out.
+
+        Raises:
+            StageError: the run is another process's now.
+        """
+
+
+def right_to_write(folder: RunFolder, store: RunStore) -> Right:
+    """Return the right to write to the training of a run, wherever it is kept."""
+    return RightToWrite(folder) if store.remote is None else RightInStore(store.remote)
+
+
+class RightInStore:
+    """The right to the training of a run in an object store: an object names who has it."""
+
+    def __init__(self, remote: RemoteFolder) -> None:
+        self._file, self._place = remote / "training/.writer.json", str(remote)
+        self._own = whoami()
+
+    def __enter__(self) -> Self:
+        end = time.monotonic() + _PREDECESSOR_SECONDS
+        while (owner := self._owner()) and not is_dead(owner) and time.monotonic() < end:
+            time.sleep(1)
+        self._file.write_bytes(json.dumps(self._own).encode())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._owner() == self._own:
+            self._file.delete()
+
+    def _owner(self) -> dict[str, Any] | None:
+        try:
+            return json.loads(self._file.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def require(self) -> None:
+        """Raise where this process has been shut out."""
+        if self._owner() != self._own:
+            raise _shut_out(self._place)
 
 
 class RightToWrite:
@@ -60,7 +114,11 @@ class RightToWrite:
             return
         ours, theirs = os.fstat(self._file.fileno()), self._path.stat()
         if not os.path.samestat(ours, theirs):
-            raise StageError(
-                f"{self._path.parent}: this process stood still for so long that another one has "
-                "taken the training over; nothing is lost"
-            )
+            raise _shut_out(str(self._path.parent))
+
+
+def _shut_out(place: str) -> StageError:
+    return StageError(
+        f"{place}: this process stood still for so long that another one has taken the training "
+        "over; nothing is lost"
+    )

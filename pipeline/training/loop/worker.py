@@ -18,7 +18,7 @@ from pipeline.training.loop.process_data import ShardData
 from pipeline.training.loop.published import seal
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult, provenance
-from pipeline.training.loop.right_to_write import RightToWrite
+from pipeline.training.loop.right_to_write import Right
 from pipeline.training.loop.states import newest_state
 from pipeline.training.loop.trainer import OnEpoch, Trainer
 
@@ -44,9 +44,12 @@ def run_session(
     folder, ranks = RunFolder.of(config), Ranks.current(device)
     outlet = outlet or Outlet(folder)
     with _only_writer(outlet.right, ranks):
+        outlet.fetch()
+        ranks.agree(None)  # before anything changes here, the others on this machine have it too
         result = _run(config, folder, ranks, on_epoch, outlet)
         if ranks.is_first:
             finish(folder, config, result, seal(folder, config, result))
+            outlet.share()
             if config.train.save_weights_only and not result.timed_out:
                 outlet.drop_states()
     return result
@@ -70,7 +73,7 @@ def _run(
 
 
 @contextmanager
-def _only_writer(right: RightToWrite, ranks: Ranks) -> Iterator[None]:
+def _only_writer(right: Right, ranks: Ranks) -> Iterator[None]:
     """Let the first process take the right to write, while the others wait."""
     with right if ranks.is_first else nullcontext():
         ranks.agree(None)  # the others may read the state from now on

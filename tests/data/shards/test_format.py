@@ -15,6 +15,7 @@ import torch
 
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
 from pipeline.data.shards.inspect import inspect_shards
 from pipeline.data.shards.manifest import Manifest, read_manifest
 from pipeline.data.songs.tracks import list_tracks, read_track
@@ -41,7 +42,7 @@ def manifest(config: RunConfig) -> Manifest:
 @pytest.fixture(scope="module")
 def folder(config: RunConfig, manifest: Manifest) -> Path:
     assert manifest.tracks
-    return config.output_dir / "shards"
+    return RunFolder.of(config).root / "shards"
 
 
 def _read_all(folder: Path) -> None:
@@ -111,7 +112,7 @@ def test_the_mixture_column_is_the_stored_mixture_not_the_sum(
     ShardSet(tmp_path / "run" / "shards", halved).read_window(
         halved.tracks[0], "mixture", 0, rows[0]
     )
-    ShardSet(config.output_dir / "shards", whole).read_window(track, "mixture", 0, rows[1])
+    ShardSet(RunFolder.of(config).root / "shards", whole).read_window(track, "mixture", 0, rows[1])
     ratio = rows[0].square().sum() / rows[1].square().sum()
     assert ratio == pytest.approx(0.25, rel=0.01)  # the halving rounds to 16 bits
 

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 import jobs.preprocess
 from lasaft.errors import ConfigError, DataError, StageError
+from pipeline.cluster import store as storage
+from pipeline.cluster.store import RemoteFolder, patiently
 from pipeline.config import DataConfig, RunConfig, TrainConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
-from pipeline.data.shards import store as storage
 from pipeline.data.shards.manifest import read_manifest
-from pipeline.data.shards.store import RemoteFolder, patiently
 from pipeline.data.shards.upload import upload_shards
 from pipeline.data.windows.cache import ShardCache
 from pipeline.data.windows.loader import validation_tracks

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import Manifest
 from pipeline.data.songs.tracks import list_tracks, read_track
 from pipeline.data.windows.draw_plan import DrawPlan, draw_plan
@@ -64,7 +65,7 @@ def test_an_augmentation_is_the_stft_of_the_same_operation_on_waves(
 ) -> None:
     data = config.data.model_copy(update=_SETTINGS[name])
     config = config.model_copy(update={"data": data})
-    shards = ShardSet(config.output_dir / "shards")
+    shards = ShardSet(RunFolder.of(config).root / "shards")
     manifest: Manifest = shards.manifest
     assert config.data.musdb_root is not None
     tracks = list_tracks(config.data.musdb_root, sources=config.model.sources)
@@ -91,7 +92,7 @@ def test_an_augmentation_is_the_stft_of_the_same_operation_on_waves(
 def test_every_augmentation_happens_in_these_plans(config: RunConfig) -> None:
     data = config.data.model_copy(update=_SETTINGS["all"])
     plan = draw_plan(
-        ShardSet(config.output_dir / "shards").manifest,
+        ShardSet(RunFolder.of(config).root / "shards").manifest,
         config.model_copy(update={"data": data}),
         0,
     )
@@ -103,7 +104,7 @@ def test_every_augmentation_happens_in_these_plans(config: RunConfig) -> None:
 def test_processes_have_the_same_augmented_batches(config: RunConfig, world_size: int) -> None:
     data = config.data.model_copy(update=_SETTINGS["all"])
     config = config.model_copy(update={"data": data})
-    shards = ShardSet(config.output_dir / "shards")
+    shards = ShardSet(RunFolder.of(config).root / "shards")
     plan = draw_plan(shards.manifest, config, 1)
 
     def batches(rank: int, count: int) -> list[torch.Tensor]:

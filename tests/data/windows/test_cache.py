@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.data.shards.manifest import ShardEntry, read_manifest
-from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.windows.cache import ShardCache
 from pipeline.data.windows.reader import ShardSet
 from tests.helpers.far_shards import batches, entries_of, opened, same, wait_until_filled

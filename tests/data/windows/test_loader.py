@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from lasaft.errors import ConfigError, DataError
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import Manifest, TrackEntry
-from pipeline.data.shards.store import RemoteFolder
 from pipeline.data.windows.draw_plan import DrawPlan, draw_plan
 from pipeline.data.windows.loader import Batch, BatchLoader, read_spectrogram, validation_tracks
 from pipeline.data.windows.reader import ShardSet
@@ -38,7 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 @pytest.fixture
 def shards(config: RunConfig) -> ShardSet:
-    return ShardSet(config.output_dir / "shards")
+    return ShardSet(RunFolder.of(config).root / "shards")
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_damage_is_raised_where_the_batches_are_used(
     tmp_path: Path, config: RunConfig, plan: DrawPlan
 ) -> None:
     folder = tmp_path / "shards"
-    shutil.copytree(config.output_dir / "shards", folder)
+    shutil.copytree(RunFolder.of(config).root / "shards", folder)
     entry = plan.tracks[0].shards[0]
     victim = folder / entry.path
     data = bytearray(victim.read_bytes())

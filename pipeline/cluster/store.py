@@ -1,0 +1,274 @@
+"""Folders in object stores (S3 and its like, or whatever fsspec knows), read and written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+from lasaft.errors import ConfigError, DataError
+from lasaft.files import atomic_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyarrow import NativeFile
+    from pyarrow.fs import FileSystem
+
+Result = TypeVar("Result")
+
+_CHUNK_BYTES = 16 * 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Arrow's own S3 client tries for some 6 s before it reports a lost connection.
+PAUSES_SECONDS = [0.5, 2.0, 8.0]
+_ARROW_SCHEMES = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
+# Answers of a store that will be the same next time.
+_FINAL = re.compile(
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|NO_SUCH_BUCKET|UNRECOGNIZED|"
+    r"credential|HTTP response code 40[13]|Forbidden|Unauthorized",
+    re.I,
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object: its length in bytes, and when it was written, in whole seconds of the store."""
+
+    size: int
+    seconds: int | None  # None where the store does not say
+
+
+def _seconds(nanoseconds: int | None) -> int | None:
+    return None if nanoseconds is None else nanoseconds // 10**9
+
+
+class RemoteFolder:
+    """A folder of an object store; safe to use from many threads. No file is touched at first.
+
+    Args:
+        address: ``s3://bucket/folder``, with options of pyarrow.fs behind a ``?``
+            (``endpoint_override``, ``scheme``, ``region``), or an address that fsspec knows.
+        option: which gave the address, for messages.
+    """
+
+    def __init__(self, address: str, option: str = "shards_dir") -> None:
+        self.address, self._option = address, option
+        self._shown = address.partition("?")[0].rstrip("/")
+        self._lock = threading.Lock()
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def __reduce__(self) -> tuple[type[RemoteFolder], tuple[str, str]]:
+        return RemoteFolder, (self.address, self._option)
+
+    def __truediv__(self, name: str) -> RemoteFile:
+        return RemoteFile(self, name)
+
+    @cached_property
+    def _place(self) -> tuple[FileSystem, str]:
+        from pyarrow import fs
+
+        scheme = urlsplit(self.address).scheme
+        try:
+            if scheme in _ARROW_SCHEMES:
+                system, path = fs.FileSystem.from_uri(self.address + self._one_put(scheme))
+            else:
+                from fsspec.core import url_to_fs
+
+                found, path = url_to_fs(self.address)
+                system = fs.PyFileSystem(fs.FSSpecHandler(found))
+        except (ValueError, ImportError, OSError) as error:
+            raise ConfigError(
+                f"{self._option}: {self} cannot be used ({_first_line(error)}); allowed: an "
+                "address that pyarrow.fs or an installed fsspec package knows, such as "
+                "s3://bucket/folder"
+            ) from error
+        return system, path.rstrip("/")
+
+    def _one_put(self, scheme: str) -> str:
+        """Return the option by which a small object is one request, not three."""
+        if scheme != "s3" or "allow_delayed_open" in self.address:
+            return ""
+        return ("&" if "?" in self.address else "?") + "allow_delayed_open=true"
+
+    def place(self, name: str) -> tuple[FileSystem, str]:
+        """Return the file system, and the path in it, of a file of the folder.
+
+        Raises:
+            ConfigError: the address has a form that no file system takes.
+        """
+        with self._lock:
+            system, path = self._place
+        return system, f"{path}/{name}".rstrip("/")
+
+    def listing(self, below: str = "") -> dict[str, Found]:
+        """Return what lies below a folder of this one: names in this one, sizes and times.
+
+        Raises:
+            DataError: the store does not answer or refuses.
+        """
+        from pyarrow.fs import FileSelector
+
+        system, path = self.place(below)
+        every = FileSelector(path, recursive=True, allow_not_found=True)
+        found = patiently(f"{self}/{below}", lambda: system.get_file_info(every))
+        start = len(self.place("")[1]) + 1
+        return {
+            info.path[start:]: Found(info.size, _seconds(info.mtime_ns))
+            for info in found
+            if info.is_file
+        }
+
+
+class RemoteFile:
+    """One file of a :class:`RemoteFolder`; its text is its address.
+
+    Every method raises a DataError where the store does not answer or refuses.
+    """
+
+    def __init__(self, folder: RemoteFolder, name: str) -> None:
+        self._folder, self._name = folder, name
+
+    def __str__(self) -> str:
+        return f"{self._folder}/{self._name}"
+
+    def open(self) -> NativeFile:
+        """Open the file for reads at any place, from any thread; DataError if it is not there."""
+        system, path = self._folder.place(self._name)
+        return patiently(str(self), lambda: system.open_input_file(path))
+
+    def read_bytes(self) -> bytes:
+        """Return the whole file, as ``Path.read_bytes`` does.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        system, path = self._folder.place(self._name)
+
+        def read() -> bytes | None:
+            try:
+                with system.open_input_stream(path) as file:
+                    return file.read()
+            except FileNotFoundError:
+                return None
+
+        data = patiently(str(self), read)
+        if data is None:
+            raise FileNotFoundError(str(self))
+        return data
+
+    def write_bytes(self, data: bytes) -> None:
+        """Make ``data`` the whole file."""
+        system, path = self._folder.place(self._name)
+
+        def write() -> None:
+            with system.open_output_stream(path) as file:
+                file.write(data)
+
+        patiently(str(self), write)
+
+    def put(self, source: Path) -> str:
+        """Copy a local file here; return the sha256 of what was copied."""
+        system, path = self._folder.place(self._name)
+
+        def copy() -> str:
+            with source.open("rb") as file, system.open_output_stream(path) as out:
+                digest = hashlib.sha256()
+                while data := file.read(_CHUNK_BYTES):
+                    digest.update(data)
+                    out.write(data)
+            return digest.hexdigest()
+
+        return patiently(str(self), copy)
+
+    def get(self, target: Path) -> None:
+        """Copy the file to a local one, whole or not at all."""
+        system, path = self._folder.place(self._name)
+
+        def copy(temporary: Path) -> None:
+            with system.open_input_stream(path) as file, temporary.open("wb") as out:
+                shutil.copyfileobj(file, out, _CHUNK_BYTES)
+
+        with atomic_path(target) as temporary:
+            patiently(str(self), lambda: copy(temporary))
+
+    def delete(self) -> None:
+        """Delete the file; DataError if it is not there."""
+        system, path = self._folder.place(self._name)
+        patiently(str(self), lambda: system.delete_file(path))
+
+    def sha256(self) -> str:
+        """Return the sha256 of the whole file; DataError if it is not there."""
+        digest = hashlib.sha256()
+        with self.open() as file:
+            for data in self.chunks(file, file.size()):
+                digest.update(data)
+        return digest.hexdigest()
+
+    def chunks(
+        self, file: NativeFile, size: int, stop: threading.Event | None = None
+    ) -> Iterator[bytes]:
+        """Yield the first ``size`` bytes of the open file, piece by piece."""
+        for start in range(0, size, _CHUNK_BYTES):
+            count = min(_CHUNK_BYTES, size - start)
+            yield patiently(str(self), partial(file.read_at, count, start), stop)
+
+    def found(self) -> Found | None:
+        """Return the file's length and time, None where there is no file."""
+        system, path = self._folder.place(self._name)
+        info = patiently(str(self), lambda: system.get_file_info(path))
+        return Found(info.size, _seconds(info.mtime_ns)) if info.is_file else None
+
+    def size(self) -> int | None:
+        """Return the file's length in bytes, None where there is no file."""
+        found = self.found()
+        return None if found is None else found.size
+
+
+def patiently(
+    name: str, action: Callable[[], Result], stop: threading.Event | None = None
+) -> Result:
+    """Return ``action()``, tried again after pauses while the store does not answer.
+
+    Args:
+        action: reads or writes it; an OSError of it means that the store failed.
+        stop: ends the waiting.
+
+    Raises:
+        DataError: the file is missing, the store refuses, or goes on failing.
+    """
+    for pause in [*PAUSES_SECONDS, None]:
+        try:
+            return action()
+        except FileNotFoundError as error:
+            raise DataError(f"{name}: there is no such object") from error
+        except OSError as error:
+            if error.errno in _FULL:  # the disk here, to which something was copied
+                raise
+            if pause is None or (stop is not None and stop.is_set()):
+                _give_up(name, error, f", tried {len(PAUSES_SECONDS) + 1} times")
+            if _FINAL.search(str(error)):
+                _give_up(name, error, "")
+        time.sleep(pause) if stop is None else stop.wait(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _give_up(name: str, error: OSError, how: str) -> NoReturn:
+    raise DataError(
+        f"{name}: the store fails ({_first_line(error)}){how}; look at the address, "
+        "the network and the credentials (AWS_* in the environment)"
+    ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

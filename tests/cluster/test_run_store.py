@@ -1,0 +1,273 @@
+"""A run in an object store: copies, who may write to it, and what goes with tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import parse
+from lasaft.errors import ConfigError, DataError, StageError
+from pipeline.cluster import one_writer, store
+from pipeline.cluster.one_writer import Lease, alone_in_run
+from pipeline.cluster.parcels import parcel
+from pipeline.cluster.run_store import LARGE, RunStore
+from pipeline.cluster.store import RemoteFolder
+from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
+from pipeline.training.loop.right_to_write import right_to_write
+from tests.helpers.object_store import address, object_names, object_store, put_object
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The port of an S3-like server with an empty bucket."""
+    with object_store() as port:
+        yield port
+
+
+@pytest.fixture
+def place(port: int, tmp_path: Path) -> str:
+    """The address of a run that is not there yet."""
+    return address(tmp_path.name, port)
+
+
+class Machines:
+    """Machines that share nothing but the store: each has copies of its own."""
+
+    def __init__(self, place: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._place, self._root, self._monkeypatch = place, root, monkeypatch
+
+    def on(self, name: str) -> RunStore:
+        """Go to a machine."""
+        self._monkeypatch.setenv("XDG_CACHE_HOME", str(self._root / name))
+        return RunStore(RunFolder.of(self.config))
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return RunConfig(output_dir=self._place)
+
+
+@pytest.fixture
+def machines(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    """Two machines or more."""
+    return Machines(place, tmp_path, monkeypatch)
+
+
+def _write(store: RunStore, name: str, text: str) -> None:
+    path = store.root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _files(store: RunStore) -> dict[str, str]:
+    paths = [p for p in store.root.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    return {path.relative_to(store.root).as_posix(): path.read_text() for path in paths}
+
+
+def test_what_one_machine_makes_another_finds(machines: Machines) -> None:
+    a = machines.on("a")
+    _write(a, "training/metrics.jsonl", "{}\n")
+    _write(a, "report/index.html", "page")
+    _write(a, "report/.hidden", "stays")
+    a.push()
+    b = machines.on("b")
+    b.pull()
+    assert _files(b) == {"training/metrics.jsonl": "{}\n", "report/index.html": "page"}
+    (b.root / "report" / "index.html").unlink()
+    _write(b, "training/metrics.jsonl", "ab\n")  # of the same length, in the same second
+    b.push("training", "report")
+    a.pull("training")
+    assert _files(a) == {"training/metrics.jsonl": "ab\n", "report/index.html": "page"}
+    a.pull()
+    assert _files(a) == {"training/metrics.jsonl": "ab\n"}
+    assert not (a.root / "report" / "index.html").exists()
+    assert (a.root / "report" / ".hidden").exists()
+
+
+def test_what_is_left_out_is_left_alone(machines: Machines) -> None:
+    a = machines.on("a")
+    _write(a, "songs/a.wav", "sound")
+    _write(a, "training/ray/x/state", "state")
+    _write(a, "training/result.json", "{}")
+    a.push()
+    b = machines.on("b")
+    b.pull(but=[*LARGE, "training/ray"])
+    assert _files(b) == {"training/result.json": "{}"}
+    (b.root / "training" / "result.json").unlink()
+    b.push(but=[*LARGE, "training/ray"])
+    a.pull()
+    assert _files(a) == {"songs/a.wav": "sound", "training/ray/x/state": "state"}
+    a.remove("training/ray")
+    b.pull()
+    assert _files(b) == {"songs/a.wav": "sound"}
+
+
+def test_nothing_is_fetched_or_put_twice(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = machines.on("a")
+    _write(a, "scores/x.json", "1")
+    a.push()
+    b = machines.on("b")
+    b.pull()
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    for name in ("get", "put", "delete"):
+        monkeypatch.setattr(store.RemoteFile, name, never)
+    for each in (a, b):
+        each.pull()
+        each.push()
+
+
+def test_stamps_come_last(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, order = machines.on("a"), list[str]()
+    real = store.RemoteFile.put
+    monkeypatch.setattr(
+        store.RemoteFile, "put", lambda file, path: (order.append(path.name), real(file, path))[1]
+    )
+    for name in ("steps/train.json", "training/result.json", "zz/late.bin", "aa/early.bin"):
+        _write(a, name, name)
+    a.push()
+    assert set(order[2:]) == {"train.json", "result.json"}
+
+
+def test_a_folder_is_its_own_store(tmp_path: Path) -> None:
+    here = RunStore(RunFolder.of(RunConfig(output_dir=tmp_path)))
+    (tmp_path / "a").write_text("a")
+    here.pull()
+    here.push()
+    assert here.remote is None
+    assert (tmp_path / "a").read_text() == "a"
+    assert parcel(RunFolder.of(RunConfig(output_dir=tmp_path)), reads=[tmp_path / "x"]) is None
+
+
+def test_a_parcel_brings_what_a_task_reads_and_takes_back_what_it_writes(
+    machines: Machines, tmp_path: Path
+) -> None:
+    head = machines.on("head")
+    folder = RunFolder.of(machines.config)
+    _write(head, "checkpoint/weights", "w")
+    head.push()
+    _write(head, "scores/old.json", "old")
+    files = [folder.scores / "old.json", folder.scores / "new.json"]
+    made = parcel(
+        folder, reads=[folder.checkpoint, tmp_path], writes=[folder.estimates], files=files
+    )
+    assert made is not None
+    sent = pickle.dumps(made)
+    for path in (folder.checkpoint / "weights", folder.scores / "old.json"):
+        path.unlink()  # the node has none of it
+
+    def task() -> str:
+        (folder.estimates).mkdir()
+        (folder.estimates / "vocals.wav").write_text("sound")
+        (folder.scores / "new.json").write_text("new")
+        old = (folder.scores / "old.json").read_text()
+        return (folder.checkpoint / "weights").read_text() + old
+
+    result, changed = pickle.loads(sent).do(task)
+    assert (result, changed) == ("wold", {"scores/new.json": b"new"})
+    made.keep(changed)
+    there = object_names(str(machines.config.output_dir))
+    assert there == {"checkpoint/weights", "estimates/vocals.wav", "scores/new.json"}
+
+
+# Who may write
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that are stale after seconds."""
+    monkeypatch.setattr(one_writer, "_BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(one_writer, "_STALE_SECONDS", 3.0)
+    monkeypatch.setattr(one_writer, "_SETTLE_SECONDS", 0.2)
+
+
+def test_another_command_is_refused_and_named(
+    place: str, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = Lease(RemoteFolder(place)), Lease(RemoteFolder(place))
+    assert first.take("train on a") is None
+    assert second.take("run on b") == "train on a"
+    assert "was in use by train on a; looking for 3 s" in capsys.readouterr().err
+    first.require()
+    first.drop()
+    assert second.take("run on b") is None
+    second.drop()
+    assert object_names(place) == set()
+
+
+def test_a_dead_command_is_followed(place: str, quick: None) -> None:
+    dead = {"host": "elsewhere", "process": 1, "id": "x", "owner": "run on c", "beat": 7}
+    put_object(place, ".lease.json", json.dumps(dead).encode())
+    lease = Lease(RemoteFolder(place))
+    assert lease.take("run on d") is None
+    lease.drop()
+    ended = dead | {"host": os.uname().nodename, "process": 2**22 + 1}
+    put_object(place, ".lease.json", json.dumps(ended).encode())
+    assert one_writer.is_dead(ended)
+    assert Lease(RemoteFolder(place)).take("run on d") is None
+
+
+def test_one_that_stood_still_is_told_and_writes_no_more(
+    machines: Machines, place: str, quick: None
+) -> None:
+    machines.on("a")
+    lost = threading.Event()
+    with pytest.raises(StageError, match="has taken the run over"):  # noqa: SIM117
+        with alone_in_run(machines.config):
+            other = {"host": "elsewhere", "process": 1, "id": "y", "owner": "run on b", "beat": 0}
+            put_object(place, ".lease.json", json.dumps(other).encode())
+            lost.wait(1.5)
+            _write(machines.on("a"), "report/index.html", "late")
+    assert object_names(place) == {".lease.json"}
+
+
+def test_the_right_to_train_goes_to_the_next_process(machines: Machines) -> None:
+    remote = machines.on("a")
+    first = right_to_write(RunFolder.of(machines.config), remote)
+    second = right_to_write(RunFolder.of(machines.config), remote)
+    with first:
+        first.require()
+        put_object(
+            str(machines.config.output_dir),
+            "training/.writer.json",
+            json.dumps({"host": os.uname().nodename, "process": 2**22 + 1}).encode(),
+        )
+        with second:
+            second.require()
+            with pytest.raises(StageError, match="another one has taken the training over"):
+                first.require()
+    assert object_names(str(machines.config.output_dir)) == set()
+
+
+# What is refused
+
+
+def test_a_bucket_that_is_not_there_is_named(port: int) -> None:
+    config = RunConfig(output_dir=address("run", port).replace("//bucket", "//nosuch"))
+    with (
+        pytest.raises(DataError, match=r"s3://nosuch/run.*bucket does not exist"),
+        alone_in_run(config),
+    ):
+        raise AssertionError
+
+
+def test_a_search_wants_a_folder(place: str) -> None:
+    words = ["--output_dir", place, "--space", "small", "--shards_dir", place]
+    with pytest.raises(ConfigError, match=r"output_dir: got s3://.*a folder that all nodes share"):
+        parse(words, "tune")
+
+
+def test_an_unknown_scheme_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"output_dir: s4://bucket/run cannot be used"):
+        parse(["--output_dir", "s4://bucket/run", "--preset", "demo"], "run")
