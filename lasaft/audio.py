@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import soundfile
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lasaft.errors import AudioError, ConfigError
 from lasaft.interrupts import held
+from lasaft.sound_file import open_sound
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -35,8 +36,6 @@ SUBTYPES = {
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # A RIFF header counts in 32 bits; the rest is room for the other chunks.
 _WAV_LIMIT_BYTES = 2**32 - 2**16
-# A program that writes to a pipe cannot know the length: what it puts there is this or more.
-_PIPED_BYTES = 2**31 - 2**12
 
 
 @dataclass(frozen=True)
@@ -88,72 +87,6 @@ class Encoding:
         return "RF64" if big else self.format.upper()
 
 
-def _name(path: Path) -> Any:
-    # As bytes, which its types do not know: a file name need not be Unicode.
-    return os.fsencode(path)
-
-
-def _video_format(head: bytes) -> str:
-    """Name the container whose first bytes these are: libsndfile may find "MPEG audio" in it."""
-    if head[4:8] == b"ftyp":
-        return "MP4"
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "AVI"
-    starts = {
-        b"\x1aE\xdf\xa3": "Matroska or WebM",
-        b"\x00\x00\x01\xba": "MPEG video",
-        b"FLV": "FLV",
-    }
-    return next((name for start, name in starts.items() if head.startswith(start)), "")
-
-
-def missing_bytes(path: Path) -> int:
-    """Return how many bytes of sound a wav file lacks that its header promises.
-
-    libsndfile does not tell. It is 0 for other formats, and where a writer to a pipe could not
-    know the length.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] != b"RIFF" or head[8:] != b"WAVE" or _is_unknown(head[4:8], size):
-            return 0
-        while len(chunk := file.read(8)) == 8:
-            length = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                known = not _is_unknown(chunk[4:], size)
-                return max(0, file.tell() + length - size) if known else 0
-            file.seek(length + length % 2, 1)
-    return 0
-
-
-def _is_unknown(length: bytes, size: int) -> bool:
-    """Whether a length in a header of a file of ``size`` bytes stands for one not known."""
-    promised = int.from_bytes(length, "little")
-    return promised in (0, 0xFFFFFFFF) or (promised >= _PIPED_BYTES and size < promised // 2)
-
-
-def open_sound(path: Path) -> soundfile.SoundFile:
-    """Open an audio file for reading.
-
-    Raises:
-        AudioError: libsndfile cannot read it; the reason alone, without the file's name.
-    """
-    try:
-        return soundfile.SoundFile(_name(path))
-    except (soundfile.SoundFileError, OSError) as error:
-        text = reason(error)
-        # What libsndfile says of files without MPEG frames.
-        missing = text.startswith("File does not exist")
-        raise AudioError("no audio in it is recognised" if missing else text) from error
-
-
-def reason(error: Exception) -> str:
-    """Return what libsndfile or the system says, without the file's name."""
-    said = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    return said.strip().rstrip(".") or type(error).__name__
-
-
 class _AudioFile:
     """An open file that a ``with`` block closes."""
 
@@ -177,7 +110,8 @@ class AudioReader(_AudioFile):
         sample_rate: in Hz.
         channels: their number.
         frames: samples per channel.
-        missing_bytes: how many a wav file lacks, see :func:`missing_bytes`.
+        missing_bytes: how many bytes of sound its header promises that are not there.
+        note: what a user should know of its length, once it has been read; else empty.
 
     Raises:
         AudioError: the file is missing, not audio, or empty.
@@ -190,22 +124,21 @@ class AudioReader(_AudioFile):
             raise AudioError(f"{path}: {what}, give an audio file ({READABLE})")
         refusal = f"{path}: is not an audio file that can be read ({READABLE})"
         try:
-            with path.open("rb") as stream:
-                video = _video_format(stream.read(16))
-            self.missing_bytes = missing_bytes(path)
-        except OSError as error:
-            raise AudioError(f"{path}: cannot be read: {error.strerror}") from error
-        if video:
-            raise AudioError(f"{refusal}: it is {video}, extract its audio first")
-        try:
-            self._file = open_sound(path)
+            self._file = self._sound = open_sound(path)
         except AudioError as error:
             raise AudioError(f"{refusal}: {error}") from error
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
-        self.frames = self._file.frames
+        self.frames, self.missing_bytes = self._sound.samples, self._sound.missing_bytes
         if self.frames == 0:
             self._file.close()
             raise AudioError(f"{path}: holds no audio (0 samples)")
+        seconds = f"{self.frames / self.sample_rate:.1f} s"
+        self.note = ""
+        if self.missing_bytes:
+            lacking = f"{self.missing_bytes} bytes are missing at its end"
+            self.note = f"is cut short: {lacking}; {seconds} are there"
+        elif self._sound.open_ended:
+            self.note = f"its header leaves the length open: all {seconds} that are there were read"
 
     def blocks(self, size: int = BLOCK_SAMPLES) -> Iterator[Samples]:
         """Yield the audio as float32 blocks [channel, sample] of at most ``size`` samples.
@@ -216,8 +149,8 @@ class AudioReader(_AudioFile):
         position = 0
         while True:
             try:
-                block: Samples = self._file.read(size, "float32", always_2d=True)  # type: ignore[assignment]
-            except soundfile.SoundFileError as error:
+                block: Samples = self._sound.read(size, "float32", always_2d=True)
+            except (soundfile.SoundFileError, OSError) as error:
                 seconds = position / self.sample_rate
                 raise AudioError(f"{self.path}: is damaged after {seconds:.1f} s") from error
             if len(block) == 0:
@@ -227,6 +160,12 @@ class AudioReader(_AudioFile):
             yield np.ascontiguousarray(block.T)
         if position == 0:
             raise AudioError(f"{self.path}: holds no audio (0 samples)")
+        if position < self.frames:
+            self.note = f"ends {self.frames - position} samples before its header says"
+
+    def whole(self) -> Samples:
+        """Return all of it as float32 [channel, sample]."""
+        return np.concatenate(list(self.blocks()), axis=1)
 
 
 class _Sink(io.FileIO):
@@ -366,7 +305,7 @@ def read_audio(path: Path) -> tuple[Samples, int]:
         AudioError: the file is missing, not audio, empty, damaged or not finite.
     """
     with AudioReader(path) as reader:
-        return np.concatenate(list(reader.blocks()), axis=1), reader.sample_rate
+        return reader.whole(), reader.sample_rate
 
 
 def resample(blocks: Iterable[Samples], rate_in: int, rate_out: int) -> Iterator[Samples]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lasaft.audio import Samples, read_audio
+from lasaft.audio import AudioReader, Samples
 from lasaft.errors import AudioError, DataError
 from lasaft.files import atomic_write_bytes
 from lasaft.metrics import METRICS, Scores, bss_eval, museval_json
@@ -69,7 +69,8 @@ def score_track(track: str, references: Path, estimates: Path) -> TrackScores:
     missing = [name for name in files if name not in found]
     if missing:
         raise DataError(f"{estimates}: has no estimate of {', '.join(missing)}")
-    truth = {path: read_audio(path) for path in files.values()}
+    notes: list[str] = []
+    truth = {path: _read(path, notes) for path in files.values()}
     (first, (audio, rate)), *others = truth.items()
     for path, (other, other_rate) in others:
         _check_alike(path, (other, other_rate), first, (audio, rate))
@@ -78,10 +79,9 @@ def score_track(track: str, references: Path, estimates: Path) -> TrackScores:
                 f"{path}: has {other.shape[1]} samples, {first} has {audio.shape[1]}: references "
                 "of one track must be of one length"
             )
-    notes: list[str] = []
     guess = []
     for name in files:
-        estimate, estimate_rate = read_audio(found[name])
+        estimate, estimate_rate = _read(found[name], notes)
         _check_alike(found[name], (estimate, estimate_rate), first, (audio, rate))
         guess.append(_fitted(found[name], estimate, audio.shape[1], notes))
     try:
@@ -126,6 +126,15 @@ def _median(values: list[float | None]) -> float | None:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _read(path: Path, notes: list[str]) -> tuple[Samples, int]:
+    """Return a file as (float32 [channel, sample], sample rate in Hz); note what it lacks."""
+    with AudioReader(path) as reader:
+        audio = reader.whole()
+    if reader.note:
+        notes.append(f"{path}: {reader.note}")
+    return audio, reader.sample_rate
 
 
 def _check_alike(

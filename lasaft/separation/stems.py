@@ -166,12 +166,7 @@ def _notes(separator: Separator, reader: AudioReader, clipped: Mapping[str, int]
     rate, channels = reader.sample_rate, reader.channels
     ours = separator.config.sample_rate
     wanted = separator.config.audio_channels
-    notes = []
-    if reader.missing_bytes:
-        notes.append(
-            f"is cut short: {reader.missing_bytes} bytes are missing at its end; "
-            f"{reader.frames / rate:.1f} s are there"
-        )
+    notes = [reader.note] if reader.note else []
     if rate != ours:
         notes.append(f"{rate} Hz: separated at {ours} Hz, the stems are at {rate} Hz again")
     if channels == 1 < wanted:

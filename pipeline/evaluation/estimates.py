@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import torch
 
+from lasaft.audio import AudioReader
 from lasaft.checkpoint import build_model, load_checkpoint
 from lasaft.errors import AudioError, StageError
 from lasaft.files import publish_folder
@@ -167,17 +168,16 @@ def read_estimates(
 
 def _read_estimate(path: Path, audio: TrackAudio) -> np.ndarray:
     channels = audio.mixture.shape[0]
-    try:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(f"{path}: cannot read this estimate ({error})") from error
-    if rate != audio.sample_rate:
-        raise AudioError(f"{path}: {rate} Hz; allowed: the track's {audio.sample_rate} Hz")
-    if wave.shape[1] != channels:
-        raise AudioError(f"{path}: {wave.shape[1]} channels; allowed: the track's {channels}")
-    if not np.isfinite(wave).all():
-        raise AudioError(f"{path}: holds NaN or infinite samples; allowed: numbers")
-    return np.ascontiguousarray(wave.T)
+    with AudioReader(path) as reader:
+        if reader.sample_rate != audio.sample_rate:
+            raise AudioError(
+                f"{path}: {reader.sample_rate} Hz; allowed: the track's {audio.sample_rate} Hz"
+            )
+        if reader.channels != channels:
+            raise AudioError(f"{path}: {reader.channels} channels; allowed: the track's {channels}")
+        if reader.missing_bytes:
+            raise AudioError(f"{path}: {reader.note}; allowed: whole files")
+        return reader.whole()
 
 
 def keep_estimates(folder: Path, waves: Mapping[str, np.ndarray], rate: int, kind: str) -> None:

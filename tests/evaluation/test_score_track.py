@@ -224,8 +224,12 @@ def test_longer_estimates_are_cut_and_shorter_ones_end_in_silence(
         ("one shorter", r"bass\.wav: 100 samples, but the estimate of vocals has"),
         ("mono", r"bass\.wav: 1 channels; allowed: the track's 2"),
         ("rate", r"bass\.wav: 22050 Hz; allowed: the track's 44100 Hz"),
-        ("nan", r"bass\.wav: holds NaN or infinite samples"),
-        ("damaged", r"bass\.wav: cannot read this estimate"),
+        ("nan", r"bass\.wav: holds a value that is not a finite number"),
+        ("damaged", r"bass\.wav: is not an audio file that can be read"),
+        (
+            "cut short",
+            r"bass\.wav: is cut short: 1000 bytes are missing at its end; .* whole files",
+        ),
         ("missing", r"no estimate of bass, found: drums\.wav, .*; allowed: bass\.wav"),
         ("misnamed", r"no estimate of bass, found: Bass guitar\.wav, drums\.wav, "),
         ("twice", r"several estimates of bass: bass\.wav, bass\.flac; allowed: one"),
@@ -246,6 +250,8 @@ def test_a_faulty_estimate_is_named(track: Track, tmp_path: Path, fault: str, me
             soundfile.write(path, np.full_like(wave, np.nan), RATE, subtype="FLOAT")
         case "damaged":
             path.write_bytes(b"RIFF")
+        case "cut short":
+            path.write_bytes(path.read_bytes()[:-1000])
         case "missing":
             path.unlink()
         case "misnamed":

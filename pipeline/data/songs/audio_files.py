@@ -17,8 +17,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from lasaft.audio import missing_bytes, open_sound, reason
 from lasaft.errors import AudioError, DataError
+from lasaft.sound_file import Sound, open_sound, reason
 
 # The audio streams of a MUSDB18 file, in the file's order.
 STEM_MP4_STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -42,8 +42,8 @@ def read_sound_header(path: Path) -> Header:
         AudioError: the file is no audio, or shorter than its header says.
     """
     with _open_sound(path) as file:
-        header = Header(file.samplerate, file.channels, file.frames)
-        missing, whole = missing_bytes(path), _ends_where_it_says(file)
+        header = Header(file.samplerate, file.channels, file.samples)
+        missing, whole = file.missing_bytes, _ends_where_it_says(file)
     if missing:
         raise AudioError(f"is truncated: {missing} bytes fewer than its header says")
     if not whole:
@@ -60,13 +60,13 @@ def is_pcm(path: Path) -> bool:
         return False
 
 
-def _ends_where_it_says(file: soundfile.SoundFile) -> bool:
-    if file.frames == 0:
+def _ends_where_it_says(file: Sound) -> bool:
+    if file.samples == 0:
         return True
     try:
-        file.seek(file.frames - 1)
+        file.seek(file.samples - 1)
         return len(file.read(1, always_2d=True)) == 1
-    except soundfile.LibsndfileError:
+    except (soundfile.LibsndfileError, OSError):
         return False
 
 
@@ -148,7 +148,7 @@ def sound_blocks(
     """
     with ExitStack() as stack:
         files = [stack.enter_context(_open_sound(path, f"{path.name} ")) for path in paths]
-        end = max(file.frames for file in files) if stop is None else stop
+        end = max(file.samples for file in files) if stop is None else stop
         if start:
             for path, file in zip(paths, files, strict=True):
                 _seek(path, file, start)
@@ -159,28 +159,28 @@ def sound_blocks(
             yield block
 
 
-def _open_sound(path: Path, shown: str = "") -> soundfile.SoundFile:
+def _open_sound(path: Path, shown: str = "") -> Sound:
     try:
         return open_sound(path)
     except AudioError as error:
         raise AudioError(f"{shown}cannot be read as audio ({error})") from error
 
 
-def _seek(path: Path, file: soundfile.SoundFile, sample: int) -> None:
+def _seek(path: Path, file: Sound, sample: int) -> None:
     try:
         file.seek(sample)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path.name} has no sample {sample} ({reason(error)})") from error
 
 
-def _read_block(stream: Tensor, path: Path, file: soundfile.SoundFile) -> None:
+def _read_block(stream: Tensor, path: Path, file: Sound) -> None:
     # libsndfile converts int16 to float six times slower than torch does, to the same bits.
     is_int16 = file.subtype == "PCM_16"
     at = file.tell()
     kind = "int16" if is_int16 else "float32"
     try:
         samples = file.read(stream.shape[-1], dtype=kind, always_2d=True)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path.name} is damaged after sample {at} ({reason(error)})") from error
     if samples.shape != stream.shape[::-1]:
         raise AudioError(

@@ -165,14 +165,42 @@ def test_an_empty_wav_is_a_fault(tmp_path: Path) -> None:
     assert len(list(track.iterdir())) == 5
 
 
-def test_a_wav_of_unknown_length_is_no_fault(tmp_path: Path) -> None:
-    track = write_track(tmp_path / "train" / "a")
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF, "flac"])
+def test_a_stem_of_unknown_length_is_no_fault_and_read_whole(
+    tmp_path: Path, size: int | str
+) -> None:
+    track = write_track(tmp_path / "train" / "a", seconds=3)
     file = track / "vocals.wav"
+    truth, rate = soundfile.read(str(file))
+    if isinstance(size, int):
+        data = bytearray(file.read_bytes())
+        at = data.index(b"data") + 4
+        data[at : at + 4] = size.to_bytes(4, "little")
+        data[4:8] = ((size + at - 4) % 2**32).to_bytes(4, "little")
+        file.write_bytes(data)
+    else:
+        file.unlink()
+        file = file.with_suffix(".flac")
+        soundfile.write(str(file), truth, rate)
+        data = bytearray(file.read_bytes())
+        data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])  # 36 bits of total samples
+        file.write_bytes(data)
+    assert _faults(tmp_path) == []
+    (song,) = list_tracks(tmp_path, sources=SOURCES)
+    np.testing.assert_array_equal(read_track(song).sources[0].numpy().T, truth.astype(np.float32))
+    (part,) = audio_blocks(song, 1 << 20, start=100_000, stop=100_010)
+    np.testing.assert_array_equal(part[0].numpy().T, truth[100_000:100_010].astype(np.float32))
+
+
+def test_a_wav_that_says_2_gb_is_a_fault(tmp_path: Path) -> None:
+    file = write_track(tmp_path / "train" / "a") / "vocals.wav"
     data = bytearray(file.read_bytes())
     at = data.index(b"data") + 4
-    data[at : at + 4] = b"\xff\xff\xff\xff"  # what a program that writes to a pipe leaves
+    data[at : at + 4] = (2 * 10**9).to_bytes(4, "little")
     file.write_bytes(data)
-    assert _faults(tmp_path) == []
+    assert _faults(tmp_path) == [
+        f"train/a: vocals.wav is truncated: {2 * 10**9 - 176400} bytes fewer than its header says"
+    ]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

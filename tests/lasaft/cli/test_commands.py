@@ -144,7 +144,22 @@ def test_a_song_that_was_cut_short_is_separated_and_it_is_said(
     for size in (0, 0x7FFFF024, 0x80000024, 0xFFFFFFFF):
         song.write_bytes(whole[:4] + size.to_bytes(4, "little") + whole[8 : len(whole) // 2])
         assert separate(checkpoint, tmp_path / "out", song, "--targets", "bass") == 0
-        assert "cut short" not in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert "cut short" not in err
+        assert "cut.wav: its header leaves the length open: all 0.2 s that are there" in err
+
+
+def test_stems_of_a_song_of_unknown_length_are_ordinary_wav_files(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    song = write(tmp_path / "piped.flac", noise(2, 20000))
+    data = bytearray(song.read_bytes())
+    data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])  # 36 bits of total samples
+    song.write_bytes(data)
+    assert separate(checkpoint, tmp_path / "out", song, "--targets", "bass") == 0
+    stem = tmp_path / "out" / "piped" / "bass.wav"
+    assert stem.read_bytes()[:4] == b"RIFF"
+    assert soundfile.info(stem).frames == 20000
 
 
 def test_clipping_is_said_and_float_files_do_not_clip(

@@ -36,6 +36,29 @@ def score(tmp_path: Path, *arguments: object) -> int:
     return cli.main(["score", *map(str, arguments), "--output_dir", str(tmp_path / "scores")])
 
 
+def test_an_mp3_without_its_length_is_scored_whole_and_a_short_file_is_told(
+    tmp_path: Path, scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The first second takes many bits, the others few: by the first frames, 6 s are but 2 or 3.
+    truth = np.concatenate([noise(2, RATE, scale=0.3), noise(2, 5 * RATE, scale=1e-3)], axis=1)
+    for place in ("ref", "est"):
+        shutil.rmtree(tmp_path / place)
+        write(tmp_path / place / "song" / "bass.wav", noise(2, 6 * RATE, seed=1))
+    write(tmp_path / "ref" / "song" / "vocals.wav", truth)
+    mp3 = write(tmp_path / "est" / "song" / "vocals.mp3", truth, bitrate_mode="VARIABLE")
+    data = mp3.read_bytes()
+    medians = []
+    for tag in (b"Xing", bytes(4)):
+        mp3.write_bytes(data.replace(b"Xing", tag))
+        assert score(tmp_path, *scored, "--json") == 0
+        medians.append(json.loads(capsys.readouterr().out)["tracks"]["song"]["vocals"])
+    assert medians[0]["frames"] == medians[1]["frames"] == 6
+    wav = tmp_path / "est" / "song" / "bass.wav"
+    wav.write_bytes(wav.read_bytes()[:-8000])
+    assert score(tmp_path, *scored) == 0
+    assert "bass.wav: is cut short: 8000 bytes are missing at its end" in capsys.readouterr().err
+
+
 def test_scores_are_musevals_in_musevals_schema(
     tmp_path: Path, scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

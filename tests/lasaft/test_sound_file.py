@@ -1,0 +1,207 @@
+"""Sound files whose headers are wrong about their length are read whole, and it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from lasaft.audio import AudioReader, Samples, read_audio
+from lasaft.errors import AudioError
+from lasaft.sound_file import Pieces
+from tests.helpers.audio import RATE, noise, read, tone, write
+
+# An MP3 decoder gives whole frames: of 1152 samples here.
+FRAME = 1152
+
+
+@pytest.fixture
+def mp3(tmp_path: Path) -> bytes:
+    """A file of 5 s in which the first second has much higher bit rates than the others."""
+    song = np.concatenate([noise(2, RATE, scale=0.3).clip(-1, 1), tone(220, 4) / 5], axis=1)
+    options = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.3}
+    return write(tmp_path / "whole.mp3", song, **options).read_bytes()
+
+
+def _read(path: Path, data: bytes) -> tuple[Samples, AudioReader]:
+    path.write_bytes(data)
+    with AudioReader(path) as reader:
+        audio = reader.whole()
+    assert audio.shape[1] == reader.frames
+    return audio, reader
+
+
+def _with(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]
+
+
+def _id3(size: int) -> bytes:
+    """A tag at the front, with a picture in it that looks like the beginnings of frames."""
+    body = b"\xff\xfb\x90\x64" * size
+    return b"ID3\x03\0\0" + bytes((len(body) >> shift) & 127 for shift in (21, 14, 7, 0)) + body
+
+
+APE = b"APETAGEX" + bytes(24) + bytes(range(256)) * 20 + b"APETAGEX" + bytes(24)
+ID3_AT_THE_END = b"TAG" + b"x" * 125
+
+
+def test_a_whole_mp3_is_read_as_the_decoder_reads_it(tmp_path: Path, mp3: bytes) -> None:
+    audio, reader = _read(tmp_path / "a.mp3", mp3)
+    assert np.array_equal(audio, read(tmp_path / "a.mp3"))
+    assert (audio.shape[1], reader.note) == (5 * RATE, "")
+
+
+def test_an_mp3_without_the_tag_of_its_length_is_read_whole(tmp_path: Path, mp3: bytes) -> None:
+    known, path = read_audio(tmp_path / "whole.mp3")[0], tmp_path / "a.mp3"
+    at = mp3.index(b"Xing")
+    for bare in (_with(mp3, at, bytes(4)), mp3[417:]):  # a blank frame in its place, or none
+        audio, reader = _read(path, bare)
+        # The silence that the encoder put at both ends is known from the tag alone.
+        assert 5 * RATE <= audio.shape[1] <= 5 * RATE + 3 * FRAME
+        assert audio.shape[1] % FRAME == 0
+        start = audio.shape[1] - known.shape[1]
+        fit = [np.abs(audio[:, k : k + RATE] - known[:, :RATE]).max() for k in range(start)]
+        assert min(fit) < 0.5  # the first frame may lack what it borrows from the one before it
+        assert reader.note == ""
+    with soundfile.SoundFile(path) as theirs:
+        assert theirs.frames < 3 * RATE  # what libsndfile takes to be all
+
+
+def test_an_mp3_whose_tag_says_0_frames_is_read_whole(tmp_path: Path, mp3: bytes) -> None:
+    at = mp3.index(b"Xing") + 8
+    audio, reader = _read(tmp_path / "a.mp3", _with(mp3, at, bytes(4)))
+    assert np.array_equal(audio, read_audio(tmp_path / "whole.mp3")[0])
+    assert reader.note == ""
+
+
+def test_a_fraunhofer_tag_is_no_sound_and_its_promise_counts(tmp_path: Path, mp3: bytes) -> None:
+    frames = len(_read(tmp_path / "a.mp3", mp3[417:])[0][0]) // FRAME
+    tag = b"VBRI\0\x01\0\0\0\x4b" + len(mp3).to_bytes(4, "big") + frames.to_bytes(4, "big")
+    vbri = _with(mp3, 36, tag + bytes(160))
+    audio, reader = _read(tmp_path / "a.mp3", vbri)
+    assert (audio.shape[1], reader.note) == (frames * FRAME, "")
+    _, reader = _read(tmp_path / "a.mp3", vbri[: len(mp3) // 2])
+    lacking = len(mp3) - len(mp3) // 2
+    assert lacking <= reader.missing_bytes < lacking + 1500
+
+
+def test_joined_mp3s_with_their_tags_are_read_to_the_end(tmp_path: Path, mp3: bytes) -> None:
+    known = read_audio(tmp_path / "whole.mp3")[0]
+    joined = _id3(3000) + mp3 + ID3_AT_THE_END + _id3(500) + mp3 + APE + ID3_AT_THE_END
+    audio, reader = _read(tmp_path / "a.mp3", joined)
+    assert 10 * RATE < audio.shape[1] < 10 * RATE + 4 * FRAME
+    assert np.array_equal(audio[:, : 5 * RATE], known)
+    start = audio.shape[1] - known.shape[1] - 2 * FRAME
+    middle = known[:, 2 * RATE : 3 * RATE]
+    fit = [
+        np.abs(audio[:, 2 * RATE + k :][:, :RATE] - middle).max()
+        for k in range(start, start + 2 * FRAME)
+    ]
+    assert min(fit) < 1e-3
+    assert reader.note == ""
+
+
+def test_an_mp3_that_broke_off_is_read_as_far_as_it_goes_and_told(
+    tmp_path: Path, mp3: bytes
+) -> None:
+    half = mp3[: len(mp3) // 2]
+    audio, reader = _read(tmp_path / "a.mp3", half)
+    assert np.array_equal(audio, read(tmp_path / "a.mp3"))
+    lacking = len(mp3) - len(half)
+    assert lacking <= reader.missing_bytes < lacking + 1500  # a part of a frame is no sound
+    assert reader.note.startswith(f"is cut short: {reader.missing_bytes} bytes are missing")
+
+
+def test_mp3s_of_two_kinds_in_one_file_are_an_error(tmp_path: Path, mp3: bytes) -> None:
+    other = write(tmp_path / "b.mp3", tone(440, 1, rate=48000), rate=48000).read_bytes()
+    message = r"a\.mp3: .*goes from 44100 Hz, 2 channels to 48000 Hz, 2 channels after 19\d MPEG"
+    with pytest.raises(AudioError, match=message):
+        _read(tmp_path / "a.mp3", mp3 + other)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 32000, 48000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_every_version_of_mp3_is_read_whole(tmp_path: Path, rate: int, channels: int) -> None:
+    frame = FRAME if rate >= 32000 else FRAME // 2
+    song = noise(channels, 3 * rate)
+    data = bytearray(write(tmp_path / "a.mp3", song, rate).read_bytes())
+    assert read_audio(tmp_path / "a.mp3")[0].shape == song.shape
+    at = data.index(b"LAME") - 120
+    data[at : at + 4] = bytes(4)
+    audio, _ = _read(tmp_path / "b.mp3", bytes(data))
+    assert audio.shape[1] % frame == 0
+    assert 3 * rate <= audio.shape[1] <= 3 * rate + 5 * frame
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_16"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_wav_whose_writer_died_is_read_to_its_end(
+    tmp_path: Path, subtype: str, channels: int
+) -> None:
+    song = noise(channels, 1000)
+    whole = write(tmp_path / "a.wav", song, subtype=subtype).read_bytes()
+    at = whole.index(b"data") + 4
+    for riff in (0, 36):
+        data = _with(_with(whole, 4, riff.to_bytes(4, "little")), at, bytes(4))
+        audio, reader = _read(tmp_path / "b.wav", data)
+        assert np.array_equal(audio, read(tmp_path / "a.wav"))
+        assert (
+            reader.note == "its header leaves the length open: all 0.0 s that are there were read"
+        )
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+def test_the_sizes_that_stand_for_none_are_no_promise(tmp_path: Path, size: int) -> None:
+    whole = write(tmp_path / "a.wav", noise(2, 1000)).read_bytes()
+    at = whole.index(b"data") + 4
+    for riff in (size, (size + 36) % 2**32, len(whole) - 8):
+        data = _with(_with(whole, 4, riff.to_bytes(4, "little")), at, size.to_bytes(4, "little"))
+        audio, reader = _read(tmp_path / "b.wav", data)
+        assert np.array_equal(audio, read(tmp_path / "a.wav"))
+        assert (reader.missing_bytes, "open" in reader.note) == (0, True)
+
+
+@pytest.mark.parametrize("format", ["WAV", "RF64"])
+def test_what_a_wav_file_lacks_is_counted_to_the_end_of_its_sound(
+    tmp_path: Path, format: str
+) -> None:
+    whole = write(tmp_path / "a.wav", noise(2, 1000), format=format).read_bytes()
+    assert _read(tmp_path / "b.wav", whole)[1].missing_bytes == 0
+    assert _read(tmp_path / "b.wav", whole[:-100])[1].missing_bytes == 100
+
+
+def test_a_wav_that_says_2_gb_is_told_and_one_that_counts_wrongly_is_not(tmp_path: Path) -> None:
+    whole = write(tmp_path / "a.wav", noise(2, 1000)).read_bytes()
+    at = whole.index(b"data") + 4
+    data = _with(whole, at, (2 * 10**9).to_bytes(4, "little"))
+    assert _read(tmp_path / "b.wav", data)[1].missing_bytes == 2 * 10**9 - 8000
+    longer = _with(whole, 4, (len(whole) + 30).to_bytes(4, "little"))
+    assert _read(tmp_path / "b.wav", longer)[1].note == ""
+
+
+def test_a_flac_that_leaves_its_length_open_is_read_to_its_end(tmp_path: Path) -> None:
+    song = noise(2, 100_000)
+    data = bytearray(write(tmp_path / "a.flac", song).read_bytes())
+    data[21] &= 0xF0  # 36 bits of total samples
+    data[22:26] = bytes(4)
+    audio, reader = _read(tmp_path / "b.flac", bytes(data))
+    assert np.array_equal(audio, read(tmp_path / "a.flac"))
+    assert reader.note == "its header leaves the length open: all 2.3 s that are there were read"
+    with pytest.raises(AudioError, match=r"b\.flac: "):
+        _read(tmp_path / "b.flac", bytes(data[: len(data) // 2]))
+
+
+def test_a_sound_that_cannot_be_read_to_its_end_is_an_error(
+    tmp_path: Path, mp3: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = AudioReader(tmp_path / "whole.mp3")
+
+    def fail(self: Pieces, *arguments: object) -> bytes:
+        self.error = OSError(5, "Input/output error")
+        return b""
+
+    monkeypatch.setattr(Pieces, "_part", fail)
+    with reader, pytest.raises(AudioError, match=r"whole\.mp3: is damaged after 0\.0 s"):
+        reader.whole()
