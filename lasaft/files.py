@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 # Not allowed in file names on one system or another, with a meaning in paths, or not Unicode.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
@@ -32,6 +33,46 @@ def safe_name(name: str) -> str:
         sum_ = zlib.crc32(safe.encode())
         safe = f"{safe.encode()[:_LONGEST_NAME_BYTES].decode(errors='ignore')}-{sum_:08x}"
     return safe
+
+
+def first_link(places: Iterable[Path]) -> Path | None:
+    """Return the first of ``places``, or of the folders in them, that is a link; None: none is.
+
+    Nothing is written where a link leads, which others may have chosen. A file that is a link and
+    is written whole is replaced.
+    """
+    for place in places:
+        if place.is_symlink():
+            return place
+        for top, folders, _ in os.walk(place):
+            for name in sorted(folders):
+                if (folder := Path(top, name)).is_symlink():
+                    return folder
+    return None
+
+
+def link_on_the_way(path: Path, top: Path) -> Path | None:
+    """Return the first of ``path`` and the folders around it below ``top`` that is a link."""
+    inside = [path, *path.parents][: len(path.parts) - len(top.parts)]
+    return next((place for place in reversed(inside) if place.is_symlink()), None)
+
+
+def open_own(path: Path, mode: str, **options: Any) -> IO[Any]:
+    """Open a file to write, which is made where it is missing, but not where a link leads.
+
+    Raises:
+        OSError: it is a link, or cannot be opened.
+    """
+
+    def opened(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+
+    try:
+        return open(path, mode, opener=opened, **options)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = "is a link, and nothing is written where a link leads"
+        raise
 
 
 def file_sha256(path: Path) -> str:
@@ -76,6 +117,8 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
         made = {path.parent for path in paths if not path.parent.exists()}
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)  # it may be a link
         yield temporaries
         for temporary in temporaries:
             _sync(temporary)

@@ -11,7 +11,7 @@ import numpy as np
 
 from lasaft.audio import AudioReader, Samples
 from lasaft.errors import AudioError, DataError
-from lasaft.files import atomic_write_bytes
+from lasaft.files import atomic_write_bytes, link_on_the_way
 from lasaft.metrics import METRICS, Scores, bss_eval, museval_json
 
 ENDINGS = (".wav", ".flac", ".mp3", ".ogg")
@@ -48,7 +48,10 @@ def score_folders(
             yield error
             continue
         text = museval_json(result.scores, result.names)
-        atomic_write_bytes(output / f"{name}.json", text.encode())
+        file = output / f"{name}.json"
+        if (link := link_on_the_way(file.parent, output)) is not None:
+            raise DataError(f"{link}: is a link, and nothing is written where a link leads")
+        atomic_write_bytes(file, text.encode())
         yield result
 
 

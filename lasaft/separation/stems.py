@@ -13,7 +13,7 @@ from typing import Any
 
 from lasaft.audio import SUBTYPES, AudioReader, AudioWriter, Encoding
 from lasaft.errors import AudioError, ConfigError
-from lasaft.files import atomic_paths, safe_name
+from lasaft.files import atomic_paths, link_on_the_way, safe_name
 from lasaft.separation.separator import Separator
 
 DEFAULT_NAME = "{track}/{source}"
@@ -72,8 +72,8 @@ def plan_files(
         suffix: ending without the dot; added to what ``template`` gives if it is not there.
 
     Raises:
-        ConfigError: the template has other fields or leaves the folder, two files would get one
-            path, or a song would be overwritten.
+        ConfigError: the template has other fields or leaves the folder, a file or folder there is
+            a link, two files would get one path, or a song would be overwritten.
     """
     _check_template(template)
     if not template.lower().endswith(f".{suffix}"):
@@ -85,9 +85,10 @@ def plan_files(
         for target in targets:
             names = {"track": safe_name(song.stem), "source": safe_name(target)}
             path = folder / re.sub(r"\{(\w+)\}", lambda found, n=names: n[found[1]], template)
-            inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-            if not inside:
-                raise ConfigError(f"name: {template!r} leads out of {folder} for {song}")
+            if (link := link_on_the_way(path, folder)) is not None:
+                raise ConfigError(
+                    f"output_dir: {link} is a link, and nothing is written where a link leads"
+                )
             owner = owners.setdefault(_same(path), f"{target} of {song}")
             if owner != f"{target} of {song}" or target in paths:
                 raise ConfigError(

@@ -7,13 +7,14 @@ import fcntl
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
 
 from lasaft.errors import ConfigError, StageError
+from lasaft.files import first_link, open_own
 
 # What file systems of the network answer that have no locks, or whose lock service is off.
 _REFUSED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -45,7 +46,7 @@ class FileLock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             # Nothing is written before the lock is ours.
-            file = stack.enter_context(open(self._path, "r+", errors="replace", opener=_no_link))
+            file = stack.enter_context(open_own(self._path, "r+", errors="replace"))
             if not taken(file):
                 found = "".join(filter(str.isprintable, file.read(500)))
                 return found or "one that has just begun"
@@ -61,11 +62,6 @@ class FileLock:
         assert self._file is not None, "dropped before it was taken"
         self._file.truncate(0)
         self._file.close()
-
-
-def _no_link(path: str, flags: int) -> int:
-    """Open a file, which is made where it is missing, but not where a link leads."""
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 def taken(file: IO[str] | IO[bytes], kind: int = fcntl.LOCK_EX) -> bool:
@@ -121,25 +117,31 @@ def is_held(folder: Path) -> bool:
 
 
 @contextmanager
-def alone(folder: Path, option: str) -> Iterator[None]:
+def alone(folder: Path, option: str, written: Iterable[Path] = ()) -> Iterator[None]:
     """Be the only command that writes to a folder; a thread may say so again inside of it.
 
     Args:
         option: which says the folder.
+        written: what is written in it.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder cannot be written, or something that is written is a link.
         StageError: another command writes there, or its file system has no locks.
     """
     here = (folder.resolve(), threading.get_ident())
     if here in _held:
         yield
         return
+    if (link := first_link(written)) is not None:
+        raise ConfigError(
+            f"{option}: {link} is a link, and nothing is written where a link leads; put what it "
+            f"leads to in its place, or name another {option}"
+        )
     lock: Lock = FileLock(folder / _NAME)
     try:
         other = lock.take(this_command())
     except OSError as error:
-        reason = f"{_NAME} is a link" if error.errno == errno.ELOOP else error.strerror
+        reason = f"{_NAME} {error.strerror}" if error.errno == errno.ELOOP else error.strerror
         raise ConfigError(
             f"{option}: cannot write in {folder} ({reason}); allowed: a folder of yours"
         ) from error

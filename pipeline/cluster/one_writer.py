@@ -39,7 +39,8 @@ def alone_in_run(config: RunConfig) -> Iterator[None]:
     """
     folder = RunFolder.of(config)
     again = is_held(folder.root)
-    with alone(folder.root, "output_dir"):
+    written = (*folder.made, *folder.training.glob("*"), *folder.tracking.glob("*"))
+    with alone(folder.root, "output_dir", written):
         if folder.address is None or again:
             yield
             return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,11 @@ def _tree_hash(paths: Iterable[Path], look: Any) -> str | None:
     return digest(entries)
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, around: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yield the files of a tree, where links lead too; a folder that holds itself ends there."""
     if path.is_file():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.is_file())
-    return [
-        file
-        for file in found
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
+        yield path
+    elif path.is_dir() and (real := os.path.realpath(path)) not in around:
+        for item in path.iterdir():
+            if not item.name.startswith("."):
+                yield from _files(item, around | {real})

@@ -60,13 +60,21 @@ class RunFolder:
 
     def mixes(self) -> bool:
         """Return whether the shards would lie around a run or its songs, or among what it makes."""
-        made = (self.training, self.checkpoint, self.checkpoints, self.scores, self.estimates)
-        made += (self.report, self.search, self.steps, self.root / "songs")
+        made = (*self.made, self.root / "songs")
         place, root, songs, *made = (
             Path(os.path.normpath(path)) for path in (self.shards, self.root, self.songs, *made)
         )
         around = songs == place or (songs.is_relative_to(place) and place.is_relative_to(root))
         return around or root.is_relative_to(place) or any(map(place.is_relative_to, made))
+
+    @property
+    def made(self) -> tuple[Path, ...]:
+        """What a run writes besides its songs and shards, which may lie elsewhere."""
+        return (
+            self.training, self.checkpoint, self.checkpoints, self.scores, self.estimates,
+            self.report, self.search, self.steps, self.previous, self.tracking, self.database,
+            self.artifacts,
+        )  # fmt: skip
 
     @property
     def config(self) -> Path:
@@ -122,6 +130,21 @@ class RunFolder:
     def steps(self) -> Path:
         """The stamps of finished workflow steps."""
         return self.root / "steps"
+
+    @property
+    def previous(self) -> Path:
+        """What steps made before, put aside."""
+        return self.root / "previous"
+
+    @property
+    def database(self) -> Path:
+        """MLflow's, where the run keeps its records itself."""
+        return self.root / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """The files that MLflow keeps beside that."""
+        return self.root / "mlartifacts"
 
     @property
     def search(self) -> Path:

@@ -21,7 +21,7 @@ def tracking_address(config: RunConfig) -> str:
 
 def own_store(folder: RunFolder) -> str:
     """Return the address of the database in a run's folder."""
-    return f"sqlite:///{folder.root / 'mlflow.db'}"
+    return f"sqlite:///{folder.database}"
 
 
 def store_problems(config: RunConfig) -> Iterator[Problem]:

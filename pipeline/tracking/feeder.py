@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lasaft.files import atomic_write_json
+from lasaft.files import atomic_write_json, open_own
 from pipeline.cluster.locks import taken
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -80,7 +80,7 @@ class Feeder(threading.Thread):
 
     def run(self) -> None:
         """Deliver until told to finish, alone among all processes of this folder."""
-        with (self._outbox.folder / "lock").open("w") as lock:
+        with open_own(self._outbox.folder / "lock", "a") as lock:
             while not taken(lock):
                 # Another command on this folder feeds: it reads the same journal.
                 if self._closing.wait(_POLL_SECONDS):

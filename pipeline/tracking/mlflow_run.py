@@ -64,7 +64,7 @@ def _experiment(client: MlflowClient, config: RunConfig, folder: RunFolder) -> s
     name, place = config.tracking.experiment_name, None
     found = client.get_experiment_by_name(name)
     if tracking_address(config) == own_store(folder):
-        place = (folder.root / "mlartifacts").as_uri()
+        place = folder.artifacts.as_uri()
         if found is not None and found.artifact_location != place:
             # The folder was moved or copied. MLflow never changes where an experiment's files go.
             name = f"{name} in {folder.root}"

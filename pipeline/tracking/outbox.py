@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lasaft.files import atomic_write_json
+from lasaft.files import atomic_write_json, open_own
 from pipeline.cluster import locks
 
 
@@ -40,7 +40,7 @@ class Outbox:
         """
         entry = {"kind": kind, "milliseconds": int(time.time() * 1000), **content}
         line = _text({**entry, "crc": _sum(entry)}) + "\n"
-        with self._journal.open("ab+", buffering=0) as file:
+        with open_own(self._journal, "ab+", buffering=0) as file:
             locks.wait_for(file)
             end = _drop_torn_end(file)
             try:

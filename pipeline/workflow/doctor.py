@@ -125,9 +125,12 @@ def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
     )
     for fault in fault_lines(tracks, found):
         yield "FAULT", fault
+    concerned: dict[str, list[str]] = {}
     for track, findings in zip(tracks, found, strict=True):
         for note in findings.notes:
-            yield "note", f"{track}: {note}"
+            concerned.setdefault(note, []).append(str(track))
+    for note, names in concerned.items():
+        yield "note", f"{_some(names)}: {note}"
     samples = [findings.samples for findings in found]
     hours: dict[str, float] = dict.fromkeys(SPLITS, 0.0)
     for track, count in zip(tracks, samples, strict=True):

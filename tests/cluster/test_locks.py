@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from lasaft.errors import ConfigError, LasaftError, StageError
-from pipeline.cluster.locks import FileLock, alone, taken, wait_for
+from pipeline.cluster.locks import FileLock, alone, alone_in_run, taken, wait_for
+from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
+from pipeline.data.shards.preprocess import alone_in_shards
 from tests.helpers import ROOT
 from tests.helpers.processes import OTHER_COMMAND, written_by_another
 
@@ -83,6 +86,30 @@ def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_is_left_alone(
     with pytest.raises(ConfigError, match=r"\.lock is a link"), alone(tmp_path, "output_dir"):
         pass
     assert (tmp_path / "keys").read_text() == "of the user"
+
+
+def test_nothing_is_written_where_a_link_leads(tmp_path: Path) -> None:
+    elsewhere, run = tmp_path / "elsewhere", RunFolder.of(RunConfig(output_dir=tmp_path / "run"))
+    elsewhere.mkdir()
+    for place in (run.report, run.scores / "model" / "test", run.metrics, run.database):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(elsewhere)
+        with (
+            pytest.raises(ConfigError, match=f"output_dir: {place} is a link, and nothing is"),
+            alone_in_run(RunConfig(output_dir=run.root)),
+        ):
+            pass
+        place.unlink()
+    run.shards.symlink_to(elsewhere)  # what is only read may lie anywhere, and so may the run
+    (tmp_path / "link").symlink_to("run")
+    with alone_in_run(RunConfig(output_dir=tmp_path / "link")):
+        pass
+    with (
+        pytest.raises(ConfigError, match=f"shards_dir: {run.shards} is a link"),
+        alone_in_shards(RunConfig(output_dir=run.root)),
+    ):
+        pass
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_what_a_stranger_writes_into_a_lock_does_not_reach_the_terminal(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,24 @@ def test_a_folder_that_another_command_writes_is_left_to_it(
     ]
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
     assert after == before
+
+
+def test_a_report_is_not_written_where_a_link_leads(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs.report import main
+
+    run = tmp_path / "run"
+    shutil.copytree(folder / "finished", run)
+    shutil.rmtree(run / "report")
+    (tmp_path / "home").mkdir()
+    (run / "report").symlink_to(tmp_path / "home")
+    assert main(["--output_dir", str(run)]) == 2
+    assert capsys.readouterr().err == (
+        f"report: error: output_dir: {run / 'report'} is a link, and nothing is written where a "
+        "link leads; put what it leads to in its place, or name another output_dir\n"
+    )
+    assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_readers_do_not_wait_for_the_writer(

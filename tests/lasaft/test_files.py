@@ -14,6 +14,7 @@ from lasaft.files import (
     atomic_paths,
     atomic_write_bytes,
     atomic_write_json,
+    open_own,
     publish_folder,
     recover_folder,
 )
@@ -32,6 +33,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise RuntimeError("power cut")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_files_of_ours_that_are_links_are_not_followed(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("of the user")
+    link = tmp_path / "lock"
+    link.symlink_to(keys)
+    for mode in ("w", "a", "ab+", "r+"):
+        with (
+            pytest.raises(OSError, match="is a link, and nothing is written"),
+            open_own(link, mode),
+        ):
+            pass
+    temporary = f".lock.{_sum('lock')}.tmp-{os.getpid()}"
+    (tmp_path / temporary).symlink_to(keys)
+    atomic_write_bytes(link, b"ours")
+    assert (link.read_bytes(), link.is_symlink()) == (b"ours", False)
+    assert keys.read_text() == "of the user"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "lock"]
 
 
 def test_several_files_appear_together_or_not_at_all(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -67,7 +67,7 @@ def preprocess(config: RunConfig) -> Manifest:
     )
     refuse_faults(tracks, found)
     samples = [findings.samples for findings in found]
-    with alone(folders.shards, "shards_dir"):
+    with alone_in_shards(config):
         for place in (folders.shards, *([] if store is None else [store])):
             _refuse_other_settings(place, settings)
         entries = build_tracks(config, folders.shards, settings, tracks, samples, store=store)
@@ -81,6 +81,17 @@ def preprocess(config: RunConfig) -> Manifest:
         if store is not None:
             upload_shards(folders.shards, store, manifest)
         return manifest
+
+
+def alone_in_shards(config: RunConfig) -> AbstractContextManager[None]:
+    """Be the only command that writes to a run's shard folder.
+
+    The folder that somebody has named may be a link; what is made in it may not.
+    """
+    folder = RunFolder.of(config).shards
+    written = [folder / name for name in (*SPLITS, STAGED)]
+    named = config.data.shards_dir is not None
+    return alone(folder, "shards_dir", written if named else [folder, *written])
 
 
 def build_tracks(

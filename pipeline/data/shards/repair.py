@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.files import atomic_write_bytes
-from pipeline.cluster.locks import alone
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -31,7 +30,13 @@ from pipeline.data.shards.manifest import (
     track_entry,
 )
 from pipeline.data.shards.objects import MARK_SUFFIX
-from pipeline.data.shards.preprocess import STAGED, build_tracks, preprocess, remove_leftovers
+from pipeline.data.shards.preprocess import (
+    STAGED,
+    alone_in_shards,
+    build_tracks,
+    preprocess,
+    remove_leftovers,
+)
 from pipeline.data.shards.upload import upload_shards
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.tracks import list_tracks
@@ -66,7 +71,7 @@ def repair_shards(config: RunConfig, before: Inspection) -> Inspection:
             f"{folder / MANIFEST_NAME}: is not of these shards, and nothing says which is right; "
             f"{_AGAIN}: it keeps the shards that are of the songs, and publishes their manifest"
         )
-    with alone(folder, "shards_dir"):
+    with alone_in_shards(config):
         remove_leftovers(folder)
         known = _known_tracks(folder, before)
         damaged = {_stem(fault.shard) for fault in before.faults if fault.shard}

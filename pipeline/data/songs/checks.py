@@ -49,7 +49,7 @@ def examine_tracks(
     the files hold floating point numbers, which may be no numbers.
 
     Args:
-        root: the data set's folder; links that lead out of it are faults.
+        root: the data set's folder; links that lead out of it are notes.
         sample_rate: the only one allowed, in Hz.
         channels: the only number allowed.
         listen: whether the samples of a track are looked at too, not only the headers.
@@ -62,7 +62,11 @@ def examine_tracks(
     inside = root.resolve()
 
     def examine(track: Track) -> Findings:
-        found = _headers(track, inside, sample_rate, channels)
+        found = _headers(track, sample_rate, channels)
+        if not found.faults and any(
+            not file.resolve().is_relative_to(inside) for file in track.files
+        ):
+            found.notes.append("its files are links that lead out of the data set")
         if not found.faults and listen(track):
             _listen(track, found)
         return found
@@ -108,8 +112,8 @@ def _shown(track: Track) -> str:
     return name if name.isprintable() else repr(name)[1:-1]
 
 
-def _headers(track: Track, inside: Path, sample_rate: int, channels: int) -> Findings:
-    faults = list(_place_faults(track, inside))
+def _headers(track: Track, sample_rate: int, channels: int) -> Findings:
+    faults = list(_name_faults(track))
     if faults:
         return Findings(faults)
     headers, faults = (_sound_headers if track.is_wav else _stem_mp4_headers)(track)
@@ -129,7 +133,7 @@ def _headers(track: Track, inside: Path, sample_rate: int, channels: int) -> Fin
     return Findings(faults, samples=max(lengths, default=0))
 
 
-def _place_faults(track: Track, inside: Path) -> Iterator[str]:
+def _name_faults(track: Track) -> Iterator[str]:
     try:
         track.name.encode()
     except UnicodeEncodeError:
@@ -137,12 +141,6 @@ def _place_faults(track: Track, inside: Path) -> Iterator[str]:
         return
     if not track.name.isprintable() or "\\" in track.name:
         yield "its name holds a backslash or a character that cannot be printed; rename it"
-    for path in dict.fromkeys((track.path, *track.files)):
-        try:
-            if not path.resolve().is_relative_to(inside):
-                yield f"{path.name} is a link that leads out of the data set; put the files there"
-        except (OSError, RuntimeError):
-            yield f"{path.name} is a link that leads to itself; put the files there"
 
 
 def _channels(count: int) -> str:
@@ -157,7 +155,9 @@ def _sound_headers(track: Track) -> tuple[dict[str, Header], list[str]]:
         if len(found) > 1:
             faults.append(f"{' and '.join(path.name for path in found)} are one stem; keep one")
         elif not file.is_file():
-            faults.append(f"{file.name} is missing")
+            lost = file.is_symlink() and not file.exists()
+            what = "is a link to a file that is not there" if lost else "is missing"
+            faults.append(f"{file.name} {what}")
         else:
             try:
                 headers[column] = read_sound_header(file)

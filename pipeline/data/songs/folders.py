@@ -87,7 +87,13 @@ def _name(path: Path, wav: bool) -> str:
 
 
 def _candidates(folder: Path, wav: bool) -> list[Path]:
-    visible = (item for item in folder.iterdir() if not item.name.startswith((".", "__MACOSX")))
+    visible = [item for item in folder.iterdir() if not item.name.startswith((".", "__MACOSX"))]
+    lost = [item for item in visible if item.is_symlink() and not item.exists()]
+    if lost:
+        raise DataError(
+            f"{lost[0]}: is a link to something that is not there ({len(lost)} such in {folder}); "
+            "fetch what it leads to, or remove the link"
+        )
     if wav:
         return [item for item in visible if item.is_dir()]
     return [item for item in visible if item.name.endswith(STEM_MP4_SUFFIX) and item.is_file()]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_write_bytes, atomic_write_json, publish_folder
+from lasaft.files import atomic_write_bytes, atomic_write_json, first_link, publish_folder
 from pipeline.data.synthetic import VERSION
 from pipeline.data.synthetic.musdb_files import STREAMS, musdb_setup, wav_bytes, write_wavs
 from pipeline.data.synthetic.names import song_name
@@ -70,6 +70,10 @@ def begin_songs(root: Path, songs: SongSet) -> list[SongEntry]:
     """
     _check_parameters(songs)
     wanted = {"format": VERSION, "sample_rate": SAMPLE_RATE, **asdict(songs)}
+    if (
+        link := first_link([root, *(root / split for split in ("train", "test", _PARTIAL))])
+    ) is not None:
+        raise DataError(f"{link}: is a link, and nothing is written where a link leads")
     record = root / _PARAMETERS
     if record.exists():
         _check_same(record, wanted)

@@ -11,9 +11,10 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from lasaft.errors import ConfigError
+from lasaft.files import open_own
 from pipeline.cluster.locks import taken
 from pipeline.data.shards.manifest import ShardEntry
 
@@ -33,7 +34,7 @@ class ShardCache:
         self.folder, self.limit_bytes = folder, limit_bytes
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with (folder / ".lock").open("a"):
+            with self._lock_file():
                 pass
         except OSError as error:
             raise ConfigError(
@@ -84,7 +85,7 @@ class ShardCache:
             if self.file(entry).exists():
                 return None
             part = _part(self.file(entry))
-            file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+            file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b")
             if not taken(file, fcntl.LOCK_EX):
                 file.close()
                 return None
@@ -127,10 +128,13 @@ class ShardCache:
                 taken -= size
         return taken + needed <= self.limit_bytes
 
+    def _lock_file(self) -> IO[str]:
+        return open_own(self.folder / ".lock", "a")
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the folder's lock: names change under it alone."""
-        with (self.folder / ".lock").open("a") as lock:
+        with self._lock_file() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

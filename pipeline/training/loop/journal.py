@@ -6,9 +6,10 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from lasaft.errors import DataError
+from lasaft.files import open_own
 
 # Kinds that depend on the clock, the machine or an interruption; every other record is a function
 # of config and data.
@@ -52,7 +53,7 @@ class History:
 
     def __init__(self, path: Path, position: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = path.open("ab+")
+        self._file: IO[bytes] = open_own(path, "ab+")
         self._file.seek(0)
         # Where somebody has cut it, the position is in mid line, or beyond the end.
         whole = self._file.read(position).rfind(b"\n") + 1

@@ -8,7 +8,7 @@ import time
 from typing import IO, Any, Protocol, Self
 
 from lasaft.errors import StageError
-from lasaft.files import atomic_write_bytes
+from lasaft.files import atomic_write_bytes, open_own
 from pipeline.cluster import locks
 from pipeline.cluster.one_writer import is_dead, whoami
 from pipeline.cluster.run_store import RunStore
@@ -82,7 +82,7 @@ class RightToWrite:
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("w")
+        self._file = open_own(self._path, "a")
         end = time.monotonic() + _PREDECESSOR_SECONDS
         while not locks.taken(self._file):
             if time.monotonic() > end:
@@ -100,7 +100,7 @@ class RightToWrite:
         if self._journal.exists():
             atomic_write_bytes(self._journal, self._journal.read_bytes())
         fresh = self._path.with_suffix(".new")
-        file = fresh.open("w")
+        file = open_own(fresh, "a")
         fresh.replace(self._path)
         return file
 

@@ -10,8 +10,9 @@ import soundfile
 import torch
 
 from lasaft.errors import DataError
+from pipeline.config.fingerprints import content_hash, listing_hash
 from pipeline.data.shards.manifest import Manifest
-from pipeline.data.songs.tracks import list_tracks, read_track
+from pipeline.data.songs.tracks import list_tracks, read_track, source_hash
 from pipeline.data.windows.loader import validation_tracks
 from pipeline.data.windows.reader import ShardSet
 from tests.helpers.shards import make_shards, small_config
@@ -182,23 +183,54 @@ def test_samples_that_are_no_numbers_are_found_before_any_work(tmp_path: Path) -
     assert _faults(tmp_path) == ["train/a: piano is not finite at sample 308695; allowed: numbers"]
 
 
-def test_links_that_lead_out_are_faults(tmp_path: Path) -> None:
-    root = tmp_path / "set"
-    _own(root, "train/a", "train/sound")
-    _own(tmp_path, "elsewhere")
-    (root / "train" / "b").symlink_to(tmp_path / "elsewhere")
-    file = root / "train" / "a" / "piano.wav"
-    file.unlink()
-    file.symlink_to(tmp_path / "elsewhere" / "piano.wav")
-    _own(root, "train/c")
-    (root / "train" / "c" / "piano.wav").unlink()
-    (root / "train" / "c" / "piano.wav").symlink_to("piano.wav")
-    (root / "train" / "d").symlink_to(root / "train" / "sound")  # stays inside
-    faults = _faults(root)
-    assert faults[0].startswith("train/a: piano.wav is a link that leads out of the data set")
-    assert faults[1].startswith("train/b: b is a link that leads out of the data set")
-    assert faults[-1] == "train/c: piano.wav is a link that leads to itself; put the files there"
-    assert not any("train/d" in fault for fault in faults)
+def test_a_data_set_of_links_is_the_data_that_they_lead_to(tmp_path: Path) -> None:
+    _own(tmp_path / "real", "train/a", "train/b", "test/c")
+    root, blobs = tmp_path / "set", tmp_path / "blobs"
+    root.mkdir()
+    (root / "test").symlink_to(tmp_path / "real" / "test")  # a split
+    (root / "train").mkdir()
+    (root / "train" / "b").symlink_to("../../real/train/b")  # a song
+    (root / "train" / "a").mkdir()
+    blobs.mkdir()
+    for number, file in enumerate(sorted((tmp_path / "real" / "train" / "a").iterdir())):
+        blob = blobs / str(number)  # files whose names say nothing, as in a cache
+        blob.write_bytes(file.read_bytes())
+        (root / "train" / "a" / file.name).symlink_to(blob)
+    assert _faults(root) == []
+    places = (list_tracks(place, sources=SOURCES) for place in (tmp_path / "real", root))
+    for real, linked in zip(*places, strict=True):
+        assert (linked.name, linked.split) == (real.name, real.split)
+        assert source_hash(linked) == source_hash(real)
+        assert torch.equal(read_track(linked).sources, read_track(real).sources)
+    notes = [found.notes for found in examined(root, list_tracks(root, sources=SOURCES))]
+    assert notes == [["its files are links that lead out of the data set"]] * 3
+    before = listing_hash(root, times=True)
+    file = tmp_path / "real" / "test" / "c" / "piano.wav"
+    file.write_bytes(file.read_bytes() + bytes(8))
+    assert listing_hash(root, times=True) != before
+
+
+def test_a_folder_that_holds_itself_is_hashed_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("x")
+    (tmp_path / "a" / "again").symlink_to("..")
+    (tmp_path / "b").symlink_to("a")
+    assert content_hash(tmp_path) == content_hash(tmp_path) is not None
+
+
+def test_links_to_what_is_not_there_are_told(tmp_path: Path) -> None:
+    _own(tmp_path, "train/a", "train/b")
+    for name, target in (("a", "not fetched"), ("b", "piano.wav")):
+        file = tmp_path / "train" / name / "piano.wav"
+        file.unlink()
+        file.symlink_to(target)
+    assert _faults(tmp_path) == [
+        "train/a: piano.wav is a link to a file that is not there",
+        "train/b: piano.wav is a link to a file that is not there",
+    ]
+    (tmp_path / "train" / "c").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"train/c: is a link to something that is not there"):
+        list_tracks(tmp_path, sources=SOURCES)
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\\..\\b", "a\u202eb"])

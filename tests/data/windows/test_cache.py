@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from lasaft.errors import ConfigError
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.data.shards.manifest import ShardEntry, read_manifest
@@ -30,6 +33,20 @@ def test_a_cache_that_is_too_small_is_never_exceeded(
             )
             assert sum(file.stat().st_size for file in cache.iterdir()) <= limit
     assert len(list(cache.glob("*.arrow"))) == 2
+
+
+def test_the_cache_writes_nothing_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("of the user")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / ".lock").symlink_to(tmp_path / "keys")
+    with pytest.raises(ConfigError, match=r"cache_dir: cannot write in .* \(is a link, and"):
+        ShardCache(tmp_path / "cache", 2500)
+    (tmp_path / "cache" / ".lock").unlink()
+    cache, entry = ShardCache(tmp_path / "cache", 2500), _entry(b"x")
+    cache.file(entry).with_suffix(".part").symlink_to(tmp_path / "keys")
+    with pytest.raises(OSError, match="symbolic links"):
+        cache.begin(entry, ())
+    assert (tmp_path / "keys").read_text() == "of the user"
 
 
 def test_the_least_recently_used_copy_of_other_data_makes_room(tmp_path: Path) -> None:

@@ -211,6 +211,19 @@ def test_a_template_that_cannot_be_used_is_rejected(
         plan_files(songs, ["vocals", "drums"], tmp_path / "out", template, "wav")
 
 
+@pytest.mark.parametrize("link", ["song", "song/vocals.wav"])
+def test_stems_are_not_written_where_a_link_leads(
+    tmp_path: Path, checkpoint: Path, link: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    song, place = write(tmp_path / "song.wav", noise(2, 1000)), tmp_path / "out" / link
+    (tmp_path / "home").mkdir()
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "home")
+    assert separate(checkpoint, tmp_path / "out", song) == 2
+    assert f"output_dir: {place} is a link, and nothing is written" in capsys.readouterr().err
+    assert list((tmp_path / "home").iterdir()) == []
+
+
 def test_two_songs_of_one_name_and_overwriting_a_song_are_rejected(tmp_path: Path) -> None:
     songs = [tmp_path / "a" / "x.wav", tmp_path / "b" / "X.wav"]
     with pytest.raises(ConfigError, match=r"that of vocals of .*a/x\.wav"):

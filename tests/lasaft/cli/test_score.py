@@ -59,6 +59,22 @@ def test_an_mp3_without_its_length_is_scored_whole_and_a_short_file_is_told(
     assert "bass.wav: is cut short: 8000 bytes are missing at its end" in capsys.readouterr().err
 
 
+def test_scores_are_not_written_where_a_link_leads(
+    tmp_path: Path, scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in scored:
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+        (tmp_path / "moved").rename(folder / "test")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "scores").mkdir()
+    link = tmp_path / "scores" / "test"
+    link.symlink_to(tmp_path / "home")
+    assert score(tmp_path, *scored) == 1
+    assert f"{link}: is a link, and nothing is written" in capsys.readouterr().err
+    assert list((tmp_path / "home").iterdir()) == []
+
+
 def test_scores_are_musevals_in_musevals_schema(
     tmp_path: Path, scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
