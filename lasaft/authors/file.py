@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from io import SEEK_CUR, SEEK_END, BytesIO
+from io import SEEK_CUR, SEEK_END, BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ _DAMAGE = (KeyError, ValueError, zipfile.BadZipFile, EOFError, OSError, RuntimeE
 _HYPER_PARAMETERS = ("hyper_parameters", "hparams", "module_arguments")
 # More than any honest file has: a few bytes of a pickle can stand for any amount of values.
 _MOST_OPTIONS, _LONGEST_TEXT = 1000, 1000
+_SHOWN, _LONGEST_SHOWN = 20, 100  # names in a message, and their letters
+_ZIP_ENTRY = b"PK\x01\x02"
 
 
 @dataclass(frozen=True)
@@ -92,17 +94,19 @@ def read_authors_checkpoint(path: str | Path) -> AuthorsCheckpoint:
         except zipfile.BadZipFile as error:
             raise CheckpointError(f"{path}: is damaged, its zip file: {error}") from error
         stream.seek(0)
-        content, load = read(stream, str(path))
+        content, load = read(stream, str(path), path.stat().st_size)
         return _lightning(content, load, path, sha256)
 
 
-def _lightning(
-    content: Any, load: Callable[[_View], Tensor], path: Path, sha256: str
-) -> AuthorsCheckpoint:
+# What reads the bytes of a storage of a file.
+_Load = Callable[[_Storage], bytearray]
+
+
+def _lightning(content: Any, load: _Load, path: Path, sha256: str) -> AuthorsCheckpoint:
     found = _items(content)
     weights = _items(found.get("state_dict"))
     if not weights:
-        keys = ", ".join(str(key) for key in found if isinstance(key, str)) or "nothing"
+        keys = _listed(key for key in found if isinstance(key, str)) or "nothing"
         raise CheckpointError(f"{path}: has no state_dict, it is no Lightning checkpoint ({keys})")
     name = next((name for name in _HYPER_PARAMETERS if name in found), "")
     if not isinstance(found.get(name), dict | StandIn):
@@ -113,7 +117,7 @@ def _lightning(
     _check_tensors(weights, path)
     plain = {key: value for key, value in hyper.items() if _is_plain(value)}
     return AuthorsCheckpoint(
-        state_dict={key: load(view) for key, view in weights.items()},
+        state_dict=_tensors(weights, load, str(path)),
         hyper_parameters={
             key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()
         },
@@ -130,15 +134,21 @@ def _lightning(
 def _check_tensors(weights: Mapping[str, Any], path: Path) -> None:
     wrong = [key for key, value in weights.items() if not isinstance(value, _View)]
     if wrong:
-        raise CheckpointError(f"{path}: these of state_dict are no tensors: {', '.join(wrong)}")
+        raise CheckpointError(f"{path}: these of state_dict are no tensors: {_listed(wrong)}")
     # A tensor may repeat its storage (stride 0) or share it, but honest ones hardly do.
     size = sum(math.prod(view.shape) * view.storage.dtype.itemsize for view in weights.values())
-    limit = 4 * path.stat().st_size + 2**20
+    limit = path.stat().st_size + 2**20
     if size > limit:
         raise CheckpointError(
             f"{path}: refused: its tensors would take {size:.3g} bytes, allowed: {limit:.3g} in a "
             "file of this size"
         )
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(name[:_LONGEST_SHOWN] for name in names[:_SHOWN]) + more
 
 
 def _is_name(key: Any) -> bool:
@@ -164,13 +174,15 @@ def _items(value: Any) -> dict[Any, Any]:
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _View:
-    counts = (offset, *shape, *stride)
     if not isinstance(storage, _Storage) or len(shape) != len(stride):
         raise ValueError("a tensor without a storage")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise ValueError("a tensor of impossible shape")
+    counts = (offset, *shape, *stride)
     if not all(type(count) is int and 0 <= count < _MOST_NUMBERS for count in counts):
         raise ValueError("a tensor of impossible shape")
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    if len(shape) > _MOST_DIMENSIONS or (0 not in shape and last >= storage.count):
+    if 0 not in shape and last >= storage.count:
         raise ValueError("a tensor that reaches beyond its storage")
     return _View(storage, offset, tuple(shape), tuple(stride))
 
@@ -196,21 +208,50 @@ def _storage(identity: Any) -> _Storage:
     return _Storage(dtype, key, count)
 
 
-def _tensor(view: _View, data: bytes, name: str) -> Tensor:
+def _tensors(views: Mapping[str, _View], load: _Load, name: str) -> dict[str, Tensor]:
+    """Read each storage once, whatever views it, and keep one at a time."""
+    sharing: dict[str, list[str]] = {}
+    for key, view in views.items():
+        sharing.setdefault(view.storage.key, []).append(key)
+    tensors: dict[str, Tensor] = {}
+    for keys in sharing.values():
+        data = load(views[keys[0]].storage)
+        tensors |= {key: _tensor(views[key], data, name) for key in keys}
+    return {key: tensors[key] for key in views}
+
+
+def _tensor(view: _View, data: bytearray, name: str) -> Tensor:
     storage = view.storage
     if len(data) < storage.count * storage.dtype.itemsize:
         raise CheckpointError(f"{name}: is damaged, tensor data {storage.key} is cut short")
     try:
         if 0 in view.shape:
             return torch.empty(view.shape, dtype=storage.dtype)
-        flat = torch.frombuffer(bytearray(data), dtype=storage.dtype, count=storage.count)
+        flat = torch.frombuffer(data, dtype=storage.dtype, count=storage.count)
         return flat.as_strided(view.shape, view.stride, view.offset).clone()
     except (RuntimeError, TypeError) as error:  # sizes beyond what torch can count
         raise CheckpointError(f"{name}: is damaged, a tensor of {storage.key}: {error}") from error
 
 
-def _read_zip(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Tensor]]:
-    """Read what torch.save has written since 1.6; a tensor is read when it is asked for."""
+def _most_instructions(size: int) -> int:
+    """Return how many instructions the pickle of a file of ``size`` bytes may have.
+
+    Each may leave 300 bytes of memory behind; a tensor has some 30, and a few hundred bytes.
+    """
+    return 300_000 + size // 100
+
+
+def _most_bytes(size: int) -> int:
+    """Return how long the pickle of a file of ``size`` bytes may be: the rest are tensors."""
+    return 2**22 + size // 16
+
+
+def _read_zip(stream: BufferedReader, name: str, size: int) -> tuple[Any, _Load]:
+    """Read what torch.save has written since 1.6; a storage is read when it is asked for."""
+    # Each costs zipfile a kilobyte of memory, some 20 times what it takes in the file.
+    entries = sum(data.count(_ZIP_ENTRY) for data in iter(lambda: stream.read(2**20), b""))
+    if entries > 10_000 + size // 1000:
+        raise CheckpointError(f"{name}: refused: a zip file of {entries} members")
     try:
         archive = zipfile.ZipFile(stream)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
@@ -222,24 +263,38 @@ def _read_zip(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Tenso
         raise CheckpointError(f"{name}: is a zip file, but not one of torch.save")
     root = pickles[0].removesuffix("data.pkl")
 
-    def member(entry: str) -> bytes:
+    left = size  # members that overlap could be read again and again
+
+    def member(entry: str) -> bytearray:
+        nonlocal left
         try:
             # torch never compresses; something that does may unfold to any size.
             if archive.getinfo(entry).compress_type != zipfile.ZIP_STORED:
                 raise CheckpointError(f"{name}: refused: {entry} is compressed, torch never does")
-            return archive.read(entry)
+            left -= archive.getinfo(entry).file_size
+            if left < 0:
+                raise CheckpointError(f"{name}: refused: its zip file holds more than it is long")
+            data = bytearray()
+            with archive.open(entry) as file:
+                while part := file.read(2**20):
+                    data += part
+            return data
         except _DAMAGE as error:
             raise CheckpointError(f"{name}: is damaged at {entry}: {error}") from error
 
     if root + "byteorder" in archive.namelist() and member(root + "byteorder") != b"little":
         raise CheckpointError(f"{name}: was written on a big-endian machine, which is not read")
-    content = read_pickle(BytesIO(member(pickles[0])), name, _BUILDERS, _storage)
-    return content, lambda view: _tensor(view, member(f"{root}data/{view.storage.key}"), name)
+    if archive.getinfo(pickles[0]).file_size > _most_bytes(size):
+        raise CheckpointError(f"{name}: refused: its pickle is too long for a file of its size")
+    data = BytesIO(member(pickles[0]))
+    content = read_pickle(data, name, _BUILDERS, _storage, _most_instructions(size))
+    return content, lambda storage: member(f"{root}data/{storage.key}")
 
 
-def _read_legacy(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Tensor]]:
+def _read_legacy(stream: BufferedReader, name: str, size: int) -> tuple[Any, _Load]:
     """Read what torch.save wrote before 1.6: five pickles, then the storages one by one."""
     storages: dict[str, _Storage] = {}
+    head = BytesIO(stream.read(_most_bytes(size)))
 
     def persistent(identity: Any) -> Any:
         if identity[0] == "module":
@@ -250,7 +305,7 @@ def _read_legacy(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Te
         return storages.setdefault(found.key, found)
 
     def unpickle() -> Any:
-        return read_pickle(stream, name, _BUILDERS, persistent)
+        return read_pickle(head, name, _BUILDERS, persistent, _most_instructions(size))
 
     try:
         magic = unpickle()
@@ -265,20 +320,22 @@ def _read_legacy(stream: BinaryIO, name: str) -> tuple[Any, Callable[[_View], Te
     if not isinstance(keys, list) or not all(type(key) is str and key in storages for key in keys):
         raise CheckpointError(f"{name}: is damaged, it lists storages that it does not have")
     places: dict[str, int] = {}
+    stream.seek(head.tell())
     for key in keys:
-        head = stream.read(8)
-        if len(head) < 8 or struct.unpack("<q", head)[0] != storages[key].count:
+        count = stream.read(8)
+        if len(count) < 8 or struct.unpack("<q", count)[0] != storages[key].count:
             raise CheckpointError(f"{name}: is damaged, tensor data {key} is missing")
         places[key] = stream.tell()
         stream.seek(storages[key].count * storages[key].dtype.itemsize, SEEK_CUR)
     if stream.tell() > stream.seek(0, SEEK_END):
         raise CheckpointError(f"{name}: is damaged, tensor data {keys[-1]} is cut short")
 
-    def load(view: _View) -> Tensor:
-        if view.storage.key not in places:
-            raise CheckpointError(f"{name}: is damaged, tensor data {view.storage.key} is missing")
-        stream.seek(places[view.storage.key])
-        size = view.storage.count * view.storage.dtype.itemsize
-        return _tensor(view, stream.read(size), name)
+    def load(storage: _Storage) -> bytearray:
+        if storage.key not in places:
+            raise CheckpointError(f"{name}: is damaged, tensor data {storage.key} is missing")
+        stream.seek(places[storage.key])
+        data = bytearray(storage.count * storage.dtype.itemsize)
+        del data[stream.readinto(data) :]
+        return data
 
     return content, load

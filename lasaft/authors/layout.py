@@ -16,6 +16,7 @@ from lasaft.errors import CheckpointError
 
 _WINDOW = "stft.stft.window"
 _MOST_SOURCES = 1000
+_LISTED = 100  # problems in a message
 # Their class attribute was renamed once.
 _PREFIXES = ("spec2spec.", "conditional_spec2spec.")
 # Our name of a part -> theirs, tried in order; dots in ours are literal.
@@ -104,8 +105,10 @@ def from_authors_state_dict(state: Mapping[str, Tensor], config: ModelConfig) ->
     problems += _constants(given, config)
     problems += [f"unexpected: {name}" for name in sorted(given)]
     if problems:
+        more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+        listed = "\n".join([*problems[:_LISTED], *more])
         raise CheckpointError(
-            f"the weights do not fit the config ({len(problems)} keys):\n" + "\n".join(problems)
+            f"the weights do not fit the config ({len(problems)} keys):\n{listed}"
         )
     return result
 

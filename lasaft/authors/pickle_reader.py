@@ -1,8 +1,9 @@
 """Reads pickles without running anything that they ask for.
 
 A pickle is a program for a small stack machine. This one knows the instructions that build plain
-values; a class or function that the program names becomes an inert stand-in which remembers what
-was done to it. Names that no checkpoint needs, such as ``os.system``, end the reading.
+values; a class or function that the program names becomes an inert stand-in. Names that no
+checkpoint needs, such as ``os.system``, end the reading. Each instruction takes a bounded time and
+leaves a bounded amount of memory behind, and so many are allowed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import pickletools
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
@@ -44,12 +45,15 @@ _HARMLESS = {
 }  # fmt: skip
 
 
+# More than any honest pickle has, in characters, arguments and parts.
+_LONGEST_NAME, _MOST_ARGUMENTS, _LONGEST_KEY, _LONGEST_REASON = 500, 64, 16, 200
+
+
 @dataclass(eq=False)
 class StandIn:
     """What stands for a class, a function or an object made by one; it does nothing."""
 
     name: str
-    arguments: tuple[Any, ...] = ()
     items: dict[Any, Any] = field(default_factory=dict)
     state: Any = None
 
@@ -63,10 +67,17 @@ class Builder(StandIn):
 
 
 def as_key(value: Any) -> Any:
-    """Return ``value`` if it may be a key: to hash tuples within tuples can take for ever."""
-    if isinstance(value, tuple) and any(isinstance(item, tuple) for item in value):
-        raise ValueError("a tuple of tuples as a key")
-    return value
+    """Return ``value`` if it may be a key, or what stands for it.
+
+    To hash tuples within tuples can take for ever, and who chooses tuples or long numbers can let
+    all hashes be the same; nobody asks for these keys.
+    """
+    if isinstance(value, tuple):
+        if len(value) > _LONGEST_KEY or any(isinstance(item, tuple) for item in value):
+            raise ValueError("a tuple of tuples as a key, or a long one")
+        return StandIn("tuple")
+    is_long = isinstance(value, int) and value.bit_length() > 64
+    return StandIn(type(value).__name__) if is_long or isinstance(value, frozenset) else value
 
 
 def as_dict(pairs: Iterable[Any]) -> dict[Any, Any]:
@@ -100,6 +111,7 @@ def read_pickle(
     name: str,
     builders: Mapping[str, Callable[..., Any]],
     persistent: Callable[[Any], Any],
+    most: int,
 ) -> Any:
     """Read one pickle from ``stream`` and leave the stream behind it.
 
@@ -107,6 +119,7 @@ def read_pickle(
         stream: at the pickle's start.
         builders: by dotted name, what the calls that are allowed make of their arguments.
         persistent: makes an object of a persistent id (torch: a storage).
+        most: instructions.
 
     Returns:
         Plain values, what ``builders`` and ``persistent`` made, and stand-ins.
@@ -117,12 +130,19 @@ def read_pickle(
     machine = _Machine(name, builders, persistent)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
+            machine.steps += 1
+            if machine.steps > most:
+                raise CheckpointError(
+                    f"{name}: refused: its pickle has more than {most} instructions, which no "
+                    "checkpoint of its size needs"
+                )
             machine.step(opcode.name, argument)
         return machine.stack[-1]
     except CheckpointError:
         raise
     except _DAMAGE as error:
-        raise CheckpointError(f"{name}: is damaged, its pickle cannot be read: {error}") from error
+        reason = str(error)[:_LONGEST_REASON]
+        raise CheckpointError(f"{name}: is damaged, its pickle cannot be read: {reason}") from error
 
 
 class _Machine:
@@ -132,6 +152,7 @@ class _Machine:
         self, name: str, builders: Mapping[str, Callable[..., Any]], persistent: Callable[..., Any]
     ) -> None:
         self.stack: list[Any] = []
+        self.steps = self._copied = 0
         self._memo: dict[int, Any] = {}
         self._name, self._builders, self._persistent = name, builders, persistent
 
@@ -216,16 +237,12 @@ class _Machine:
 
     def _extend(self, values: list[Any]) -> None:
         target = self.stack[-1]
-        if isinstance(target, StandIn):
-            target.arguments += tuple(values)
-        else:
+        if not isinstance(target, StandIn):
             target.extend(values)
 
     def op_additems(self, _: object) -> None:
         values = self._pop_mark()
-        if isinstance(self.stack[-1], StandIn):
-            self._extend(values)
-        else:
+        if not isinstance(self.stack[-1], StandIn):
             self.stack[-1].update(map(as_key, values))
 
     def op_binpersid(self, _: object) -> None:
@@ -241,7 +258,11 @@ class _Machine:
         name, module = self._pop(), self._pop()
         self.stack.append(self._find(module, name))
 
-    def _find(self, module: str, name: str) -> StandIn:
+    def _find(self, module: Any, name: Any) -> StandIn:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name that is no text")
+        if len(module) + len(name) > _LONGEST_NAME:
+            raise ValueError(f"a name of more than {_LONGEST_NAME} characters")
         dotted = f"{module}.{name}"
         if dotted in self._builders:
             return Builder(dotted, self._builders[dotted])
@@ -267,19 +288,20 @@ class _Machine:
         self.stack.append(self._instance(kind, arguments))
 
     def op_newobj_ex(self, _: object) -> None:
-        keywords, arguments, kind = self._pop(), self._pop(), self._pop()
-        self.stack.append(self._instance(kind, (*arguments, keywords)))
+        self._pop()  # arguments by name, which no builder has
+        self.op_newobj(None)
 
     def _instance(self, kind: Any, arguments: tuple[Any, ...]) -> Any:
         """Return an object of a class: the opcode that asks for it cannot call a function."""
         if isinstance(kind, StandIn) and not isinstance(kind, Builder):
-            return StandIn(kind.name, arguments)
+            return StandIn(kind.name)
         return self._call(kind, arguments)
 
     def _call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
         if not isinstance(function, StandIn) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no class or function")
         if isinstance(function, Builder):
+            self._pay_for(arguments)
             return function.make(*arguments)
         if function.name in ("copyreg._reconstructor", "copyreg.__newobj__"):
             return StandIn(arguments[0].name)
@@ -287,7 +309,15 @@ class _Machine:
         called = name.lstrip("_")[:1].isupper() or function.name in _CALLED
         if not called and name not in _HARMLESS.get(module, ()):
             raise self._refusal(f"calls {function.name}")
-        return StandIn(function.name, arguments)
+        return StandIn(function.name)
+
+    def _pay_for(self, arguments: tuple[Any, ...]) -> None:
+        """Let what calls copy be no more than what the instructions have made."""
+        if len(arguments) > _MOST_ARGUMENTS:
+            raise ValueError(f"a call with more than {_MOST_ARGUMENTS} arguments")
+        self._copied += sum(len(one) for one in arguments if isinstance(one, Sized))
+        if self._copied > self.steps:
+            raise ValueError("calls with the same long arguments again and again")
 
     def op_build(self, _: object) -> None:
         state, target = self._pop(), self.stack[-1]

@@ -207,6 +207,9 @@ def _items(option: Option, items: list[str]) -> Any:
     return tuple(item or 0 for item in items)
 
 
+_MOST_DETAILS = 1000  # there are fewer options; what was meant is sought for each
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean X?`` for the known words close to ``word``, or nothing."""
     by_folded = {name.lower(): name for name in known}
@@ -233,9 +236,11 @@ def problems_of(
         options: the table of options by leaf name.
         written: by leaf name, the text that a person wrote for it and where.
     """
-    found = (
-        problem for detail in error.errors() for problem in _found(detail, options, written or {})
-    )
+    details = error.errors()
+    looked_at = details[:_MOST_DETAILS]
+    found = [problem for one in looked_at for problem in _found(one, options, written or {})]
+    if len(details) > len(looked_at):
+        found.append(Problem(reason=f"and {len(details) - len(looked_at)} more"))
     return list(dict.fromkeys(found))
 
 

@@ -15,6 +15,7 @@ from pipeline.config.options import did_you_mean
 PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
 NULLS = ("", "~", "null", "Null", "NULL")
 _LARGEST_BYTES = 1_000_000
+_MOST_KEYS = 1000  # there are fewer options; what is wrong with each key is told
 
 
 class _PlainLoader(yaml.BaseLoader):
@@ -24,7 +25,11 @@ class _PlainLoader(yaml.BaseLoader):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.MarkedYAMLError(problem="anchors (&, *)", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.MappingNode) and len(node.value) > _MOST_KEYS:
+            problem = f"more than {_MOST_KEYS} keys in a mapping"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.value[-1][0].start_mark)
+        return node
 
 
 def compose_plain(path: Path) -> yaml.Node | None:
@@ -61,6 +66,8 @@ def _value(node: yaml.Node) -> Any:
     if isinstance(node, yaml.ScalarNode):
         return None if node.style is None and node.value in NULLS else node.value
     if isinstance(node, yaml.SequenceNode):
+        if len(node.value) > _MOST_KEYS:
+            raise _fault(node, f"more than {_MOST_KEYS} values in a list")
         return [_value(item) for item in node.value]
     mapping: dict[Any, Any] = {}
     for key_node, item in node.value:

@@ -266,3 +266,12 @@ def test_every_option_is_read_by_some_stage() -> None:
     chosen = [n for n, option in OPTIONS.items() if len(option.choices) != 1 or option.optional]
     unread = [name for name in chosen if not re.search(rf"\.{name}\b", code)]
     assert unread == []
+
+
+@pytest.mark.timeout(20)
+def test_a_file_of_very_many_unknown_options_is_told_in_part() -> None:
+    text = json.dumps({f"k{number}": 1 for number in range(70_000)})
+    with pytest.raises(ConfigError) as caught:
+        from_json(text)
+    assert len(caught.value.problems) == 1001
+    assert str(caught.value).endswith("and 69000 more")

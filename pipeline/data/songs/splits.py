@@ -15,6 +15,7 @@ from pipeline.config.plain_yaml import PLAIN_TAGS, compose_plain
 
 SPLITS = ("train", "valid", "test")
 SPLITS_FILE = "splits.yaml"
+_LISTED = 100  # faults in a message
 
 
 def normal(name: str) -> str:
@@ -43,7 +44,7 @@ def read_splits(file: Path, known: Collection[str]) -> dict[str, str]:
     for split in SPLITS:
         for line, name in lists.get(split, []):
             if normal(name) not in by_normal:
-                guess = did_you_mean(name, known)
+                guess = did_you_mean(name, known) if len(problems) < _LISTED else ""
                 problems.append(
                     f"line {line}: {split} names {name!r}, and there is no such track{guess}"
                 )
@@ -76,11 +77,12 @@ def validation_names(root: Path, training: Collection[str]) -> set[str]:
     _refuse(file, problems)
     named = [name for _, name in lists.get("validation_tracks", [])]
     present = {normal(name) for name in training}
+    there = present | musdb18
+    wrong = [name for name in named if normal(name) not in there]
     problems = [
         f"validation_tracks names {name!r}; allowed: the names of tracks in train/"
-        f"{did_you_mean(name, training)}"
-        for name in named
-        if normal(name) not in present | musdb18
+        f"{did_you_mean(name, training) if number < _LISTED else ''}"
+        for number, name in enumerate(wrong)
     ]
     _refuse(file, problems)
     return {normal(name) for name in named}
@@ -100,7 +102,9 @@ def _refuse(file: Path, problems: list[str]) -> None:
     if len(problems) == 1:
         raise DataError(f"{file}: {problems[0]}")
     if problems:
-        raise DataError(f"{file}: {len(problems)} faults:\n  " + "\n  ".join(problems))
+        more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+        listed = "\n  ".join([*problems[:_LISTED], *more])
+        raise DataError(f"{file}: {len(problems)} faults:\n  {listed}")
 
 
 def _name_lists(

@@ -95,6 +95,15 @@ def test_a_file_that_is_no_list_of_names_is_refused(
     assert problem in _problems(tmp_path, text)[0]
 
 
+@pytest.mark.timeout(20)
+def test_very_many_faults_of_the_file_are_told_in_part(tmp_path: Path) -> None:
+    _own(tmp_path, *(f"songs{number}" for number in range(3)))
+    names = "".join(f"- song {number}\n" for number in range(20_000))
+    (line, *rest) = _problems(tmp_path, "train:\n" + names)
+    assert line.endswith("20000 faults:")
+    assert (len(rest), rest[-1].strip()) == (101, "and 19900 more")
+
+
 def test_two_tracks_of_one_name_are_told(tmp_path: Path) -> None:
     _own(tmp_path, "train/a", "test/a")
     assert "two tracks are called 'a'" in _problems(tmp_path, "train: [a]")[0]

@@ -11,7 +11,9 @@ import random
 import shutil
 import subprocess
 import zipfile
+import zlib
 from collections import OrderedDict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,122 @@ def test_few_bytes_that_stand_for_many_values_end_at_once(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         read_authors_checkpoint(save_raw_pickle(tmp_path / "a.ckpt", data))
+
+
+def tensor(
+    key: bytes, count: int, shape: bytes = b"K\x01\x85", stride: bytes = b"K\x01\x85"
+) -> bytes:
+    """The instructions for a view of a storage of ``count`` float32 numbers."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + pickled(key.decode())[2:-1]
+    identity = storage + b"X\x03\x00\x00\x00cpu" + pickled(count)[2:-1] + b"tQ"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + identity + b"K\x00" + shape + stride + b"\x89}tR"
+    )
+
+
+def checkpoint_of(tensors: dict[str, bytes]) -> bytes:
+    """The pickle of a Lightning checkpoint, with the instructions for each tensor."""
+    items = b"".join(pickled(name)[2:-1] + made + b"s" for name, made in tensors.items())
+    heads = (pickled(name)[2:-1] for name in ("state_dict", "hyper_parameters"))
+    return b"\x80\x02}" + next(heads) + b"}" + items + b"s" + next(heads) + b"}s."
+
+
+LONG = b"(" + b"K\x01" * 30_000 + b"tq\x000"  # a tuple that the memo keeps
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (bomb(60) + b"X\x01\x00\x00\x00a\x93.", "a name that is no text"),
+        (b"X\x01\x00\x00\x00a" + bomb(60) + b"\x93.", "a name that is no text"),
+        (b"cmymodule\nThing\n)R" + b"K\x01a" * 300_000 + b".", "instructions|no state_dict"),
+        (b"cmymodule\nThing\n)R" + b"K\x01a" * 100_000 + b".", "no state_dict"),
+        (LONG + b"ctorch\nSize\nh\x00\x85R" * 30_000 + b".", "long arguments again and again"),
+        (
+            b"](" + b"K\x01K\x02\x86" * 10_000 + b"eq\x000"
+            + b"ccollections\nOrderedDict\nh\x00\x85R" * 10_000 + b".",
+            "long arguments again and again",
+        ),
+        (LONG + b"ctorch._utils\n_rebuild_parameter\nh\x00R" * 30_000 + b".", "with more than 64"),
+        (LONG + b"cmymodule\nThing\nh\x00}\x92" * 30_000 + b".", "no state_dict"),
+        (LONG + tensor(b"0", 9, b"h\x00", b"h\x00") * 30_000 + b".", "of impossible shape"),
+        (LONG + b"}" + b"h\x00K\x01s" * 30_000 + b".", "as a key"),
+        (
+            pickled("x" * 100_000)[2:-1] + b"q\x000" + b"h\x00h\x00\x93" * 30_000 + b".",
+            "a name of more than 500 characters",
+        ),
+        (
+            b"\x8b\xa0\x86\x01\x00" + b"\x01" * 100_000 + b"q\x000}"
+            + b"h\x00K\x01s" * 90_000 + b".",
+            "no state_dict",
+        ),
+        (b"\x8f" * 2_000_000 + b".", r"more than \d+ instructions"),
+    ],
+    ids=[
+        "module", "name", "many appends", "appends", "Size", "OrderedDict", "arguments",
+        "NEWOBJ_EX", "shape", "key", "long names", "long numbers", "empty sets",
+    ],
+)  # fmt: skip
+def test_work_that_its_instructions_are_not_worth_is_refused(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_authors_checkpoint(save_raw_pickle(tmp_path / "a.ckpt", b"\x80\x04" + data))
+
+
+def test_a_storage_is_read_once_however_many_tensors_view_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = np.arange(1000, dtype=np.float32)
+    views = {f"v{number}": tensor(b"0", 1000) for number in range(500)}
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
+        archive.writestr("a/data.pkl", checkpoint_of(views))
+        archive.writestr("a/data/0", numbers.tobytes())
+    real, opened = zipfile.ZipFile.open, list[str]()
+
+    def count(self: zipfile.ZipFile, name: Any, *more: Any, **options: Any) -> Any:
+        opened.append(str(name))
+        return real(self, name, *more, **options)
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", count)
+    found = read_authors_checkpoint(tmp_path / "a.ckpt").state_dict
+    assert list(found) == list(views)
+    assert all(value.tolist() == [0] for value in found.values())
+    assert opened == ["a/data.pkl", "a/data/0"]
+
+
+@pytest.mark.timeout(20)
+def test_members_of_a_zip_file_that_overlap_are_refused(tmp_path: Path) -> None:
+    count, content = 200, BytesIO()
+    tensors = {f"t{number}": tensor(str(number).encode(), 1) for number in range(count)}
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("a/data.pkl", checkpoint_of(tensors))
+        for number in range(count):
+            archive.writestr(f"a/data/{number}", b"\0" * 4)
+        archive.writestr("a/rest", b"\0" * 100_000)
+        whole = content.getvalue()
+        for entry in archive.filelist[1:]:  # each reaches to the end
+            start = entry.header_offset + 30 + len(entry.filename)
+            entry.file_size = entry.compress_size = len(whole) - start
+            entry.CRC = zlib.crc32(whole[start:])
+    (tmp_path / "a.ckpt").write_bytes(content.getvalue())
+    with pytest.raises(CheckpointError, match="its zip file holds more than it is long"):
+        read_authors_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_a_zip_file_of_very_many_members_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
+        for number in range(20_000):
+            archive.writestr(str(number), b"")
+    with pytest.raises(CheckpointError, match="refused: a zip file of 20000 members"):
+        read_authors_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_a_pickle_that_is_most_of_a_file_is_refused(tmp_path: Path) -> None:
+    file = save_raw_pickle(tmp_path / "a.ckpt", pickled("x" * 6_000_000))
+    with pytest.raises(CheckpointError, match="its pickle is too long for a file of its size"):
+        read_authors_checkpoint(file)
 
 
 @pytest.mark.timeout(20)
