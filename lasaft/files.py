@@ -9,10 +9,12 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from lasaft.errors import StageError
 
 # Not allowed in file names on one system or another, with a meaning in paths, or not Unicode.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
@@ -156,6 +158,21 @@ def atomic_write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON to ``path``, whole or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     atomic_write_bytes(path, text.encode())
+
+
+def read_json(path: Path, keys: Set[str], advice: str) -> dict[str, Any]:
+    """Return the JSON object in ``path``, which has at least these ``keys``.
+
+    Raises:
+        StageError: it has not, or cannot be read; ends with ``advice``.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict) or not keys <= found.keys():
+            raise ValueError(f"it is not what was written: {str(found)[:40]}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise StageError(f"{path}: is damaged ({error}); {advice}") from error
+    return found
 
 
 @contextmanager

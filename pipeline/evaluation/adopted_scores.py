@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_write_bytes, atomic_write_json, file_sha256
+from lasaft.files import atomic_write_bytes, file_sha256
 from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
@@ -16,7 +16,14 @@ from pipeline.evaluation.aggregate import summarise, summarise_track
 from pipeline.evaluation.scenarios import ACCOMPANIMENT
 from pipeline.evaluation.score_files import FrameScores, file_names, read_scores, write_key
 from pipeline.evaluation.score_track import SystemJob
-from pipeline.evaluation.summary import DataIdentity, Scenario, Summary, System, read_summary
+from pipeline.evaluation.summary import (
+    DataIdentity,
+    Scenario,
+    Summary,
+    System,
+    read_summary,
+    write_summary,
+)
 from pipeline.evaluation.systems import require_free_name
 
 _SHOWN = 10
@@ -64,7 +71,7 @@ def adopt_scores(config: RunConfig) -> tuple[Summary, list[Path]]:
     summary = summarise(
         name, system, data, records, scenario=_scenario(sources, origin), command=command
     )
-    atomic_write_json(folder / "summary.json", summary.model_dump(mode="json"))
+    write_summary(folder / "summary.json", summary)
     return summary, [folder / "summary.json", *written.values()]
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from lasaft.checkpoint import Checkpoint, load_checkpoint
 from lasaft.errors import ConfigError, DataError, StageError
-from lasaft.files import atomic_write_json
 from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.nodes import require_gpus, wait_for_room
 from pipeline.cluster.parcels import parcel
@@ -38,7 +37,13 @@ from pipeline.evaluation.score_track import (
     score_track,
 )
 from pipeline.evaluation.separators import devices, separators
-from pipeline.evaluation.summary import DataIdentity, Summary, System, usual_aggregation
+from pipeline.evaluation.summary import (
+    DataIdentity,
+    Summary,
+    System,
+    usual_aggregation,
+    write_summary,
+)
 from pipeline.evaluation.systems import for_track, identity_of, require_known_folders, systems_of
 
 # Bytes, and bytes more for each second of a track, measured with four stereo sources: a task holds
@@ -118,6 +123,9 @@ def evaluate(config: RunConfig) -> EvaluationResult:
         verified = _verify(config, jobs, seconds)
     store, excerpts = RunStore(folder), str(folder.estimates.relative_to(folder.root) / EXCERPTS)
     store.pull(excerpts)
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if outcome.changed:
+            say(f"evaluate: {job.track}: was changed since it was scored; it is scored anew")
     hashes = [outcome.track_hash for outcome in outcomes]
     data = data_identity(config, folder.songs, tracks, hashes, sum(seconds))
     done = list(zip(jobs, outcomes, strict=True))
@@ -130,7 +138,7 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     files = []
     for system in systems:
         path = folder.scores / system.file / "summary.json"
-        atomic_write_json(path, summaries[system.name].model_dump(mode="json"))
+        write_summary(path, summaries[system.name])
         files += [path, *(job.score_file(system) for job in jobs)]
     _drop_old_excerpts(folder, jobs)
     store.push("scores")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lasaft.errors import DataError
-from lasaft.files import atomic_write_bytes, atomic_write_json, file_sha256, safe_name
+from lasaft.errors import DataError, StageError
+from lasaft.files import atomic_write_bytes, atomic_write_json, file_sha256, read_json, safe_name
 from lasaft.metrics import METRICS, Scores, museval_json, read_museval_json
 
 # Of a whole song, with no frames: the MDX challenges' SDR, and the scale-invariant one.
@@ -148,13 +148,12 @@ def read_key(path: Path) -> dict[str, Any]:
     """Read what :func:`write_key` wrote: ``key`` and ``facts``.
 
     Raises:
-        DataError: it is missing or damaged.
+        StageError: it is missing or damaged.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {"key": dict(content["key"]), "facts": dict(content["facts"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the key of a score file; evaluate again") from error
+    content = read_json(path, {"key", "facts"}, "evaluate again")
+    if not isinstance(content["key"], dict) or not isinstance(content["facts"], dict):
+        raise StageError(f"{path}: is damaged, not the key of a score file; evaluate again")
+    return content
 
 
 def facts_if_current(scores: Path, key_file: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -163,8 +162,18 @@ def facts_if_current(scores: Path, key_file: Path, key: Mapping[str, Any]) -> di
         return None
     try:
         known = read_key(key_file)
-    except DataError:
+    except StageError:
         return None  # no key, or a damaged one: the score counts as not made
     key_is_same = known["key"] == json.loads(json.dumps(key))
     same = key_is_same and known["facts"].get("sha256") == file_sha256(scores)
     return known["facts"] if same else None
+
+
+def was_of_other_track(key_file: Path, key: Mapping[str, Any]) -> bool:
+    """Return whether a score file differs from one with ``key`` in the track's content alone."""
+    try:
+        known = read_key(key_file)["key"]
+    except StageError:
+        return False
+    same = json.loads(json.dumps(key))
+    return known != same and known | {"track": same["track"]} == same

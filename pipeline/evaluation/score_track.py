@@ -29,7 +29,13 @@ from pipeline.evaluation.estimates import (
 )
 from pipeline.evaluation.excerpts import EXCERPT_FILE, EXCERPTS, write_estimates, write_references
 from pipeline.evaluation.scenarios import ACCOMPANIMENT, Contest, contests, scored_names
-from pipeline.evaluation.score_files import FrameScores, facts_if_current, write_key, write_scores
+from pipeline.evaluation.score_files import (
+    FrameScores,
+    facts_if_current,
+    was_of_other_track,
+    write_key,
+    write_scores,
+)
 from pipeline.evaluation.summary import Kind, Scenario
 
 
@@ -94,6 +100,7 @@ class TrackOutcome:
     track_hash: str
     score_hashes: dict[str, str]
     scored: int
+    changed: bool = False  # whether it was scored before its files became others
 
 
 def score_track(job: TrackJob) -> TrackOutcome:
@@ -119,6 +126,7 @@ def _score_track(job: TrackJob) -> TrackOutcome:
         s.file: facts_if_current(job.score_file(s), job.key_file(s), keys[s.file])
         for s in job.systems
     }
+    changed = any(was_of_other_track(job.key_file(s), keys[s.file]) for s in job.systems)
     hashes = {file: str(known["sha256"]) for file, known in facts.items() if known is not None}
     todo = [s for s in job.systems if not _finished(job, s, facts[s.file])]
     if not todo:
@@ -139,7 +147,7 @@ def _score_track(job: TrackJob) -> TrackOutcome:
         done = {**(facts[system.file] or {}), "sha256": hashes[system.file]}
         done["estimates"] = job.save if system.place else "none"
         write_key(job.key_file(system), keys[system.file], done)
-    return TrackOutcome(track_hash, hashes, len(todo))
+    return TrackOutcome(track_hash, hashes, len(todo), changed)
 
 
 def _key(job: TrackJob, system: SystemJob, track_hash: str) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lasaft.errors import DataError
+from lasaft.files import atomic_write_json, file_sha256
+from pipeline.config.fingerprints import digest
 from pipeline.evaluation.score_files import WHOLE_METRICS
 
 METRIC = "BSS Eval v4 (museval 0.4.1 numbers)"
@@ -88,6 +91,10 @@ LARGEST_DB = 100.0
 
 Kind = Literal["model", "mixture", "irm", "ibm", "estimates", "scores"]
 Table = dict[str, dict[str, float | None]]
+
+
+_SEAL = "sha256"
+_AGAIN = "run jobs.evaluate again"
 
 
 class _Record(BaseModel):
@@ -172,19 +179,45 @@ class Summary(_Record):
         return {track.name: track.scores[source][metric] for track in self.tracks}
 
 
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write a ``summary.json``, with a hash of all else that is in it."""
+    content = summary.model_dump(mode="json")
+    atomic_write_json(path, content | {_SEAL: digest(content)})
+
+
 def read_summary(path: Path) -> Summary:
     """Read a ``summary.json``.
 
     Raises:
-        DataError: it is missing, or no whole summary of a format that we know.
+        DataError: it is missing, changed, or no whole summary of a format that we know.
     """
     try:
-        return Summary.model_validate_json(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
+        seal = content.pop(_SEAL, None) if isinstance(content, dict) else None
+        summary = Summary.model_validate_json(json.dumps(content))
     except OSError as error:
         raise DataError(f"{path}: cannot read this summary ({error.strerror})") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(
-            f"{path}: not a summary of scores ({where}: {first['msg']}); run jobs.evaluate again"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        what = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            what = f"{where}: {first['msg']}"
+        raise DataError(f"{path}: not a summary of scores ({what}); {_AGAIN}") from error
+    if seal not in (None, digest(content)):  # earlier versions wrote none
+        raise DataError(f"{path}: was changed after it was written; {_AGAIN}")
+    return summary
+
+
+def require_scores(path: Path, summary: Summary) -> None:
+    """Make sure that the score files beside the summary ``path`` are those that it is about.
+
+    Raises:
+        DataError: one is missing, or was changed.
+    """
+    for track in summary.tracks:
+        file = path.parent / track.file
+        if not file.is_file():
+            raise DataError(f"{file}: is missing, but {path.name} is about it; {_AGAIN}")
+        if file_sha256(file) != track.sha256:
+            raise DataError(f"{file}: not the scores that {path.name} is about; {_AGAIN}")

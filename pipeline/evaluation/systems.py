@@ -10,7 +10,7 @@ from typing import Any
 
 from lasaft.checkpoint import Checkpoint
 from lasaft.config import variant_name
-from lasaft.errors import ConfigError, DataError
+from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.files import file_sha256
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -84,7 +84,7 @@ def _owner(folder: Path) -> str | None:
     for file in sorted(folder.glob("keys/*/*.json")):
         try:
             key = read_key(file)["key"]
-        except DataError:
+        except StageError:
             continue  # a damaged key keeps nothing: its track is scored again
         kinds = {"checkpoint": "model", "estimates": "estimates", "scores": "scores"}
         return next((_identity(kind, key) for name, kind in kinds.items() if name in key), None)

@@ -12,11 +12,12 @@ from typing import Any
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_bytes
+from pipeline.cluster.progress import say
 from pipeline.config import RunConfig, from_json
 from pipeline.config.command_line import command_line
 from pipeline.config.folders import RunFolder
 from pipeline.evaluation.excerpts import EXCERPTS
-from pipeline.evaluation.summary import Summary, read_summary
+from pipeline.evaluation.summary import Summary, read_summary, require_scores
 from pipeline.report.board import Board, build_board
 from pipeline.report.media import read_songs
 from pipeline.report.page import render_page
@@ -43,13 +44,17 @@ def write_report(config: RunConfig) -> ReportResult:
     folder = RunFolder.of(config)
     files = sorted(folder.scores.glob("*/summary.json"))
     summaries = {file.parent.name: read_summary(file) for file in files}
+    for file in files:
+        require_scores(file, summaries[file.parent.name])
     if not summaries:
         reason = "no summary.json of a scored system in it; run jobs.evaluate first"
         raise DataError(f"{folder.scores}: {reason}")
     summaries = _with_own_names(summaries)
     lead = _lead(list(summaries.values()), config)
     board = build_board(list(summaries.values()), lead)
-    board.left_out.extend(_unfinished(folder.scores, summaries))
+    for line in _unfinished(folder.scores, summaries):
+        board.left_out.append(line)
+        say(f"report: {line}")
     shown = {r.name for r in board.measured if r.kind in ("model", "estimates")}
     labels = {name: s.name for name, s in summaries.items() if s.name in shown}
     excerpts = folder.estimates / EXCERPTS / lead.data.split

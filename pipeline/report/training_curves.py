@@ -49,7 +49,7 @@ def read_curves(journal: Path) -> list[Curves]:
 def _read(journal: Path) -> dict[str, _Points]:
     if not journal.is_file():
         return {}
-    lines = journal.read_text(encoding="utf-8").splitlines()
+    lines = journal.read_bytes().splitlines()
     series: dict[str, dict[float, float]] = defaultdict(dict)
     for number, line in enumerate(lines, 1):
         try:
@@ -57,7 +57,7 @@ def _read(journal: Path) -> dict[str, _Points]:
             for name, value in record["values"].items():
                 if value is not None:  # a value that was no number leaves a gap
                     series[name][float(record["step"])] = float(value)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if number == len(lines):
                 break  # cut off while it was written: the run was killed here
             raise DataError(f"{journal}, line {number}: not a record of training") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,17 @@ import ray
 from ray import tune
 
 from lasaft.errors import StageError
-from lasaft.files import atomic_write_json
+from lasaft.files import atomic_write_json, read_json
 from pipeline.cluster.connection import living_nodes
 from pipeline.config.search import SearchConfig
 from pipeline.search.trials import Trial
 
 # How often the Ray node of this process is looked up.
 _NODE_SECONDS = 5.0
+
+
+def _seconds(file: Path) -> float:
+    return read_json(file, {"seconds"}, "remove it: the time so far is not counted then")["seconds"]
 
 
 class Budget(tune.Stopper):
@@ -42,7 +45,7 @@ class Budget(tune.Stopper):
         self._trained = {trial.name: trial.seconds for trial in trials}
         self._running: dict[str, str] = {}
         self._held: set[str] = set()
-        self._before = json.loads(file.read_bytes())["seconds"] if file.exists() else 0.0
+        self._before = _seconds(file) if file.exists() else 0.0
         self._start, self._written, self._node_seen = time.monotonic(), 0.0, time.monotonic()
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import yaml
 
 from lasaft.errors import StageError
-from lasaft.files import atomic_write_bytes, atomic_write_json
+from lasaft.files import atomic_write_bytes, atomic_write_json, read_json
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import names
@@ -209,7 +208,7 @@ def winning_config(config: RunConfig) -> RunConfig:
 
     assert config.search.space is not None, "a search without a space"
     file = RunFolder.of(config).search / "winner.json"
-    settings = settings_of(json.loads(file.read_bytes()))
+    settings = settings_of(read_json(file, {"settings"}, "python -m jobs.tune writes it again"))
     return with_settings(config, read_space(config.search.space), settings)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lasaft.errors import LasaftError
-from lasaft.files import atomic_write_json
+from lasaft.files import atomic_write_json, read_json
 from pipeline.config import RunConfig, SearchConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder
@@ -24,6 +23,8 @@ from pipeline.training.loop.states import drop_states
 
 Status = Literal["waiting", "running", "done", "stopped", "failed"]
 _LONGEST_NAME = 90
+_PLAN = {"number", "repeat", "settings", "parameters"}
+_ANEW = "put a copy of it back, or search anew in another output_dir"
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class TrialBook:
 
     def read(self, name: str) -> Trial:
         """Return one trial as it is now."""
-        plan = json.loads((self.root / "plan" / f"{name}.json").read_bytes())
+        plan = read_json(self.root / "plan" / f"{name}.json", _PLAN, _ANEW)
         settings = settings_of(plan)
         folder = self.root / "trials" / name
         config = _trial_config(self.checker, settings, folder, plan["repeat"])
@@ -168,7 +169,7 @@ class TrialBook:
         curve = read_curve(RunFolder.of(config).metrics)[:epochs]
         if status == "waiting" and curve:
             status = "running"
-        speed = _json(folder / "speed.json").get("seconds_per_song")
+        speed = _json(folder / "speed.json", "seconds_per_song").get("seconds_per_song")
         return Trial(
             name, folder, plan["number"], settings, config, plan["parameters"],
             plan["repeat"], curve, status, reason, speed,
@@ -198,14 +199,15 @@ def _ending(folder: Path) -> tuple[Status, str, int | None]:
     """Return how a trial ended, why, and how many of its epochs count (None: all)."""
     endings: tuple[Status, ...] = ("failed", "stopped")
     for status in endings:
-        if found := _json(folder / f"{status}.json"):
+        if found := _json(folder / f"{status}.json", "reason"):
             return status, found["reason"], found.get("epochs")
     done = (folder / "training" / "result.json").exists()
     return "done" if done else "waiting", "", None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_bytes()) if path.exists() else {}
+def _json(path: Path, key: str) -> dict[str, Any]:
+    again = "remove it: that is found out again"
+    return read_json(path, {key}, again) if path.exists() else {}
 
 
 def mark(

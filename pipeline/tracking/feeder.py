@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lasaft.errors import LasaftError
 from lasaft.files import atomic_write_json, open_own
 from pipeline.cluster.locks import taken
 from pipeline.config import RunConfig
@@ -110,7 +111,7 @@ class Feeder(threading.Thread):
         try:
             self._deliver()
             self._trouble = ""
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError, LasaftError) as error:
             self._trouble = self._told(f"{type(error).__name__}: {error}")
 
     def _at(self, path: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lasaft.config import variant_name
-from lasaft.files import atomic_write_json
+from lasaft.files import atomic_write_json, read_json
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.tracking.address import own_store, tracking_address
@@ -39,7 +39,7 @@ def find_or_create(
     if parent is None:
         experiment = _experiment(client, config, folder)
     else:
-        record = json.loads(run_file(parent).read_bytes())
+        record = read_json(run_file(parent), {"experiment_id", "run_id"}, "remove it")
         experiment, tags["mlflow.parentRunId"] = record["experiment_id"], record["run_id"]
     found = client.search_runs([experiment], f"tags.`lasaft.folder` = '{folder_id}'")
     name = config.tracking.run_id or time.strftime("%Y-%m-%d %H:%M:%S")

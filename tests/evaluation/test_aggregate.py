@@ -93,11 +93,34 @@ def test_a_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_summary(tmp_path / "ours" / "summary.json") == summary
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": 2}'])
-def test_a_damaged_summary_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "summary.json").write_text(text)
+@pytest.mark.parametrize(
+    "text", [b"", b"{}", b"[1]", b'{"format": 2}', b'{"\\x80": 2}', b"[" * 99_999]
+)
+def test_a_damaged_summary_is_named(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "summary.json").write_bytes(text)
     with pytest.raises(DataError, match=r"summary\.json: not a summary of scores"):
         read_summary(tmp_path / "summary.json")
+
+
+def test_a_summary_that_was_changed_is_not_read(tmp_path: Path) -> None:
+    save_summary(tmp_path, scored_summary("ours", 5.0, ["a", "b"]))
+    file = tmp_path / "ours" / "summary.json"
+    content = file.read_text()
+    for before, after in (
+        ("median of frames", "median of tracks"),
+        ('"seed": 2020', '"seed": 2021'),
+    ):
+        assert before in content
+        file.write_text(content.replace(before, after, 1))
+        with pytest.raises(DataError, match=r"summary\.json: was changed .*; run jobs.evaluate"):
+            read_summary(file)
+
+
+def test_a_summary_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """They have no hash of themselves."""
+    summary = scored_summary("ours", 5.0, ["a", "b"])
+    (tmp_path / "summary.json").write_text(summary.model_dump_json())
+    assert read_summary(tmp_path / "summary.json") == summary
 
 
 def test_the_table_shows_model_mixture_and_difference() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -296,3 +297,20 @@ def test_a_score_file_of_a_wrong_whole_song_table_is_named(track: Track, tmp_pat
         file.write_text(json.dumps({**content, "whole_song": {"drums": row}}))
         with pytest.raises(DataError, match=r"song\.json: whole_song is not a table of uSDR, SI"):
             read_scores(file)
+
+
+def test_a_song_that_was_changed_in_place_is_scored_anew_and_told(
+    track: Track, tmp_path: Path
+) -> None:
+    root = shutil.copytree(track.path.parents[1], tmp_path / "songs")
+    (own,) = list_tracks(root, sources=MUSDB18_SOURCES)
+    job = _job(own, tmp_path, kind="mixture")
+    first = score_track(job)
+    assert (first.scored, first.changed) == (1, False)
+    assert score_track(job).scored == 0
+    wave, rate = soundfile.read(own.path / "vocals.wav", dtype="int16")
+    soundfile.write(own.path / "vocals.wav", wave // 2, rate)  # as many bytes
+    again = score_track(job)
+    assert (again.scored, again.changed) == (1, True)
+    job.score_file(job.systems[0]).write_text("damaged")  # that is no change of the song
+    assert score_track(job).changed is False

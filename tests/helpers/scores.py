@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from lasaft.files import safe_name
 from pipeline.data.songs.stretch import excerpt_stretch
 from pipeline.evaluation.aggregate import summarise, summarise_track
 from pipeline.evaluation.excerpts import write_estimates, write_references
 from pipeline.evaluation.score_files import METRICS, WHOLE_METRICS, FrameScores, write_scores
-from pipeline.evaluation.summary import DataIdentity, Kind, Summary, System, TrackSummary
+from pipeline.evaluation.summary import (
+    DataIdentity,
+    Kind,
+    Summary,
+    System,
+    TrackSummary,
+    write_summary,
+)
 
 SOURCES = ("vocals", "drums", "bass", "other")
 SYNTHETIC = DataIdentity(name="Synthetic songs", kind="synthetic", split="test", hash="ab" * 32)
@@ -48,7 +57,7 @@ def scored_summary(
     records: list[TrackSummary] = []
     for number, track in enumerate(tracks):
         scores = frame_scores(level + number % 5 - 2, 1000 * seed + number, sources=sources)
-        records.append(summarise_track(track, f"{track}.json", "cd" * 32, scores))
+        records.append(summarise_track(track, f"{safe_name(track)}.json", _hash(track), scores))
     system = System(kind=kind)
     if kind == "model":
         system = System(
@@ -65,11 +74,17 @@ def scored_summary(
     )
 
 
+def _hash(track: str) -> str:
+    return hashlib.sha256(track.encode()).hexdigest()
+
+
 def save_summary(scores: Path, summary: Summary, folder: str | None = None) -> None:
-    """Write a summary where ``evaluate`` writes it."""
+    """Write a summary where ``evaluate`` writes it, beside files that stand for the scores."""
     path = scores / (folder or summary.name) / "summary.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(summary.model_dump_json(indent=2), encoding="utf-8")
+    write_summary(path, summary)
+    for track in summary.tracks:
+        if track.sha256 == _hash(track.name):
+            (path.parent / track.file).write_text(track.name)
 
 
 def save_museval_files(folder: Path, tracks: dict[str, FrameScores]) -> None:

@@ -122,13 +122,17 @@ def test_two_systems_of_one_name_show_their_folders(tmp_path: Path) -> None:
     assert {s["name"] for s in board["systems"]} == {"net (net)", "net (net again)"}
 
 
-def test_an_unfinished_system_is_named_and_not_shown(tmp_path: Path) -> None:
+def test_an_unfinished_system_is_named_and_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_summary(tmp_path / "scores", scored_summary("net", 5.0, TRACKS))
     half = tmp_path / "scores" / "half" / "test"
     half.mkdir(parents=True)
     (half / "song 0.json").write_text("{}")
     page = write_report(RunConfig(output_dir=tmp_path)).page.read_text()
-    assert "Left out: half: 1 songs are scored, but there is no summary of a whole run" in page
+    reason = "half: 1 songs are scored, but there is no summary of a whole run"
+    assert f"Left out: {reason}" in page
+    assert f"report: {reason}" in capsys.readouterr().err
     assert {s["name"] for s in json.loads(_leaderboard(tmp_path))["systems"]} == {"net"}
 
 

@@ -269,6 +269,17 @@ def test_a_damaged_excerpt_is_named(tmp_path: Path) -> None:
         write_report(config)
 
 
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_scores_that_a_summary_is_not_about_are_named(tmp_path: Path, damage: str) -> None:
+    save_summary(tmp_path / "scores", scored_summary("my_net", 5, ["a song", "another"]))
+    file = tmp_path / "scores" / "my_net" / "another.json"
+    reason = "is missing" if damage == "missing" else "not the scores that"
+    file.unlink() if damage == "missing" else file.write_text("other scores")
+    with pytest.raises(DataError, match=rf"another\.json: {reason}.*; run jobs.evaluate again"):
+        write_report(RunConfig(output_dir=tmp_path))
+    assert not (tmp_path / "report").exists()
+
+
 def test_without_excerpts_and_journal_the_page_still_stands(tmp_path: Path) -> None:
     save_summary(tmp_path / "scores", scored_summary("my_net", 5, ["only song"]))
     elements = _Elements(write_report(RunConfig(output_dir=tmp_path)).page.read_text())
@@ -342,6 +353,9 @@ def test_the_journal_gives_curves_and_its_cut_off_last_line_does_no_harm(tmp_pat
     journal.write_text(journal.read_text() + json.dumps(gap) + '\n{"kind": "step", "st')
     assert read_curves(journal) == whole
     journal.write_text('{"kind": "step"}\n' + journal.read_text())
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 1"):
+        read_curves(journal)
+    journal.write_bytes(b'{"k\x80nd": "step"}\n' + journal.read_bytes())
     with pytest.raises(DataError, match=r"metrics\.jsonl, line 1"):
         read_curves(journal)
     assert read_curves(tmp_path / "none.jsonl") == []

@@ -12,14 +12,24 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from lasaft.config import ModelConfig
-from lasaft.errors import ConfigError
+from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.config import RunConfig, SearchConfig, TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import STANDS_FOR
 from pipeline.search.budget import Budget
 from pipeline.search.candidates import Checker
+from pipeline.search.ranking import winning_config
 from pipeline.search.space import Dimension, Space
-from pipeline.search.trials import Epoch, Trial, TrialBook, best_epoch, claim, epoch_of, mark
+from pipeline.search.trials import (
+    Epoch,
+    Trial,
+    TrialBook,
+    best_epoch,
+    claim,
+    epoch_of,
+    mark,
+    read_curve,
+)
 from pipeline.search.tune_parts import build_scheduler, replay
 from pipeline.training.loop.journal import History, make_record
 
@@ -198,6 +208,38 @@ def test_a_trial_is_what_its_files_say(tmp_path: Path) -> None:
     repeat = book.plan(checker.settle({"lr": 0.001}), 3, repeat=2)
     assert repeat.config.train.seed == base.train.seed + 2
     assert book.names() == ["0003", "0003-seed2"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"numb\x80r": 1}', b"[" * 99_999])
+def test_a_damaged_file_of_a_search_is_named(tmp_path: Path, content: bytes) -> None:
+    checker = Checker(BASE.model_copy(update={"output_dir": tmp_path}), SPACE)
+    book = TrialBook(tmp_path / "search", checker)
+    folder = book.plan(checker.settle({"lr": 0.001}), 3).folder
+    folder.mkdir(parents=True)
+    ends = "put a copy of it back, or search anew", "remove it"
+    for file, advice in (
+        (folder / "speed.json", ends[1]),
+        (folder / "stopped.json", ends[1]),
+        (tmp_path / "search" / "plan" / "0003.json", ends[0]),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(StageError, match=rf"/{file.name}: is damaged .*; {advice}"):
+            book.read("0003")
+        file.unlink()
+    journal = folder / "training" / "metrics.jsonl"
+    journal.parent.mkdir()
+    journal.write_bytes(content + b"\n")
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 1: not a record of training"):
+        read_curve(journal)
+    clock = tmp_path / "clock.json"
+    clock.write_bytes(content)
+    with pytest.raises(StageError, match=r"clock\.json: is damaged .*; remove it"):
+        Budget(SearchConfig(), clock, 0, [])
+    winner = tmp_path / "search" / "winner.json"
+    winner.write_bytes(content)
+    config = RunConfig(output_dir=tmp_path, search=SearchConfig(space="small"))
+    with pytest.raises(StageError, match=r"winner\.json: is damaged .*jobs.tune writes"):
+        winning_config(config)
 
 
 def test_epochs_without_numbers_are_never_the_best() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lasaft.errors import ConfigError, Problem, StageError, refuse
-from lasaft.files import atomic_write_json
+from lasaft.errors import ConfigError, Problem, refuse
+from lasaft.files import atomic_write_json, read_json
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import RESUME, changes, identity, values
@@ -69,7 +69,7 @@ def claim_folder(
         return
     advice = "remove it, and give the options of before: they are not compared then"
     problems: list[Problem] = []
-    for one in changes(_read(file, set(), advice), mine, config):
+    for one in changes(read_json(file, set(), advice), mine, config):
         if one.name == may_lack and one.now is None:
             continue
         allowed = f"that value, {'none, ' if one.name == may_lack else ''}or another output_dir"
@@ -95,7 +95,7 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
             "the training has ended and dropped its state (save_weights_only): "
             f"{folder.checkpoint} holds its model; to train again, give another output_dir"
         )
-    saved = _read(file, {"result", "stopping"}, advice)
+    saved = read_json(file, {"result", "stopping"}, advice)
     stopping, result = values(config, "train", "ending"), TrainResult.from_json(saved["result"])
     # The folder may have been moved since.
     result = replace(result, checkpoint=folder.checkpoint)
@@ -122,19 +122,9 @@ def finish(
 
 def hashes_of(folder: RunFolder) -> dict[str, str]:
     """Return the hashes of what a finished training has made, as :func:`finish` took them."""
-    return _read(folder.training / _RESULT, set(), "remove it").get("hashes", {})
+    return read_json(folder.training / _RESULT, set(), "remove it").get("hashes", {})
 
 
 def data_hash_of(folder: RunFolder) -> str:
     """Return the hash of the shards that the training in ``folder`` is on."""
-    return _read(folder.training / _IDENTITY, {DATA_HASH}, "remove it")[DATA_HASH]
-
-
-def _read(file: Path, keys: Set[str], advice: str) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_bytes())
-        if not isinstance(found, dict) or not keys <= found.keys():
-            raise ValueError(f"it is not what was written: {str(found)[:40]}")
-    except ValueError as error:
-        raise StageError(f"{file}: is damaged ({error}); {advice}") from error
-    return found
+    return read_json(folder.training / _IDENTITY, {DATA_HASH}, "remove it")[DATA_HASH]
