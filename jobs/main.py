@@ -14,7 +14,7 @@ from lasaft.files import atomic_write_bytes
 from pipeline.cluster.nodes import require_gpus
 from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.shared_storage import ready_cluster
-from pipeline.config import RunConfig, to_json
+from pipeline.config import RunConfig, to_json, without_secrets
 from pipeline.config.folders import RunFolder
 
 
@@ -45,7 +45,7 @@ def _train(config: RunConfig) -> Result:
 
 
 def _store(config: RunConfig) -> None:
-    atomic_write_bytes(RunFolder.of(config).config, to_json(config).encode())
+    atomic_write_bytes(RunFolder.of(config).config, to_json(without_secrets(config)).encode())
 
 
 @contextmanager

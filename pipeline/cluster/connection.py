@@ -11,6 +11,7 @@ from typing import Any
 from lasaft.errors import ConfigError, Problem, StageError
 from lasaft.interrupts import held
 from pipeline.cluster.address import ALLOWED, named_address, require_cluster
+from pipeline.cluster.machine import prepare_machine
 from pipeline.config import ClusterConfig
 
 # Ray reads these when it is imported or when its workers start. Reports are paced by the
@@ -50,7 +51,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray inside the ``with``; a connection that exists already is used as it is.
 
     Raises:
-        ConfigError: no cluster answers at ``address``, or it does not let this machine in.
+        ConfigError: no cluster answers at ``address``, or it does not let this machine in; or Ray
+            cannot start on this machine.
     """
     prepare_environment(config)
     import ray
@@ -59,7 +61,9 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         yield
         return
     address = named_address(config)
-    if address is not None:
+    if address is None:
+        prepare_machine()
+    else:
         require_cluster(address)
     try:
         # Inside Ray's native start-up, Ctrl-C can end in a crash.

@@ -2,7 +2,14 @@
 
 from pipeline.config.data import DataConfig
 from pipeline.config.evaluate import EvaluateConfig
-from pipeline.config.run import ClusterConfig, RunConfig, TrackingConfig, from_json, to_json
+from pipeline.config.run import (
+    ClusterConfig,
+    RunConfig,
+    TrackingConfig,
+    from_json,
+    to_json,
+    without_secrets,
+)
 from pipeline.config.search import SearchConfig
 from pipeline.config.train import LossName, TrainConfig
 
@@ -17,4 +24,5 @@ __all__ = [
     "TrainConfig",
     "from_json",
     "to_json",
+    "without_secrets",
 ]

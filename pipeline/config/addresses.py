@@ -1,4 +1,4 @@
-"""Where something lies: a folder, or an address in an object store; no library is loaded for it."""
+"""Addresses: of folders in an object store, and as they are shown; no library is loaded for it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ from lasaft.errors import ConfigError, Problem
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _SECRET = re.compile(r"secret|password|token|credential|access_key|account_key|signature|sas", re.I)
+
+_USER = re.compile(r"(?<=://)[^/\s]+@")
+_PARAMETER = re.compile(r"(?i)([?&][^=&\s]*(?:secret|password|token)[^=&\s]*=)[^&\s]+")
+
+
+def shown(address: str) -> str:
+    """Return a text without the names, passwords and tokens of the addresses in it.
+
+    >>> shown("http://me:geheim@host/path"), shown("mysql://host/base?password=geheim&ssl=1")
+    ('http://host/path', 'mysql://host/base?password=&ssl=1')
+    """
+    return _PARAMETER.sub(r"\1", _USER.sub("", address))
 
 
 def check_place(name: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ from pydantic import ValidationError, field_validator, model_validator
 from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings, option
 from lasaft.config import without_effect as model_without_effect
 from lasaft.errors import ConfigError, Problem, no_effect, refuse
-from pipeline.config.addresses import check_place
+from pipeline.config.addresses import check_place, shown
 from pipeline.config.data import SYNTHETIC_COUNTS, DataConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.options import options_of, problems_of
@@ -86,6 +86,14 @@ class RunConfig(Settings):
 def to_json(config: RunConfig) -> str:
     """Return the whole configuration as indented JSON, which :func:`from_json` reads."""
     return config.model_dump_json(indent=2) + "\n"
+
+
+def without_secrets(config: RunConfig) -> RunConfig:
+    """Return the configuration as it is written to files: without the password of an address."""
+    store, head = config.tracking.tracking_uri, config.cluster.address
+    tracking = config.tracking.model_copy(update={"tracking_uri": store and shown(store)})
+    cluster = config.cluster.model_copy(update={"address": head and shown(head)})
+    return config.model_copy(update={"tracking": tracking, "cluster": cluster})
 
 
 def from_json(text: str | bytes, origin: str = "config") -> RunConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from lasaft.errors import DataError
 from lasaft.files import atomic_write_bytes
 from pipeline.cluster.progress import say
 from pipeline.config import RunConfig, from_json
+from pipeline.config.addresses import shown
 from pipeline.config.command_line import command_line
 from pipeline.config.folders import RunFolder
 from pipeline.evaluation.excerpts import EXCERPTS
@@ -23,8 +23,6 @@ from pipeline.report.media import read_songs
 from pipeline.report.page import render_page
 from pipeline.report.tables import csv_text, json_text, latex_text, markdown_text
 from pipeline.report.training_curves import read_curves
-
-_USER_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ def write_report(config: RunConfig) -> ReportResult:
     for line in _unfinished(folder.scores, summaries):
         board.left_out.append(line)
         say(f"report: {line}")
-    shown = {r.name for r in board.measured if r.kind in ("model", "estimates")}
-    labels = {name: s.name for name, s in summaries.items() if s.name in shown}
+    played = {r.name for r in board.measured if r.kind in ("model", "estimates")}
+    labels = {name: s.name for name, s in summaries.items() if s.name in played}
     excerpts = folder.estimates / EXCERPTS / lead.data.split
     commands, settings = _origin(config, lead)
     page = render_page(
@@ -167,9 +165,9 @@ def _origin(config: RunConfig, lead: Summary) -> tuple[list[str], Any]:
 
 
 def _without_secrets(value: Any) -> Any:
-    """Return JSON ``value`` without the user and password of any address in it."""
+    """Return JSON ``value`` without the secrets of any address in it."""
     if isinstance(value, str):
-        return _USER_IN_ADDRESS.sub("", value)
+        return shown(value)
     if isinstance(value, Mapping):
         return {name: _without_secrets(item) for name, item in value.items()}
     return [_without_secrets(item) for item in value] if isinstance(value, list) else value

@@ -6,11 +6,19 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from urllib.parse import urlsplit, urlunsplit
+from importlib.metadata import entry_points
+from urllib.parse import urlsplit
 
 from lasaft.errors import Problem
 from pipeline.config import RunConfig
+from pipeline.config.addresses import shown
 from pipeline.config.folders import RunFolder
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_ALLOWED = (
+    "http://HOST:PORT or https://HOST of an MLflow server, sqlite:///FILE, or the address of a "
+    "database (postgresql://, mysql://, mssql://)"
+)
 
 
 def tracking_address(config: RunConfig) -> str:
@@ -25,9 +33,13 @@ def own_store(folder: RunFolder) -> str:
 
 
 def store_problems(config: RunConfig) -> Iterator[Problem]:
-    """Yield why there can be no database in the run's folder, if it is to be there."""
+    """Yield why MLflow would take no records at the run's address."""
     folder = RunFolder.of(config)
-    own = tracking_address(config) == own_store(folder)
+    address = tracking_address(config)
+    if config.tracking.log and not _known(address):
+        origin = "" if config.tracking.tracking_uri else " of MLFLOW_TRACKING_URI"
+        yield Problem("tracking_uri", f"{shown(address)!r}{origin}", _ALLOWED)
+    own = address == own_store(folder)
     if config.tracking.log and own and {"%", "?"} & set(str(folder.root)):
         allowed = (
             "a path without % and ?, which MLflow's database in it cannot have (or a tracking_uri "
@@ -36,19 +48,27 @@ def store_problems(config: RunConfig) -> Iterator[Problem]:
         yield Problem("output_dir", str(folder.root), allowed, others=("tracking_uri", "log"))
 
 
+def _known(address: str) -> bool:
+    """Return whether MLflow keeps records at such an address; plain folders it takes no more."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname
+    except ValueError:  # brackets that do not match
+        return False
+    scheme = parts.scheme.partition("+")[0]
+    if scheme in ("http", "https"):
+        return bool(host)
+    if scheme in _DATABASES:
+        return "://" in address and bool(parts.path.strip("/"))
+    known = {"databricks", *(one.name for one in entry_points(group="mlflow.tracking_store"))}
+    return address == "databricks" or scheme in known
+
+
 def ui_command(config: RunConfig) -> str:
     """Return the one command that opens MLflow for this run, for a shell."""
     address = tracking_address(config)
     if address.startswith(("http://", "https://")):
-        page = shlex.quote(without_password(address) + "/?workflowType=machine_learning")
+        page = shlex.quote(shown(address).rstrip("/") + "/?workflowType=machine_learning")
         return f"{shlex.quote(sys.executable)} -m webbrowser {page}"
     words = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"]
     return shlex.join([*words, "--backend-store-uri", address])
-
-
-def without_password(address: str) -> str:
-    """Return ``address`` without the name and password that it may hold."""
-    parts = urlsplit(address)
-    if "@" not in parts.netloc:
-        return address
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -16,8 +16,9 @@ from lasaft.errors import LasaftError
 from lasaft.files import atomic_write_json, open_own
 from pipeline.cluster.locks import taken
 from pipeline.config import RunConfig
+from pipeline.config.addresses import shown
 from pipeline.config.folders import RunFolder
-from pipeline.tracking.address import tracking_address, without_password
+from pipeline.tracking.address import tracking_address
 from pipeline.tracking.mlflow_run import find_or_create, run_file
 from pipeline.tracking.outbox import Follower, Outbox
 
@@ -66,9 +67,9 @@ class Feeder(threading.Thread):
     def finish(self) -> str:
         """Tell the rest, for a limited time; return what a person should know, or ``""``."""
         self._closing.set()
-        local = tracking_address(self._config).startswith(("sqlite:", "file:"))
+        local = tracking_address(self._config).startswith("sqlite:")
         self.join(_LAST_SECONDS_FILE if local else _LAST_SECONDS)
-        address = without_password(tracking_address(self._config))
+        address = shown(tracking_address(self._config))
         if not self._done:
             reason = self._trouble or "it is slow"
             return (
@@ -111,7 +112,7 @@ class Feeder(threading.Thread):
         try:
             self._deliver()
             self._trouble = ""
-        except (MlflowException, SQLAlchemyError, OSError, LasaftError) as error:
+        except (MlflowException, SQLAlchemyError, OSError, ImportError, LasaftError) as error:
             self._trouble = self._told(f"{type(error).__name__}: {error}")
 
     def _at(self, path: str) -> Path:
@@ -120,8 +121,7 @@ class Feeder(threading.Thread):
 
     def _told(self, text: str) -> str:
         """Return the first line of ``text``, without the password of the address."""
-        address = tracking_address(self._config)
-        return text.splitlines()[0].replace(address, without_password(address))[:200]
+        return shown(text.splitlines()[0])[:200]
 
     def _deliver(self) -> None:
         """Send what is new; an exception leaves the rest for the next attempt."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lasaft.errors import ConfigError
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, without_secrets
 from pipeline.config.folders import RunFolder
 from pipeline.tracking.address import tracking_address
 from pipeline.tracking.feeder import Feeder
@@ -81,7 +81,7 @@ class Tracker:
 
     def log_params(self) -> None:
         """Record the whole configuration, as ``model.n_fft`` and so on."""
-        self._say("params", values=flatten(self._config.model_dump(mode="json")))
+        self._say("params", values=flatten(without_secrets(self._config).model_dump(mode="json")))
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record numbers; what is not finite is left out."""

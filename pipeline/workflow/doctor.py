@@ -19,6 +19,7 @@ from pipeline.cluster.nodes import patience_seconds
 from pipeline.cluster.shared_storage import storage_faults
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
+from pipeline.config.addresses import shown
 from pipeline.config.folders import RunFolder, cache_home
 from pipeline.data.shards.manifest import MANIFEST_NAME, ShardSettings, read_manifest
 from pipeline.data.shards.preprocess import needed_bytes
@@ -28,7 +29,7 @@ from pipeline.data.songs.folders import find_places
 from pipeline.data.songs.make import wants_songs
 from pipeline.data.songs.splits import SPLITS, SPLITS_FILE, normal
 from pipeline.data.songs.tracks import list_tracks, stems_in
-from pipeline.tracking.address import tracking_address, without_password
+from pipeline.tracking.address import store_problems, tracking_address
 
 MUSDB18_TRACKS = {"train": 86, "valid": 14, "test": 50}
 _SERVER_TIMEOUT_SECONDS = 5
@@ -206,17 +207,15 @@ def _mlflow(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
         yield "note", "log is False: nothing is recorded"
         return
     address = tracking_address(config)
-    try:
-        shown = without_password(address)
-    except ValueError as error:
-        yield "FAULT", f"tracking_uri: is no address ({error})"
-        return
-    if address.startswith(("http://", "https://")):
-        yield _server(shown)
+    if problems := list(store_problems(config)):
+        for problem in problems:
+            yield "FAULT", str(problem)
+    elif address.startswith(("http://", "https://")):
+        yield _server(shown(address))
     elif address.startswith("sqlite:///"):
-        yield _database(shown, Path(address.removeprefix("sqlite:///").partition("?")[0]))
+        yield _database(shown(address), Path(address.removeprefix("sqlite:///").partition("?")[0]))
     else:
-        yield "note", f"{shown} is not looked at: neither an MLflow server nor an SQLite file"
+        yield "note", f"{shown(address)} is not looked at: no MLflow server, and no SQLite file"
 
 
 def _server(address: str) -> tuple[Verdict, str]:

@@ -16,7 +16,7 @@ from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.cluster.store import RemoteFolder
-from pipeline.config import RunConfig, to_json
+from pipeline.config import RunConfig, to_json, without_secrets
 from pipeline.config.fingerprints import content_hash, digest, listing_hash
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import RESUME, STANDS_FOR, identity, values
@@ -55,7 +55,7 @@ class Workflow:
         """
         folder = RunFolder.of(self.config)
         with alone_in_run(self.config), self._stack:
-            atomic_write_bytes(folder.config, to_json(self.config).encode())
+            atomic_write_bytes(folder.config, to_json(without_secrets(self.config)).encode())
             publish = partial(RunStore(folder).push, but=LARGE)
             runner = StepRunner(folder.root, self.config, self.say, self.rerun, publish)
             return runner.run(self._steps(folder))

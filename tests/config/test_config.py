@@ -16,6 +16,7 @@ from jobs.cli.help import shown
 from lasaft.config import ModelConfig, Settings, option
 from lasaft.errors import ConfigError
 from pipeline.config import (
+    ClusterConfig,
     DataConfig,
     EvaluateConfig,
     RunConfig,
@@ -23,9 +24,11 @@ from pipeline.config import (
     TrainConfig,
     from_json,
     to_json,
+    without_secrets,
 )
 from pipeline.config.options import Option, options_of, value_of
 from pipeline.config.run import without_effect
+from pipeline.training.loop.records import provenance
 from tests.helpers import ROOT
 
 OPTIONS = options_of(RunConfig)
@@ -275,3 +278,24 @@ def test_a_file_of_very_many_unknown_options_is_told_in_part() -> None:
         from_json(text)
     assert len(caught.value.problems) == 1001
     assert str(caught.value).endswith("and 69000 more")
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("http://u:geheim@h:1/x", "http://h:1/x"),
+        ("https://u:ge@heim@h", "https://h"),
+        ("postgresql+psycopg://u:geheim@h/b?sslmode=a", "postgresql+psycopg://h/b?sslmode=a"),
+        ("mysql://h/b?user=u&password=geheim", "mysql://h/b?user=u&password="),
+        ("sqlite:////data/a@b.db", "sqlite:////data/a@b.db"),
+        (None, None),
+    ],
+)
+def test_no_secret_of_an_address_is_written_to_files(address: str | None, kept: str | None) -> None:
+    config = RunConfig(tracking=TrackingConfig(tracking_uri=address))
+    config = config.model_copy(update={"cluster": ClusterConfig(address=address)})
+    safe = without_secrets(config)
+    assert (safe.tracking.tracking_uri, safe.cluster.address) == (kept, kept)
+    assert "geheim" not in to_json(safe)
+    assert provenance(config, "data")["config"]["tracking"]["tracking_uri"] == kept
+    assert from_json(to_json(safe)) == safe

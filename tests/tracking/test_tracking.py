@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import re
 import shlex
 import shutil
 import socket
@@ -312,6 +313,39 @@ def test_a_folder_that_cannot_hold_the_database_is_refused(
     assert list(store_problems(_config(tmp_path / name)))
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "./mlruns", "/data/mlruns", "file:///data/mlruns", "127.0.0.1:5000", "localhost", "http://",
+        "foo://bar", "sqlite:relative.db", "sqlite://", "postgres://host/base", "http://[::1",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_an_address_that_mlflow_does_not_take_is_refused(
+    tmp_path: Path, address: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address if by == "environment" else DEAD)
+    words = ["--tracking_uri", address] if by == "option" else []
+    origin = "" if by == "option" else " of MLFLOW_TRACKING_URI"
+    reason = re.escape(f"tracking_uri: got {address!r}{origin}, allowed: http://HOST:PORT")
+    with pytest.raises(ConfigError, match=reason):
+        parse(["--preset", "demo", "--output_dir", str(tmp_path), *words], "run")
+    if by == "environment":
+        parse(["--preset", "demo", "--output_dir", str(tmp_path), "--log", "False"], "run")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://host", "https://a:b@host:5000/mlflow/", "sqlite:////tmp/x.db", "sqlite:///x.db",
+        "postgresql://u:p@host/base", "mysql+pymysql://host/base", "databricks",
+        "databricks://profile",
+    ],
+)  # fmt: skip
+def test_an_address_that_mlflow_takes_is_not_refused(tmp_path: Path, address: str) -> None:
+    assert not list(store_problems(_config(tmp_path, tracking_uri=address)))
+
+
 def test_nothing_is_told_twice_after_a_kill_between_telling_and_noting(tmp_path: Path) -> None:
     config = _config(tmp_path)
     _work(config)
@@ -387,8 +421,9 @@ def test_the_command_that_opens_mlflow_names_this_runs_store(tmp_path: Path) -> 
     words = shlex.split(ui_command(config))
     assert words[0] == sys.executable
     assert words[-1] == f"sqlite:///{tmp_path / 'a folder' / 'mlflow.db'}"
-    server = _config(tmp_path, tracking_uri="https://mlflow.example.org")
-    assert "https://mlflow.example.org/?workflowType=machine_learning" in ui_command(server)
+    for address in ("https://mlflow.example.org", "https://mlflow.example.org/"):
+        server = _config(tmp_path, tracking_uri=address)
+        assert "https://mlflow.example.org/?workflowType=machine_learning" in ui_command(server)
 
 
 def _steps(follower: Follower) -> list[int]:

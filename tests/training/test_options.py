@@ -394,3 +394,23 @@ def test_the_machine_is_measured_beside_the_training(
         music * speed["speed/steps_per_second"]
     )
     assert 0 <= speed["speed/save_share"] < 1
+
+
+def test_nothing_that_measures_the_machine_ends_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        """Of a driver that knows the number for no part of a GPU, as pynvml's own."""
+
+    def refuse(*_: object) -> None:
+        raise NVMLError("Not Supported")
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**31))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2**20)
+    found = Machine(torch.device("cuda", 1), every_seconds=0).measure()
+    assert found is not None
+    assert found["system/gpu_1_memory_usage_percentage"] == 50
+    assert not any("utilization" in name for name in found if "gpu" in name)
+    for name in ("virtual_memory", "cpu_percent", "Process"):
+        monkeypatch.setattr(psutil, name, refuse)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
+    assert Machine(torch.device("cuda"), every_seconds=0).measure() == {}

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, without_secrets
 
 _PACKAGES = ("torch", "numpy", "ray", "pyarrow", "safetensors", "lasaft")
 
@@ -49,7 +49,7 @@ def provenance(config: RunConfig, data_hash: str) -> dict[str, Any]:
         "data_hash": data_hash,
         "git_commit": git_commit(),
         "packages": package_versions(),
-        "config": config.model_dump(mode="json"),
+        "config": without_secrets(config).model_dump(mode="json"),
     }
 
 

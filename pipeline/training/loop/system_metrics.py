@@ -21,37 +21,51 @@ class Machine:
 
     def __init__(self, device: torch.device, every_seconds: float = 10.0) -> None:
         self._device, self._every = device, every_seconds
-        self._process = psutil.Process()
         self._last = time.monotonic()
-        psutil.cpu_percent()  # the next call tells the mean since this one
+        with suppress(Exception):
+            psutil.cpu_percent()  # the next call tells the mean since this one
 
     def measure(self) -> dict[str, float] | None:
-        """Return the newest numbers, None if the last ones are new enough."""
+        """Return the newest numbers, None if the last ones are new enough.
+
+        What cannot be measured has no curve. Drivers answer with errors of their own kinds for a
+        part of a GPU (MIG) and in containers; none of them may end a training.
+        """
         now = time.monotonic()
         if now - self._last < self._every:
             return None
         self._last = now
+        values: dict[str, float] = {}
+        for part in (self._system, self._gpu_memory, self._gpu_use):
+            with suppress(Exception):
+                values |= part()
+        return values
+
+    def _system(self) -> dict[str, float]:
         memory = psutil.virtual_memory()
-        values = {
+        return {
             "system/cpu_utilization_percentage": psutil.cpu_percent(),
             "system/system_memory_usage_megabytes": memory.used / _MEGABYTE,
             "system/system_memory_usage_percentage": memory.percent,
-            "system/process_memory_megabytes": self._process.memory_info().rss / _MEGABYTE,
+            "system/process_memory_megabytes": psutil.Process().memory_info().rss / _MEGABYTE,
         }
-        return values | self._gpu()
 
-    def _gpu(self) -> dict[str, float]:
+    @property
+    def _gpu(self) -> str:
+        return f"system/gpu_{self._device.index or 0}"
+
+    def _gpu_memory(self) -> dict[str, float]:
         if self._device.type != "cuda":
             return {}
-        name = f"system/gpu_{self._device.index or 0}"
         free, total = torch.cuda.mem_get_info(self._device)
-        values = {
-            f"{name}_memory_usage_megabytes": (total - free) / _MEGABYTE,
-            f"{name}_memory_usage_percentage": 100 * (total - free) / total,
-            f"{name}_peak_tensors_megabytes": torch.cuda.max_memory_allocated(self._device)
-            / _MEGABYTE,
+        peak = torch.cuda.max_memory_allocated(self._device)
+        return {
+            f"{self._gpu}_memory_usage_megabytes": (total - free) / _MEGABYTE,
+            f"{self._gpu}_memory_usage_percentage": 100 * (total - free) / total,
+            f"{self._gpu}_peak_tensors_megabytes": peak / _MEGABYTE,
         }
-        # It takes nvidia-ml-py and a driver that answers; without them there is no such curve.
-        with suppress(ModuleNotFoundError, RuntimeError):
-            values[f"{name}_utilization_percentage"] = torch.cuda.utilization(self._device)
-        return values
+
+    def _gpu_use(self) -> dict[str, float]:
+        if self._device.type != "cuda":
+            return {}
+        return {f"{self._gpu}_utilization_percentage": torch.cuda.utilization(self._device)}
