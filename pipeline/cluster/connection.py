@@ -17,7 +17,8 @@ from pipeline.config import ClusterConfig
 # Ray reads these when it is imported or when its workers start. Reports are paced by the
 # controller's poll: 0.2 s loses only the current epoch when a worker dies. A poll whose answer was
 # lost with a link is waited for 60 s, not 10 minutes. Workers started in advance would never be
-# used: whatever we run has an environment of its own.
+# used: whatever we run has an environment of its own. What was killed for memory we try again: Ray
+# would do so for ever, with a page of text each time.
 _QUICK_AND_QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -26,6 +27,7 @@ _QUICK_AND_QUIET = {
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_prestart_worker_first_driver": "0",
+    "RAY_task_oom_retries": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 # For a cluster on this machine alone. By the first, Ray takes this system for one on which it

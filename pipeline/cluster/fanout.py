@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lasaft.errors import LasaftError, StageError
 from pipeline.cluster.interrupts import raise_if_received
+from pipeline.cluster.memory import out_of_memory
 from pipeline.cluster.nodes import Lack, patience_seconds
 from pipeline.cluster.parcels import Parcel
-from pipeline.cluster.resources import in_words
+from pipeline.cluster.resources import in_words, quantity
 from pipeline.cluster.shared_storage import Seen, UnsharedError, require_seen, seen_folders
 from pipeline.cluster.stragglers import Patience, Stopwatch
 from pipeline.config import RunConfig
@@ -19,6 +21,7 @@ from pipeline.config import RunConfig
 # One thread a task: the tasks themselves fill the cores.
 _ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}}
 _SHOWN_FAILURES = 20
+_MEMORY_TRIES = 3
 # How often late tasks are looked for, and how long Ctrl-C can go unnoticed where its exception was
 # lost.
 _LOOK_SECONDS = 2.0
@@ -135,19 +138,20 @@ class _Fan:
         self._running: dict[Any, int] = {}
         self._results: list[Any] = [None] * len(arguments)
         self._failures: list[str] = []
+        self._waiting = list(range(len(arguments)))[::-1]
+        self._lacked = Counter[int]()  # how often each ran out of memory
         self._next_look = 0.0
 
     def run(self, on_done: Callable[[str, Any], None]) -> list[Any]:
         """Return all results in order."""
         import ray
 
-        waiting = list(range(len(self._arguments)))[::-1]
-        while waiting or self._running:
+        while self._waiting or self._running:
             self._lack.look()
             # A task more for each place waits, to start at once.
             limit = max(2 * self._lack.found, _ASKED_AT_ONCE if self._needs.patience else 0)
-            while waiting and len(self._running) < limit:
-                self._begin(waiting.pop())
+            while self._waiting and len(self._running) < limit:
+                self._begin(self._waiting.pop())
             ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_LOOK_SECONDS)
             raise_if_received()
             for attempt in ready:
@@ -183,7 +187,7 @@ class _Fan:
                 raise cause from error
             del self._running[attempt]
             if not self._watch.dropped(index, attempt):
-                self._failures.append(f"{self._names[index]}: {_reason(error)}")
+                self._failed(index, error)
             return
         if not self._watch.has_started(index, attempt):  # its first word says so
             self._watch.started(index, attempt)
@@ -195,6 +199,23 @@ class _Fan:
         if (parcel := self._parcels[index]) is not None:
             parcel.keep(changed)
         on_done(self._names[index], self._results[index])
+
+    def _failed(self, index: int, error: Exception) -> None:
+        """Note a failure; what lacked memory is tried again when all others have begun."""
+        lack = out_of_memory(error)
+        if lack is None:
+            self._failures.append(f"{self._names[index]}: {_reason(error)}")
+            return
+        self._lacked[index] += 1
+        if self._lacked[index] < _MEMORY_TRIES:
+            self._waiting.insert(0, index)
+            return
+        aside = quantity("memory", self._needs.memory_bytes)
+        self._failures.append(
+            f"{self._names[index]}: {lack}; {aside} were set aside for it; tried {_MEMORY_TRIES} "
+            "times; allowed: a larger task_memory (fewer run side by side then), or a node with "
+            "more memory"
+        )
 
     def _look_after_late_ones(self) -> None:
         for index, step, attempt in self._watch.due():

@@ -15,6 +15,7 @@ from lasaft.errors import DataError, LasaftError, StageError
 from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import connected, resources_of_nodes
 from pipeline.cluster.interrupts import raise_if_received
+from pipeline.cluster.memory import out_of_memory
 from pipeline.cluster.nodes import Lack, patience_seconds, require_gpus, wait_for_room
 from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.progress import Progress
@@ -276,12 +277,12 @@ def _run_workers(
     except ray_train.TrainingFailedError as error:
         raise StageError(
             f"training: the processes died more than {most} times, the last time of: "
-            f"{_last_line(error)}; the state in {folder.training} is kept: the same command goes on"
+            f"{_in_short(error)}; the state in {folder.training} is kept: the same command goes on"
         ) from error
 
 
 def _steering_lost(folder: RunFolder, error: Exception) -> StageError:
-    reason = _last_line(error).partition(". ")[0]
+    reason = _in_short(error).partition(". ")[0]
     return StageError(
         f"training: the process that steers the others died ({reason}); the state in "
         f"{folder.training} is kept: the same command goes on"
@@ -329,7 +330,10 @@ def _process(payload: dict[str, Any]) -> None:
         run_session(config, device, outlet=outlet)
 
 
-def _last_line(error: BaseException) -> str:
+def _in_short(error: BaseException) -> str:
+    """Return what processes died of, in one line."""
+    if lack := out_of_memory(error):
+        return f"{lack}; less is taken with a smaller batch_size or fewer num_workers"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
