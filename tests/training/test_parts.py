@@ -267,6 +267,22 @@ def test_a_training_goes_on_without_the_checkpoint_that_it_began_with(tmp_path: 
         claim(folder, tiny_config(tmp_path / "second", resume_from_checkpoint="other"), "data")
 
 
+def test_a_result_that_was_changed_is_named(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    folder = RunFolder.of(config)
+    result = run_tiny(config)
+    finish(folder, config, result, {})
+    assert finished(folder, config) == result
+    file = folder.training / "result.json"
+    for before, after in (('"steps": 12', '"steps": 13'), ('"hashes": {}', '"hashes": {"x": 1}')):
+        content = file.read_text()
+        assert before in content
+        file.write_text(content.replace(before, after))
+        with pytest.raises(StageError, match=r"result\.json: is damaged .*; remove it"):
+            finished(folder, config)
+        file.write_text(content)
+
+
 @pytest.mark.parametrize("content", ['{"stop', "null", "[]"])
 @pytest.mark.parametrize("name", ["identity.json", "result.json"])
 def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str) -> None:

@@ -97,6 +97,19 @@ def test_a_damaged_checkpoint_is_published_again_to_the_same_bytes(
     assert load_checkpoint(run.folder.checkpoint).hash == load_checkpoint(run.places[1]).hash
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["one", "both"])
+def test_a_changed_record_is_not_taken_for_the_training_s(run: Finished, both: bool) -> None:
+    """What stands beside the weights is no part of the checkpoint's hash."""
+    before = run.contents()
+    for place in run.places[: 1 + both]:
+        text = (place / "config.json").read_text()
+        (place / "config.json").write_text(text.replace('"step": 6', '"step": 7'))
+    for _ in range(2):
+        run.verify()
+        assert load_checkpoint(run.folder.checkpoint).provenance["step"] == 6
+    assert run.contents() == before or both
+
+
 def test_removed_checkpoints_are_published_again(
     run: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lasaft.errors import ConfigError, Problem, refuse
+from lasaft.errors import ConfigError, Problem, StageError, refuse
 from lasaft.files import atomic_write_json, read_json
 from pipeline.config import RunConfig
+from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import RESUME, changes, identity, values
 from pipeline.training.loop.records import TrainResult
@@ -19,6 +20,7 @@ from pipeline.training.loop.states import newest_state
 DATA_HASH = "data hash"
 _IDENTITY = "identity.json"
 _RESULT = "result.json"
+_SEAL = "sha256"  # of all else in the result; earlier versions wrote none
 
 
 def claim(folder: RunFolder, config: RunConfig, data_hash: str) -> None:
@@ -96,6 +98,8 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
             f"{folder.checkpoint} holds its model; to train again, give another output_dir"
         )
     saved = read_json(file, {"result", "stopping"}, advice)
+    if saved.pop(_SEAL, None) not in (None, digest(saved)):
+        raise StageError(f"{file}: is damaged (it was changed after it was written); {advice}")
     stopping, result = values(config, "train", "ending"), TrainResult.from_json(saved["result"])
     # The folder may have been moved since.
     result = replace(result, checkpoint=folder.checkpoint)
@@ -117,7 +121,8 @@ def finish(
 ) -> None:
     """Record that training has ended with ``result``, and the hashes of what it has made."""
     record = {"stopping": values(config, "train", "ending"), "result": result.to_json()}
-    atomic_write_json(folder.training / _RESULT, record | {"hashes": dict(hashes)})
+    record["hashes"] = dict(hashes)
+    atomic_write_json(folder.training / _RESULT, record | {_SEAL: digest(record)})
 
 
 def hashes_of(folder: RunFolder) -> dict[str, str]:

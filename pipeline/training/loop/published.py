@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lasaft.files import atomic_path, atomic_write_json, file_sha256, recover_fo
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.checkpoints import epoch_folder
-from pipeline.training.loop.identity import data_hash_of, hashes_of
+from pipeline.training.loop.identity import data_hash_of, finish, hashes_of
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.records import TrainResult, provenance
 from pipeline.training.loop.state_file import load_state
@@ -37,8 +38,9 @@ _AGAIN = (
 
 def seal(folder: RunFolder, config: RunConfig, result: TrainResult) -> dict[str, str]:
     """Return the hashes of what a training that has just ended leaves, for :func:`verify`."""
-    digest = _mend(folder, config, result, None)
-    return {"checkpoint": digest, "journal": file_sha256(folder.metrics)}
+    digest = _mend(folder, config, result, {})
+    files = {"record": folder.checkpoint / CONFIG, "journal": folder.metrics}
+    return {"checkpoint": digest} | {name: file_sha256(file) for name, file in files.items()}
 
 
 def verify(folder: RunFolder, config: RunConfig, result: TrainResult) -> None:
@@ -51,30 +53,34 @@ def verify(folder: RunFolder, config: RunConfig, result: TrainResult) -> None:
         StageError: something has changed and cannot be mended; says what to do.
     """
     known = hashes_of(folder)  # earlier versions wrote none
-    _mend(folder, config, result, known.get("checkpoint"))
+    _mend(folder, config, result, known)
     journal = file_sha256(folder.metrics) if folder.metrics.is_file() else "none"
     if known.get("journal", journal) != journal:
         raise StageError(
             f"{folder.metrics}: is not as the training has left it, and nothing else holds its "
             f"records; {_AGAIN}"
         )
+    if known and (record := file_sha256(folder.checkpoint / CONFIG)) != known["record"]:
+        finish(folder, config, result, known | {"record": record})  # it had to be made anew
 
 
-def _mend(folder: RunFolder, config: RunConfig, result: TrainResult, known: str | None) -> str:
+def _mend(
+    folder: RunFolder, config: RunConfig, result: TrainResult, known: Mapping[str, str]
+) -> str:
     """Return the hash of the best epoch's checkpoint, once both copies of it are whole."""
     places = (folder.checkpoint, epoch_folder(folder, result.best_epoch))
     for place in places:
         recover_folder(place)
     sound = {place: weights for place in places if (weights := _read(place, result, known))}
-    records = [found for place in sound or places if (found := _record(place / CONFIG))]
+    records = [found for place in sound or places if (found := _record(place / CONFIG, known))]
     sources = sound
     if not sound:
         sources = _saved_weights(folder)
-        records.append(_new_record(folder, config, result, known))
+        records.append(_new_record(folder, config, result, known.get("checkpoint")))
     for source, weights in sources.items():
         for record in records:
             digest = checkpoint_hash(weights, record["model"])
-            if digest != record.get("hash", digest) or known not in (None, digest):
+            if not digest == record.get("hash", digest) == known.get("checkpoint", digest):
                 continue
             for place in places:
                 if place not in sound:
@@ -86,7 +92,7 @@ def _mend(folder: RunFolder, config: RunConfig, result: TrainResult, known: str 
     )
 
 
-def _read(place: Path, result: TrainResult, known: str | None) -> dict[str, Tensor] | None:
+def _read(place: Path, result: TrainResult, known: Mapping[str, str]) -> dict[str, Tensor] | None:
     """Return the weights of a checkpoint, None where it is damaged.
 
     Raises:
@@ -96,7 +102,10 @@ def _read(place: Path, result: TrainResult, known: str | None) -> dict[str, Tens
         found = load_checkpoint(place)
     except CheckpointError:
         return None
-    if found.provenance.get("epoch") != result.best_epoch or known not in (None, found.hash):
+    other = found.hash != known.get("checkpoint", found.hash)
+    if not other and _record(place / CONFIG, known) is None:
+        return None
+    if other or found.provenance.get("epoch") != result.best_epoch:
         raise StageError(
             f"{place}: holds another checkpoint than the training has made there; move it "
             "elsewhere: the same command publishes its own again"
@@ -104,11 +113,13 @@ def _read(place: Path, result: TrainResult, known: str | None) -> dict[str, Tens
     return found.state_dict
 
 
-def _record(file: Path) -> dict[str, Any] | None:
+def _record(file: Path, known: Mapping[str, str]) -> dict[str, Any] | None:
     """Return what stands beside a checkpoint's weights, None where it is damaged."""
     with suppress(OSError, ValueError, RecursionError):
+        digest = file_sha256(file)
         found = json.loads(file.read_bytes())
-        if isinstance(found, dict) and isinstance(found.get("model"), dict):
+        whole = isinstance(found, dict) and isinstance(found.get("model"), dict)
+        if whole and known.get("record", digest) == digest:
             return found
     return None
 

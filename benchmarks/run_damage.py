@@ -1,0 +1,47 @@
+"""Damages every file of a finished run, gives each command that may read it, and counts outcomes.
+
+    python -m benchmarks.run_damage                                    all: hours
+    python -m benchmarks.run_damage --commands report run --count 200  a draw of them
+
+A command passes if it mends the file to the same bytes, if it gives the right result without it, or
+if it ends with one clear line. Ends with 1 if any gave a traceback or, unnoticed, another result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.measure import Table
+from tests.helpers.run_damage import COMMANDS, MENDED, RIGHT, TOLD, WAYS, WRONG, every, finished_run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--count", type=int, help="how many, drawn at random (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    draw, found, wrong = random.Random(options.seed), Counter[tuple[str, str]](), []
+    with tempfile.TemporaryDirectory() as root, finished_run(Path(root)) as run:
+        cases = list(every(run, options.ways, options.commands))
+        for file, way, command in draw.sample(cases, options.count or len(cases)):
+            outcome, told = run.outcome(file, way, command, draw)
+            found[command, outcome] += 1
+            if outcome == WRONG:
+                wrong.append(f"{command}, {file}, {way}: {told.strip()[-300:]}")
+    outcomes = (MENDED, RIGHT, TOLD, WRONG)
+    rows = Table("command", *outcomes)
+    for command in options.commands:
+        rows.row(command, *(found[command, outcome] for outcome in outcomes))
+    print(*wrong, sep="\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
