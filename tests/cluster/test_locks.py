@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from lasaft.errors import ConfigError, LasaftError, StageError
-from pipeline.cluster.locks import FileLock, alone, alone_in_run, taken, wait_for
+from pipeline.cluster.locks import FileLock, alone, taken, wait_for
+from pipeline.cluster.one_writer import alone_in_run
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.preprocess import alone_in_shards
