@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from jobs.cli.command import Command
 from lasaft.errors import ConfigError, LasaftError
+from lasaft.output import keep_output, shown_lines
 from pipeline.cluster import interrupts
 from pipeline.cluster.connection import prepare_environment
 
@@ -51,6 +52,7 @@ def run_job(
         parse: turns them into a command.
         work: does what the command says.
     """
+    keep_output()
     again = ["the same command"]
     with interrupts.watched():
         try:
@@ -113,10 +115,10 @@ def _message(name: str, error: LasaftError) -> str:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(shown_lines(text))
     sys.stdout.flush()
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{shown_lines(text)}\n")
     sys.stderr.flush()

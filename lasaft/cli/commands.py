@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lasaft.cli.console import complain, print_json, print_table, say, stopped_by_signals, text_of
 from lasaft.errors import ConfigError, LasaftError, StageError
+from lasaft.output import keep_output
 
 if TYPE_CHECKING:
     from lasaft.audio import Encoding
@@ -25,10 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 all well, 1 something failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM.
     """
+    keep_output()
     try:
         with stopped_by_signals():
-            options = _parser().parse_args(arguments)
-            return options.run(options)
+            try:
+                options = _parser().parse_args(arguments)
+                return options.run(options)
+            finally:
+                sys.stdout.flush()
     except LasaftError as error:
         complain(str(error))
         return error.exit_code

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from lasaft.output import shown, shown_lines
+
 
 class Stopped(KeyboardInterrupt):
     """The process was asked to end by the signal with this ``number``."""
@@ -49,7 +51,7 @@ def stopped_by_signals() -> Iterator[None]:
 def print_json(value: Any) -> None:
     """Print a result for programs."""
     # JSON has no NaN: a median without frames is null.
-    _print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -59,17 +61,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, *rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        _print("  ".join(cells).rstrip() + "\n")
-
-
-def _print(text: str) -> None:
-    # A file name need not be Unicode.
-    sys.stdout.write(text.encode(errors="backslashreplace").decode())
+        # A file name need not be Unicode.
+        line = shown("  ".join(cells).rstrip()).encode(errors="backslashreplace").decode()
+        sys.stdout.write(f"{line}\n")
 
 
 def say(text: str) -> None:
     """Tell the user something that is not the result."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(shown_lines(text) + "\n")
 
 
 def complain(text: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from lasaft.errors import AudioError, DataError
+from lasaft.output import is_harmless, shown
 from pipeline.data.songs.audio_files import (
     STEM_MP4_STREAMS,
     Header,
@@ -78,7 +79,7 @@ def examine_tracks(
 def fault_lines(tracks: Sequence[Track], found: Sequence[Findings]) -> list[str]:
     """Return one line a fault, with the track's name in front."""
     return [
-        f"{_shown(track)}: {fault}"
+        f"{shown(str(track))}: {fault}"
         for track, findings in zip(tracks, found, strict=True)
         for fault in findings.faults
     ]
@@ -105,11 +106,6 @@ def check_tracks(
     )
     refuse_faults(tracks, found)
     return [findings.samples for findings in found]
-
-
-def _shown(track: Track) -> str:
-    name = str(track)
-    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def _headers(track: Track, sample_rate: int, channels: int) -> Findings:
@@ -139,8 +135,8 @@ def _name_faults(track: Track) -> Iterator[str]:
     except UnicodeEncodeError:
         yield "its name is not valid UTF-8; rename it"
         return
-    if not track.name.isprintable() or "\\" in track.name:
-        yield "its name holds a backslash or a character that cannot be printed; rename it"
+    if not is_harmless(track.name) or "\\" in track.name:
+        yield "its name holds a backslash or a control character; rename it"
 
 
 def _channels(count: int) -> str:

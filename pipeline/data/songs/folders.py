@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lasaft.errors import DataError
+from lasaft.output import shown
 from pipeline.data.songs.splits import SPLITS, SPLITS_FILE, normal, read_splits, validation_names
 
 MIXTURE = "mixture"
@@ -39,7 +40,7 @@ def find_places(root: Path, is_wav: bool | None) -> tuple[list[Place], bool]:
     listed = os.path.lexists(root / SPLITS_FILE)
     if not folders and not listed:
         found = sorted(item.name for item in root.iterdir() if not item.name.startswith("."))
-        held = ", ".join(name if name.isprintable() else repr(name) for name in found[:5])
+        held = ", ".join(map(shown, found[:5]))
         raise DataError(
             f"musdb_root {root}: this is no MUSDB18 folder: it holds neither train/ nor test/, "
             f"but {held or 'nothing'}; allowed: folders train, valid "

@@ -1,0 +1,77 @@
+"""Standard output and error that lose no result: whatever they encode, full, closed or unread."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+# Control characters, which a terminal obeys; what ends a line; what turns the writing around.
+_HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202d\u202e]")
+
+
+def is_harmless(name: str) -> bool:
+    """Return whether a name can be shown as it is, as whatever people write names with can be."""
+    return not _HARMFUL.search(name)
+
+
+def shown(name: str) -> str:
+    r"""Return a name with its harmful characters escaped.
+
+    >>> print(shown("a\x1b[31mb ヒカル"))
+    a\x1b[31mb ヒカル
+    """
+    return _HARMFUL.sub(lambda found: repr(found[0])[1:-1], name)
+
+
+def shown_lines(text: str) -> str:
+    """Return text of several lines with its other harmful characters escaped."""
+    return "\n".join(map(shown, text.split("\n")))
+
+
+class _Output(io.FileIO):
+    """A file that takes everything: once nobody reads it, or it is full, the rest goes nowhere.
+
+    That it is full is raised once.
+    """
+
+    _lost = False
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write some of ``data`` and return how much."""
+        try:
+            if not self._lost:
+                return super().write(data)
+        except OSError as error:
+            self._lost = True
+            if error.errno != errno.EPIPE:
+                raise
+        return memoryview(data).nbytes
+
+
+def keep_output() -> None:
+    """Let nothing that this process prints end it; a stream that somebody has replaced stays.
+
+    What an encoding lacks is escaped, who stops reading misses the rest, and where a stream is
+    closed no other file takes its place.
+    """
+    for number in range(3):
+        with suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):
+            encoding = "utf-8" if stream is None else stream.encoding
+            file = io.BufferedWriter(_Output(number, "w", closefd=False))
+            lines = number == 2 or file.isatty()
+            made = io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=lines)
+            setattr(sys, name, made)
