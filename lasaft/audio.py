@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lasaft.errors import AudioError, ConfigError
 from lasaft.interrupts import held
-from lasaft.sound_file import open_sound
+from lasaft.sound_file import holds_several, open_sound
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -114,7 +114,7 @@ class AudioReader(_AudioFile):
         note: what a user should know of its length, once it has been read; else empty.
 
     Raises:
-        AudioError: the file is missing, not audio, or empty.
+        AudioError: the file is missing, not audio, empty, or several files in one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,6 +127,9 @@ class AudioReader(_AudioFile):
             self._file = self._sound = open_sound(path)
         except AudioError as error:
             raise AudioError(f"{refusal}: {error}") from error
+        if holds_several(path):
+            self._file.close()
+            raise AudioError(f"{path}: holds several streams in one file, give each by itself")
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         self.frames, self.missing_bytes = self._sound.samples, self._sound.missing_bytes
         if self.frames == 0:

@@ -89,6 +89,18 @@ def open_sound(path: Path) -> Sound:
         raise AudioError("no audio in it is recognised" if missing else text) from error
 
 
+def holds_several(path: Path) -> bool:
+    """Return whether another FLAC or Ogg stream follows the first, which alone would be read."""
+    with path.open("rb") as file:
+        mark = {b"fLaC": b"fLaC\x00\x00\x00\x22", b"OggS": b"OggS\x00\x02"}.get(file.read(4))
+        before = b""
+        while mark is not None and (data := file.read(1 << 20)):
+            if mark in before + data:
+                return True
+            before = data[-len(mark) :]
+    return False
+
+
 def reason(error: Exception) -> str:
     """Return what libsndfile or the system says, without the file's name."""
     said = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)

@@ -193,6 +193,17 @@ def test_a_flac_that_leaves_its_length_open_is_read_to_its_end(tmp_path: Path) -
         _read(tmp_path / "b.flac", bytes(data[: len(data) // 2]))
 
 
+@pytest.mark.parametrize("name", ["a.flac", "a.ogg"])
+def test_joined_files_of_which_the_first_alone_would_be_read_are_refused(
+    tmp_path: Path, name: str
+) -> None:
+    path = write(tmp_path / name, noise(2, 100_000))
+    assert AudioReader(path).note == ""
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(AudioError, match=rf"{name}: holds several streams in one file"):
+        AudioReader(path)
+
+
 def test_a_sound_that_cannot_be_read_to_its_end_is_an_error(
     tmp_path: Path, mp3: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
