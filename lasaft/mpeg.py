@@ -19,6 +19,7 @@ _KBITS = (
 _SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xeb]", re.DOTALL)
 _SEARCHED_BYTES = 1 << 16  # for the first frame
 _IN_A_ROW = 3  # frames after each other are no coincidence
+_MOST_TRIES = 100_000  # more than in gigabytes of other things
 _LAME_BYTES = 36  # the part of a tag with the samples to leave out at both ends
 _PADDING_AT = 22  # in it: four bits there and the byte after it; the delay before them
 _DECODER_DELAY = 529  # samples
@@ -64,7 +65,7 @@ class _Scan:
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._size = file, size
         self.spans: list[list[int]] = []
-        self.count = 0
+        self.count = self._tries = 0
         self.first: _Frame | None = None
         at: int | None = self._next(0, _SEARCHED_BYTES)
         while at is not None:
@@ -108,6 +109,9 @@ class _Scan:
             for found in _SYNC.finditer(data):
                 if self._begins(at + found.start()):
                     return at + found.start()
+                self._tries += 1
+                if self._tries > _MOST_TRIES:
+                    raise AudioError("holds hardly anything but beginnings of MPEG frames")
             at += max(1, len(data) - 2)
         return None
 

@@ -121,6 +121,12 @@ def test_mp3s_of_two_kinds_in_one_file_are_an_error(tmp_path: Path, mp3: bytes) 
         _read(tmp_path / "a.mp3", mp3 + other)
 
 
+@pytest.mark.timeout(20)
+def test_a_file_of_beginnings_of_frames_ends_soon(tmp_path: Path, mp3: bytes) -> None:
+    with pytest.raises(AudioError, match=r"a\.mp3: .*hardly anything but beginnings of MPEG"):
+        _read(tmp_path / "a.mp3", mp3 + b"\xff\xfb\x90\x64" * 20_000_000)
+
+
 @pytest.mark.parametrize("rate", [8000, 22050, 32000, 48000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_every_version_of_mp3_is_read_whole(tmp_path: Path, rate: int, channels: int) -> None:
