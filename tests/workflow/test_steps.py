@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from lasaft.errors import StageError
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.fingerprints import digest
+from pipeline.workflow.run import run_workflow
 from pipeline.workflow.stamps import StepPlace
 from pipeline.workflow.steps import Step, StepRunner
 
@@ -372,3 +373,14 @@ def test_a_stamp_that_lacks_what_its_state_needs_counts_as_none(
     stamp = json.loads(file.read_text()) | damage
     file.write_text(json.dumps({k: v for k, v in stamp.items() if v is not None}))
     assert "first" in flow.run()
+
+
+def test_no_password_of_an_address_is_written_to_the_run_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepRunner, "run", lambda self, steps: [])
+    store = TrackingConfig(tracking_uri="http://ann:geheim@mlflow.example/x")
+    run_workflow(RunConfig(output_dir=tmp_path, tracking=store), print)
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert "http://mlflow.example/x" in written
+    assert "geheim" not in written
