@@ -60,7 +60,7 @@ def verify(folder: RunFolder, config: RunConfig, result: TrainResult) -> None:
             f"{folder.metrics}: is not as the training has left it, and nothing else holds its "
             f"records; {_AGAIN}"
         )
-    if known and (record := file_sha256(folder.checkpoint / CONFIG)) != known["record"]:
+    if known and (record := file_sha256(folder.checkpoint / CONFIG)) != known.get("record"):
         finish(folder, config, result, known | {"record": record})  # it had to be made anew
 
 
