@@ -12,5 +12,5 @@ memory holds [batch, bin, frame, channel] ("channels-last" for torch). The plain
 [batch, channel, frame, bin]: ``x.mT`` goes from one to the other without a copy, and kernels are
 transposed likewise ([outer, inner, bin, frame]). So all bins of some frames are one matrix, and
 sums over neighbouring bins run over whole rows of memory. Shapes in docstrings are logical ones
-unless they say "in memory".
+unless they say "in memory". ``dtype`` is that of weights and features everywhere.
 """

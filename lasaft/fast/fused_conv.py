@@ -11,107 +11,46 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lasaft.fast.buffers import Buffers
-from lasaft.network.blocks import ConvNorm
-
 
 class FusedConv(nn.Module):
-    """activation(norm(conv(x))) as one convolution and an activation in place.
-
-    Args:
-        conv: of the plain network, over frames and bins.
-        act: the activation.
-        dtype: of weights and features.
-        norm: the BatchNorm after ``conv``, if any.
-
-    Attributes:
-        weight: [outer, inner, bin, frame], channels-last.
-        bias: [outer].
-    """
+    """activation(norm(conv(x))) as one convolution and an activation in place."""
 
     weight: Tensor
     bias: Tensor
 
     def __init__(
-        self, conv: nn.Conv2d, act: nn.Module, dtype: torch.dtype, norm: _BatchNorm | None = None
+        self,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        norm: _BatchNorm | None,
+        act: nn.Module,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         weight, bias = fold_norm(conv, norm)
         self.register_buffer("weight", channels_last(weight.to(dtype)))
         self.register_buffer("bias", bias.to(dtype))
-        self.activation = act
+        transposed = isinstance(conv, nn.ConvTranspose2d)
+        self.run = functional.conv_transpose2d if transposed else functional.conv2d
         assert not isinstance(conv.padding, str)
         self.stride, self.padding = conv.stride[::-1], conv.padding[::-1]
-
-    @staticmethod
-    def fold(module: nn.Module, dtype: torch.dtype) -> FusedConv | FusedUpsampling:
-        """Return the fast form of a ConvNorm."""
-        assert isinstance(module, ConvNorm)
-        if isinstance(module.conv, nn.ConvTranspose2d):
-            return FusedUpsampling(module.conv, module.activation, dtype, module.norm)
-        return FusedConv(module.conv, module.activation, dtype, module.norm)
-
-    def forward(self, x: Tensor, buffers: Buffers) -> Tensor:
-        """Map [batch, inner, bin, frame] to [batch, outer, bins, frames]; needs no ``buffers``."""
-        y = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
-        return activate_(y, self.activation)
-
-
-class FusedUpsampling(nn.Module):
-    """activation(norm(conv(x))) of a transposed convolution with stride = kernel size.
-
-    Then windows do not overlap: each input point makes a window of ``self.bins`` x ``self.frames``
-    output points alone, by one matrix product over channels. Done for one bin of the window at a
-    time, for all points at once: several times as fast on a CPU as the transposed convolution.
-
-    Attributes:
-        weight: [bin of the window, inner, frame of the window x outer].
-        bias: [frame of the window x outer]: the bias of [outer], repeated.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(
-        self, conv: nn.ConvTranspose2d, act: nn.Module, dtype: torch.dtype, norm: _BatchNorm | None
-    ) -> None:
-        super().__init__()
-        assert conv.stride == conv.kernel_size
-        weight, bias = fold_norm(conv, norm)
-        self.bins, self.frames = weight.shape[2:]
-        windows = weight.permute(2, 0, 3, 1).flatten(2)
-        self.register_buffer("weight", windows.contiguous().to(dtype))
-        self.register_buffer("bias", bias.repeat(self.frames).to(dtype))
         self.activation = act
 
-    def forward(self, x: Tensor, buffers: Buffers) -> Tensor:
-        """Map [batch, inner, bin, frame] to [batch, outer, bin x bins, frame x frames]."""
-        batch, _, bins, frames = x.shape
-        points = x.permute(0, 2, 3, 1).flatten(0, 2)
-        high = buffers.take("up", (batch * bins, self.bins, frames * len(self.bias)), x)
-        part = buffers.take("part", (len(points), len(self.bias)), x)
-        for number, weight in enumerate(self.weight):
-            torch.addmm(self.bias, points, weight, out=part)
-            high[:, number] = part.view(batch * bins, -1)
-        features = high.view(batch, bins * self.bins, frames * self.frames, -1)
-        return activate_(features.permute(0, 3, 1, 2), self.activation)
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, inner, bin, frame] to [batch, outer, bins, frames]."""
+        y = self.run(x, self.weight, self.bias, self.stride, self.padding)
+        return activate(y, self.activation, y)
 
 
 def fold_norm(
     conv: nn.Conv2d | nn.ConvTranspose2d, norm: _BatchNorm | None
 ) -> tuple[Tensor, Tensor]:
-    """Return weight and bias, in float64, of one convolution that equals norm(conv(x)).
+    """Return weight and bias [outer], in float64, of one convolution that equals norm(conv(x)).
 
-    Args:
-        conv: its kernels are [outer, inner, frame, bin] (transposed: [inner, outer, ...]).
-        norm: after it, in eval mode; None: the convolution's own weights.
-
-    Returns:
-        weight [outer, inner, bin, frame] (transposed convolutions: [inner, outer, ...]) and
-        bias [outer].
+    Kernels are [outer, inner, frame, bin] in ``conv``, [outer, inner, bin, frame] in the result
+    (of transposed convolutions: inner first). Without ``norm`` they are the convolution's own.
     """
     weight = conv.weight.detach().double().mT
-    bias = torch.zeros(conv.out_channels, dtype=torch.float64, device=weight.device)
+    bias = weight.new_zeros(conv.out_channels)
     if conv.bias is not None:
         bias = conv.bias.detach().double()
     if norm is None:
@@ -132,9 +71,9 @@ def norm_as_affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return scale, shift + norm.bias.detach().double() if norm.affine else shift
 
 
-def activate_(x: Tensor, act: nn.Module) -> Tensor:
-    """Apply an activation in place."""
-    return x.relu_() if isinstance(act, nn.ReLU) else x.copy_(act(x))
+def activate(x: Tensor, act: nn.Module, out: Tensor) -> Tensor:
+    """Write the activation of ``x`` into ``out``, which may be ``x``, and return it."""
+    return torch.clamp_min(x, 0, out=out) if isinstance(act, nn.ReLU) else out.copy_(act(x))
 
 
 def channels_last(x: Tensor) -> Tensor:

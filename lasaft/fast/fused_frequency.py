@@ -1,4 +1,4 @@
-"""Fast forms of the frequency transforms: a few frames at a time, so that they stay in cache.
+"""Fast form of the frequency transforms: a few frames at a time, so that they stay in cache.
 
 A transform works on columns: the features of one item [channel, bin, frame] as a matrix
 [bin, frame x channel], which channels-last memory already is. A linear layer over the bins of every
@@ -9,7 +9,7 @@ columns are scaled before the product, and the shift is the product's bias.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from lasaft.fast.fused_conv import norm_as_affine
 from lasaft.fast.onednn import relu_of_product
 from lasaft.network.frequency import (
-    Attention,
     FrequencyLayer,
     LaSAFTTransform,
     LightSAFTTransform,
@@ -26,52 +25,38 @@ from lasaft.network.frequency import (
 )
 from lasaft.network.modulations import Condition
 
-# Bytes of as many frames as go through the layers at once on a CPU: enough for the matrix products
-# to be fast, few enough for their results to stay in a core's cache.
-_BYTES = 384 * 1024
+# Numbers in as many frames as go through the layers at once on a CPU: enough for the matrix
+# products to be fast, few enough for their results to stay in a core's cache.
+_NUMBERS = 256 * 1024
 
 
 class FusedLayer(nn.Module):
-    """activation(W @ (scale * columns) + bias): equals a FrequencyLayer on scaled columns.
+    """activation(W @ (scale * columns) + bias): equals a FrequencyLayer.
 
-    Args:
-        layer: the plain form.
-        dtype: of weights and features.
-        order: permutation [output] of the layer's outputs: output i of this one is output
-            ``order[i]`` of ``layer`` (None: as they are).
-
-    Attributes:
-        weight: [output, input].
-        scale: [channel], of the BatchNorm; the caller multiplies the columns by it.
-        bias: [1, channel], or [output, channel] where the linear layer has a bias of its own.
+    The outputs of several ``latent`` sources, which alternate in ``layer``, become those of the
+    first latent source, then of the second, and so on.
     """
 
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor
+    weight: Tensor  # [output, input]
+    scale: Tensor  # [channel]
+    bias: Tensor  # [1, channel], or [output, channel] where the linear layer has one of its own
 
-    def __init__(
-        self, layer: FrequencyLayer, dtype: torch.dtype, order: Tensor | None = None
-    ) -> None:
+    def __init__(self, layer: FrequencyLayer, dtype: torch.dtype, latent: int = 1) -> None:
         super().__init__()
+        order = torch.arange(layer.linear.out_features).view(-1, latent).T.flatten()
         scale, shift = norm_as_affine(layer.norm)
-        outputs = slice(None) if order is None else order
         bias = shift[None]
         if layer.linear.bias is not None:
-            bias = layer.linear.bias.detach().double()[outputs, None] * scale + shift
-        self.register_buffer("weight", layer.linear.weight.detach()[outputs].to(dtype, copy=True))
+            bias = layer.linear.bias.detach().double()[order, None] * scale + shift
+        self.register_buffer("weight", layer.linear.weight.detach()[order].to(dtype))
         self.register_buffer("scale", scale.to(dtype))
         self.register_buffer("bias", bias.to(dtype))
         self.activation = layer.activation
 
-    def scaled_(self, columns: Tensor) -> Tensor:
-        """Multiply columns [input, frame x channel] by the scale of their channel, in place."""
-        return columns.view(len(columns), -1, len(self.scale)).mul_(self.scale).flatten(1)
-
     def forward(self, columns: Tensor) -> Tensor:
-        """Map scaled columns [input, frame x channel] to [output, frame x channel]."""
+        """Map columns [input, frame x channel] to [output, frame x channel]."""
         frames = columns.shape[1] // len(self.scale)
-        bias = self.bias.repeat(1, frames)
+        columns, bias = columns * self.scale.repeat(frames), self.bias.repeat(1, frames)
         if isinstance(self.activation, nn.ReLU) and len(bias) == 1:
             return relu_of_product(self.weight, columns, bias[0])
         y = torch.addmm(bias, self.weight, columns)
@@ -84,43 +69,47 @@ class FusedFrequency(nn.Module):
     """x + transform(x), for several conditions that share x.
 
     Args:
-        first: the layer that the columns enter; they are scaled for it.
+        before: the layers before the attention; without attention, all of them.
+        attention: weights [condition, latent source] of the sums over the latent sources, each row
+            of sum 1; None: the transform is the same for every condition.
+        after: the layers after the attention.
     """
 
-    def __init__(self, first: FusedLayer) -> None:
+    attention: Tensor | None
+
+    def __init__(
+        self, before: Iterable[nn.Module], attention: Tensor | None, after: Iterable[nn.Module] = ()
+    ) -> None:
         super().__init__()
-        self.first = first
+        self.before, self.after = nn.Sequential(*before), nn.Sequential(*after)
+        self.register_buffer("attention", attention)
 
-    def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return transform(x) [bin, frame x channel] for each condition.
+    def forward(self, x: Tensor, conditions: Sequence[int]) -> list[Tensor]:
+        """Return x + transform(x) [batch, channel, bin, frame] for each of the conditions.
 
-        Args:
-            columns: [bin, frame x channel], scaled for the first layer.
-            conditions: indices into the list of conditions.
+        If there is one, the result is written over ``x``.
         """
-        raise NotImplementedError
-
-    def forward(self, x: Tensor, conditions: Sequence[int], results: Sequence[Tensor]) -> None:
-        """Write x + transform(x) for each condition.
-
-        Args:
-            x: [batch, channel, bin, frame].
-            conditions: indices into the list of conditions.
-            results: like ``x``, one for each condition; ``x`` itself may be one of them.
-        """
-        channels = x.shape[1]
-        step = x.shape[3]
+        results = [x] if len(conditions) == 1 else [torch.empty_like(x) for _ in conditions]
+        _, channels, bins, step = x.shape
         if x.device.type == "cpu":
-            frame = x.itemsize * channels * x.shape[2]
-            step = max(1, _BYTES * torch.get_num_threads() // frame)
-        for item in range(len(x)):
-            blocks = _columns(x[item], step)
-            places = zip(*(_columns(result[item], step) for result in results), strict=True)
-            for block, targets in zip(blocks, places, strict=True):
-                scale = self.first.scale.repeat(block.shape[1] // channels)
-                changes = self.changes(block * scale, conditions)
+            step = max(1, _NUMBERS * torch.get_num_threads() // (channels * bins))
+        for item, *places in zip(x, *results, strict=True):
+            parts = (_columns(part, step) for part in (item, *places))
+            for block, *targets in zip(*parts, strict=True):
+                changes = self.changes(block, list(conditions))
                 for target, change in zip(targets, changes, strict=True):
                     torch.add(block, change, out=target)
+        return results
+
+    def changes(self, columns: Tensor, conditions: list[int]) -> list[Tensor]:
+        """Return transform(x) [bin, frame x channel] for each condition."""
+        values = self.before(columns)
+        if self.attention is None:
+            return [values] * len(conditions)
+        # One product makes the sums of all conditions.
+        values = values.view(self.attention.shape[1], -1)
+        sums = (self.attention[conditions] @ values).view(len(conditions), -1, columns.shape[1])
+        return [self.after(each) for each in sums]
 
 
 def _columns(x: Tensor, step: int) -> tuple[Tensor, ...]:
@@ -128,111 +117,25 @@ def _columns(x: Tensor, step: int) -> tuple[Tensor, ...]:
     return x.permute(1, 2, 0).flatten(1).split(step * len(x), dim=1)
 
 
-class FusedTDF(FusedFrequency):
-    """x + TDF(x): one or two layers, the same for every condition."""
-
-    def __init__(self, frequency: ResidualTDF, dtype: torch.dtype) -> None:
-        first, *others = (
-            FusedLayer(layer, dtype) for layer in frequency.tdf if isinstance(layer, FrequencyLayer)
-        )
-        super().__init__(first)
-        self.others = nn.ModuleList(others)
-
-    def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return TDF(x), the same [bin, frame x channel] for every condition."""
-        columns = self.first(columns)
-        for layer in self.others:
-            assert isinstance(layer, FusedLayer)
-            columns = layer(layer.scaled_(columns))
-        return [columns] * len(conditions)
-
-
-class FusedAttention(nn.Module):
-    """Sums over the latent sources, weighted by each condition's attention.
-
-    Attributes:
-        weights: [condition, latent source], each row of sum 1.
-    """
-
-    weights: Tensor
-
-    def __init__(self, attention: Attention, condition: Condition, dtype: torch.dtype) -> None:
-        super().__init__()
-        assert condition.vector is not None
-        self.register_buffer("weights", attention(condition.vector).to(dtype))
-
-    def forward(self, values: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return the weighted sums [row, column] for each condition.
-
-        Args:
-            values: [latent source x row, column]: all rows of the first latent source come first.
-            conditions: indices into the list of conditions.
-        """
-        latent = self.weights.shape[1]
-        sums = self.weights[list(conditions)] @ values.view(latent, -1)
-        return list(sums.view(len(conditions), -1, values.shape[1]))
-
-
-class FusedLaSAFT(FusedFrequency):
-    """x + the attended sum of one TDF for each latent source.
-
-    The last layer's outputs are put in the order latent source, bin (in the plain form: bin,
-    latent source), so that one matrix product [condition, latent] @ [latent, bin x column] makes
-    the sums of all conditions.
-    """
-
-    def __init__(
-        self, frequency: LaSAFTTransform, condition: Condition, dtype: torch.dtype
-    ) -> None:
-        *before, last = (layer for layer in frequency.tdf if isinstance(layer, FrequencyLayer))
-        attention = FusedAttention(frequency.attention, condition, dtype)
-        # Output f * K + k belongs to bin f of latent source k.
-        outputs = torch.arange(last.linear.out_features)
-        order = outputs.view(-1, attention.weights.shape[1]).T.flatten()
-        expand = FusedLayer(last, dtype, order)
-        super().__init__(FusedLayer(before[0], dtype) if before else expand)
-        self.expand, self.attention = expand, attention
-
-    def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return the attended sums [bin, frame x channel] of the latent sources' values."""
-        if self.first is not self.expand:
-            columns = self.expand.scaled_(self.first(columns))
-        return self.attention(self.expand(columns), conditions)
-
-
-class FusedLightSAFT(FusedFrequency):
-    """x + an expansion of the attended sum of the latent sources' bottlenecks.
-
-    The attended sums differ from condition to condition, so each is expanded by itself. Without
-    a bottleneck (``expand`` None) the sums are the result.
-    """
-
-    def __init__(
-        self, frequency: LightSAFTTransform, condition: Condition, dtype: torch.dtype
-    ) -> None:
-        super().__init__(FusedLayer(frequency.squeeze, dtype))
-        self.attention = FusedAttention(frequency.attention, condition, dtype)
-        self.expand = None
-        if isinstance(frequency.expand, FrequencyLayer):
-            self.expand = FusedLayer(frequency.expand, dtype)
-
-    def changes(self, columns: Tensor, conditions: Sequence[int]) -> list[Tensor]:
-        """Return the expansions [bin, frame x channel] of the attended bottlenecks."""
-        sums = self.attention(self.first(columns), conditions)
-        if self.expand is None:
-            return sums
-        return [self.expand(self.expand.scaled_(total)) for total in sums]
-
-
 def build_fused_frequency(
     frequency: nn.Module, condition: Condition, dtype: torch.dtype
 ) -> FusedFrequency | None:
     """Return the fast form of a block's frequency transform; None for a block without one."""
+
+    def fused(*modules: nn.Module, latent: int = 1) -> list[FusedLayer]:
+        layers = [layer for layer in modules if isinstance(layer, FrequencyLayer)]
+        return [FusedLayer(layer, dtype, latent) for layer in layers]
+
     if isinstance(frequency, ResidualTDF):
-        return FusedTDF(frequency, dtype)
-    if isinstance(frequency, LaSAFTTransform):
-        return FusedLaSAFT(frequency, condition, dtype)
-    if isinstance(frequency, LightSAFTTransform):
-        return FusedLightSAFT(frequency, condition, dtype)
+        return FusedFrequency(fused(*frequency.tdf), None)
+    if isinstance(frequency, LaSAFTTransform | LightSAFTTransform):
+        assert condition.vector is not None
+        attention = frequency.attention(condition.vector).to(dtype)
+        if isinstance(frequency, LightSAFTTransform):
+            return FusedFrequency(fused(frequency.squeeze), attention, fused(frequency.expand))
+        # Output f * K + k of the last layer belongs to bin f of latent source k.
+        *first, last = frequency.tdf
+        expand = fused(last, latent=attention.shape[1])
+        return FusedFrequency([*fused(*first), *expand], attention)
     assert isinstance(frequency, Unchanged), f"{type(frequency).__name__} has no fast form"
     return None

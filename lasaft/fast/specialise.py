@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lasaft.fast.buffers import Buffers
-from lasaft.fast.fused_block import FusedBlock
 from lasaft.fast.fused_conv import FusedConv, channels_last
-from lasaft.fast.fused_dense import SkipState
-from lasaft.network.blocks import Block
+from lasaft.fast.fused_dense import FusedDense, SkipState
+from lasaft.fast.fused_frequency import build_fused_frequency
+from lasaft.fast.onednn import emulates_bfloat16, keep_memory
+from lasaft.network.blocks import Block, ConvNorm, DenseConvolutions
 from lasaft.network.model import LaSAFT
+from lasaft.network.modulations import Condition, FastModulation, Modulation
 
 
 def specialise(
@@ -27,14 +29,17 @@ def specialise(
     Args:
         conditions: indices into ``model.config.sources``.
         dtype: of weights and activations: float32 (within 2e-5 of the plain network's scale) or
-            bfloat16 (about 28 dB below it).
+            bfloat16 (about 37 dB below it; float32 on a CPU that would only emulate it).
 
     Returns:
         a module: mixture [batch, plane, frame, bin] -> estimates [batch, condition, plane,
         frame, bin], complex planes as channels.
     """
-    numbers = [int(number) for number in conditions]
-    return Specialised(model, numbers, dtype)
+    if model.network.last.weight.device.type == "cpu":
+        keep_memory()
+        if dtype == torch.bfloat16 and emulates_bfloat16():
+            dtype = torch.float32
+    return Specialised(model, [int(number) for number in conditions], dtype)
 
 
 class Specialised(nn.Module):
@@ -53,19 +58,16 @@ class Specialised(nn.Module):
         condition = network.conditioner.eval()(torch.tensor(conditions, device=device))
         network.conditioner.train(training)
         self.levels = config.levels
-        plain = [*network.encoders, network.middle, *network.decoders]
         self.blocks = nn.ModuleList()
-        for number, block in enumerate(plain):
+        for block in (*network.encoders, network.middle, *network.decoders):
             assert isinstance(block, Block)
-            self.blocks.append(FusedBlock(block, condition, dtype, number))
-        self.first = FusedConv.fold(network.first, dtype)
-        self.downs = nn.ModuleList(FusedConv.fold(down, dtype) for down in network.downs)
-        self.ups = nn.ModuleList(FusedConv.fold(up, dtype) for up in network.ups)
-        self.last = FusedConv(network.last, network.activation, dtype)
-        # Not in use at present; calls from several threads have one each.
-        self._idle: list[Buffers] = []
+            self.blocks.append(FusedBlock(block, condition, dtype))
+        self.first = _fused(network.first, dtype)
+        self.downs = nn.ModuleList(_fused(down, dtype) for down in network.downs)
+        self.ups = nn.ModuleList(_fused(up, dtype) for up in network.ups)
+        self.last = FusedConv(network.last, None, network.activation, dtype)
         listens = [config.attentive or modulated for modulated in config.modulated_blocks]
-        self.shared_blocks = listens.index(True) if any(listens) else len(plain)
+        self.shared_blocks = listens.index(True) if any(listens) else len(self.blocks)
 
     @torch.no_grad()
     def forward(
@@ -76,15 +78,13 @@ class Specialised(nn.Module):
         model.network.check_frames(mixture_spec.shape[2])
         with torch.autocast(mixture_spec.device.type, enabled=False):
             seen = model.network_input(mixture_spec.float())
-            buffers = self._idle.pop() if self._idle else Buffers()
             estimates = [
                 model.to_spectrogram(model.to_estimate(output.mT.float(), seen), mixture_spec)
-                for output in self._outputs(seen.mT.to(self.dtype), buffers)
+                for output in self._outputs(seen.mT.to(self.dtype))
             ]
-            self._idle.append(buffers)
         return torch.stack(estimates, dim=1)
 
-    def _outputs(self, seen: Tensor, buffers: Buffers) -> Iterator[Tensor]:
+    def _outputs(self, seen: Tensor) -> Iterator[Tensor]:
         """Yield the network's output [batch, channel, bin, frame] for each condition.
 
         What is shared is run once, the rest for one condition after the other, because its
@@ -92,46 +92,92 @@ class Specialised(nn.Module):
         """
         split, count = self.shared_blocks, len(self.conditions)
         skips: list[SkipState] = []
-        x = self.first(channels_last(seen), buffers)
-        for number in range(split):
-            mixed = self._mix(number, x, skips, buffers)
-            x = next(self._block(number).finish(mixed, [0], buffers))
-            if number < self.levels:
-                skips.append(x)
+        x = self._run(range(split), 0, self.first(channels_last(seen)), skips)
         if split == len(self.blocks):
-            yield from [self.last(x, buffers)] * count
+            yield from [self.last(x)] * count
             return
-        mixed = self._mix(split, x, skips, buffers)
+        mixed = self._mix(split, x, skips)
         # What shared skips add to the decoders is shared as well.
-        begun = [
-            self._block(2 * self.levels - level).begin(skip) for level, skip in enumerate(skips)
-        ]
-        heads = self._block(split).finish(mixed, range(count), buffers)
-        for which, head in enumerate(heads):
-            yield self._rest(which, head, list(begun), buffers)
+        begun: list[SkipState] = []
+        for level, skip in enumerate(skips):
+            assert isinstance(skip, Tensor)
+            begun.append(self._block(2 * self.levels - level).mixing.begin(skip))
+        rest = range(split + 1, len(self.blocks))
+        for which, head in enumerate(self._block(split).finish(mixed, range(count))):
+            own = [*begun, head] if split < self.levels else list(begun)
+            yield self.last(self._run(rest, which, head, own))
 
-    def _rest(self, which: int, x: Tensor, skips: list[SkipState], buffers: Buffers) -> Tensor:
-        """Run the blocks after the shared ones for one condition."""
-        if self.shared_blocks < self.levels:
-            skips.append(x)
-        for number in range(self.shared_blocks + 1, len(self.blocks)):
-            mixed = self._mix(number, x, skips, buffers)
-            x = next(self._block(number).finish(mixed, [which], buffers))
+    def _run(self, numbers: Iterable[int], which: int, x: Tensor, skips: list[SkipState]) -> Tensor:
+        """Run blocks for one condition; encoders add to the skips, decoders take from them."""
+        for number in numbers:
+            (x,) = self._block(number).finish(self._mix(number, x, skips), [which])
             if number < self.levels:
                 skips.append(x)
-        return self.last(x, buffers)
+        return x
 
-    def _mix(self, number: int, x: Tensor, skips: list[SkipState], buffers: Buffers) -> Tensor:
+    def _mix(self, number: int, x: Tensor, skips: list[SkipState]) -> Tensor:
         """Bring the last block's features to this block's resolution, and mix them."""
-        block = self._block(number)
-        if number == 0:
-            return block.mix(x, None, buffers)
-        if number <= self.levels:
-            return block.mix(self.downs[number - 1](x, buffers), None, buffers)
-        high = self.ups[number - self.levels - 1](x, buffers)
-        return block.mix(high, skips.pop(), buffers)
+        mixing = self._block(number).mixing
+        if number > self.levels:
+            return mixing(self.ups[number - self.levels - 1](x), skips.pop())
+        return mixing(self.downs[number - 1](x) if number else x, None)
 
     def _block(self, number: int) -> FusedBlock:
         block = self.blocks[number]
         assert isinstance(block, FusedBlock)
         return block
+
+
+class PlainMixing(nn.Module):
+    """A mixing without a fast form (TDFMixing), run as it is, for the inputs of FusedDense."""
+
+    def __init__(self, mixing: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.mixing = copy.deepcopy(mixing).eval().to(dtype)
+
+    def begin(self, skip: Tensor) -> SkipState:
+        """Return ``skip``."""
+        return skip
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """Mix the inputs into [batch, channel, bin, frame]."""
+        inputs = (x.mT,) if skip is None else (x.mT, skip.mT)
+        return channels_last(self.mixing(*inputs).mT)
+
+
+class FusedBlock(nn.Module):
+    """A block, mixing -> modulation -> + frequency transform, for a list of conditions.
+
+    Only modulation and frequency transform depend on the condition, so the mixing is shared by all
+    of them where its inputs are. ``condition`` has vectors, gammas and betas of all.
+    """
+
+    def __init__(self, block: Block, condition: Condition, dtype: torch.dtype) -> None:
+        super().__init__()
+        dense = isinstance(block.mixing, DenseConvolutions)
+        self.mixing = (FusedDense if dense else PlainMixing)(block.mixing, dtype)  # type: ignore[arg-type]
+        self.modulation: FastModulation | None = None
+        if isinstance(block.modulation, Modulation):
+            form = block.modulation.fast_form
+            self.modulation = form(block.modulation, condition, dtype)
+        self.frequency = build_fused_frequency(block.frequency, condition, dtype)
+
+    def finish(self, mixed: Tensor, conditions: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the block's features [batch, channel, bin, frame] for each condition in turn.
+
+        Args:
+            mixed: result of the mixing; overwritten if there is one condition.
+            conditions: indices into the list of conditions.
+        """
+        alike = [conditions] if self.modulation is None else [[which] for which in conditions]
+        for group in alike:
+            x = mixed
+            if self.modulation is not None:
+                x = mixed if len(conditions) == 1 else torch.empty_like(mixed)
+                self.modulation(mixed, group[0], x)
+            yield from [x] * len(group) if self.frequency is None else self.frequency(x, group)
+
+
+def _fused(module: nn.Module, dtype: torch.dtype) -> FusedConv:
+    assert isinstance(module, ConvNorm)
+    return FusedConv(module.conv, module.norm, module.activation, dtype)

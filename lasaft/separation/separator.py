@@ -51,7 +51,7 @@ class Separator:
         model: the network; it is run where its weights are and set to eval mode.
         overlap_ratio: share of a chunk that is separated twice and averaged, from 0 to 0.5.
         batch_size: chunks that go through the network at once.
-        precision: ``32``, or ``bf16`` for bfloat16 inside the network (about 28 dB less exact).
+        precision: ``32``, or ``bf16`` for bfloat16 inside the network (about 37 dB less exact).
         build_estimator: makes the function that is run on each chunk, from the network and the
             conditions wanted (see :data:`Estimator`); default: the network's fast form for them
             (:func:`lasaft.fast.specialise.specialise`); :func:`plain_estimator`: as it was

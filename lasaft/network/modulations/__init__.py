@@ -78,7 +78,7 @@ class FastModulation(nn.Module):
         """Write ``x`` modulated for condition number ``which`` into ``out``, which may be ``x``.
 
         Args:
-            x: features in the layout of :mod:`lasaft.fast.fused_conv`: frames last.
+            x: features in the layout of :mod:`lasaft.fast`: frames last.
             which: index into the conditions.
             out: of the same layout.
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from lasaft.config import ModelConfig
 from lasaft.network.modulations import Condition, FastModulation, Modulation
@@ -15,22 +16,19 @@ from lasaft.network.modulations import Condition, FastModulation, Modulation
 LABEL = "PoCM"
 OPTIONS = ("pocm_type", "pocm_norm")
 
-# Points (bins x frames) whose channels are mixed at once: few enough to stay in a core's cache.
-_POINTS = 4096
-
 
 class FastPoCM(FastModulation):
-    """PoCM as one matrix product for every few points, which stay in the cache meanwhile.
+    """PoCM as one convolution over all points.
 
     Attributes:
-        gamma: mixing matrices [condition, in, out].
+        gamma: mixing matrices [condition, out, in, 1, 1].
         beta: offsets [condition, out].
     """
 
     def __init__(self, modulation: PoCM, condition: Condition, dtype: torch.dtype) -> None:
         super().__init__(modulation, condition, dtype)
         self.gated = modulation.gated
-        self.gamma = modulation.matrices(self.gamma).mT.contiguous()
+        self.gamma = modulation.matrices(self.gamma)[..., None, None].contiguous()
 
     def forward(
         self,
@@ -39,15 +37,11 @@ class FastPoCM(FastModulation):
         out: Float[Tensor, "batch channel bin frame"],
     ) -> None:
         """Write the mix, or ``x`` gated by it, into ``out``."""
-        points, results = (
-            features.permute(0, 2, 3, 1).flatten(0, 2).split(_POINTS) for features in (x, out)
-        )
-        for point, result in zip(points, results, strict=True):
-            mix = torch.addmm(self.beta[which], point, self.gamma[which])
-            if self.gated:
-                torch.mul(point, mix.sigmoid_(), out=result)
-            else:
-                result.copy_(mix)
+        mix = functional.conv2d(x, self.gamma[which], self.beta[which])
+        if self.gated:
+            torch.mul(x, mix.sigmoid_(), out=out)
+        else:
+            out.copy_(mix)
 
 
 class PoCM(Modulation):

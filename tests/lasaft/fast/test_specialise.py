@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lasaft.config import MODULATIONS
-from lasaft.fast import fused_dense, onednn
+from lasaft.fast import onednn
 from lasaft.fast.specialise import specialise
 from lasaft.network.model import LaSAFT
 from tests.helpers.models import random_spec, small_model
@@ -109,29 +109,6 @@ def test_running_twice_gives_the_same() -> None:
     model = small_model(block="tfc_tdf")
     fast, spec = specialise(model, [0, 3, 2]), random_spec(model)
     assert torch.equal(fast(spec), fast(spec))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"kernel_size_t": 5},
-        {"modulation": "none", "block": "tfc_tdf"},
-        {"condition_to": "encoder", "block": "tfc"},
-        {"tfc_tdf_activation": "softmax"},
-        {"t_down_layers": (1,), "f_down_layers": (0,), "n_blocks": 5},
-        {"n_internal_layers": 1},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tiles_equal_the_plain_network(
-    options: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Small networks are not worth tiles otherwise. Strips of three tiles leave a shorter last one.
-    monkeypatch.setattr(fused_dense, "_TILED_POINTS", 0)
-    monkeypatch.setattr(fused_dense, "_STRIP_POINTS", 48)
-    assert error(small_model(**options), dtype) < (5e-6 if dtype == torch.float32 else 0.08)
 
 
 @pytest.mark.parametrize("block", ["tfc_tdf", "tfc_lasaft"])
