@@ -4,21 +4,26 @@
     python -m benchmarks.inference --variant all --seconds 5
     python -m benchmarks.inference --device cuda
 
-On a CPU the forms take turns, window by window, so that other work on the machine slows them
-alike, and what counts is CPU time. On a GPU the whole song goes through one form after the other,
-and what counts is time by the clock.
+Each form has a process of its own, since the fast one changes how its process keeps memory. On a
+CPU they take turns, window by window, so that other work on the machine slows them alike, and what
+counts is CPU time. On a GPU the whole song goes through one form after the other, and what counts
+is time by the clock.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import cache, partial
+from multiprocessing import get_context
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Table, timed
+from benchmarks.measure import Figures, Table, timed
 from benchmarks.plain import plain_form
 from lasaft.config import VARIANTS, ModelConfig
 from lasaft.fast.specialise import specialise
@@ -69,25 +74,38 @@ def random_model(variant: str) -> LaSAFT:
     return model.eval()
 
 
-def forms(model: LaSAFT, device: str) -> dict[str, Separator]:
-    """What is compared, the measure of all first."""
-    plain = plain_form(model)
+# What is compared, the measure of all first: whether it is the plain network, and what runs it.
+FORMS: dict[str, dict[str, tuple[bool, BuildEstimator]]] = {
+    "cpu": {
+        "plain, source by source": (True, source_by_source),
+        "specialised, float32": (False, specialise),
+        "specialised, bfloat16": (False, partial(specialise, dtype=torch.bfloat16)),
+    },
+    "cuda": {
+        "plain, source by source, float32": (True, source_by_source),
+        "plain, source by source, float16 autocast": (True, half_precision),
+        "specialised, float32": (False, specialise),
+        "specialised, bfloat16, compiled": (False, compiled),
+    },
+}
 
-    def form(network: LaSAFT, build: BuildEstimator) -> Separator:
-        return Separator(network, 0.0, _BATCH[device], build_estimator=build)
 
-    if device == "cuda":
-        return {
-            "plain, source by source, float32": form(plain, source_by_source),
-            "plain, source by source, float16 autocast": form(plain, half_precision),
-            "specialised, float32": form(model, specialise),
-            "specialised, bfloat16, compiled": form(model, compiled),
-        }
-    return {
-        "plain, source by source": form(plain, source_by_source),
-        "specialised, float32": form(model, specialise),
-        "specialised, bfloat16": form(model, partial(specialise, dtype=torch.bfloat16)),
-    }
+@cache
+def separator(variant: str, device: str, name: str) -> Separator:
+    """Build a form, once in a process."""
+    plain, build = FORMS[device][name]
+    model = random_model(variant)
+    network = plain_form(model) if plain else model
+    return Separator(network.to(device), 0.0, _BATCH[device], build_estimator=build)
+
+
+def separate(threads: int, form: tuple[str, str, str], wave: np.ndarray) -> tuple[Figures, list]:
+    """Return what a form took for a piece of song, and the stems."""
+    torch.set_num_threads(threads)
+    one = separator(*form)
+    stems: dict[str, Tensor] = {}
+    spent = timed(lambda: stems.update(one.separate(wave, one.config.sample_rate)))
+    return spent, [stem.numpy() for stem in stems.values()]
 
 
 class Result:
@@ -97,30 +115,35 @@ class Result:
         self.cpu = self.wall = 0.0  # seconds
         self.pieces: list[Tensor] = []
 
-    def run(self, separator: Separator, wave: Tensor) -> None:
-        """Separate a piece and add what it took."""
-        stems: dict[str, Tensor] = {}
-        spent = timed(lambda: stems.update(separator.separate(wave, separator.config.sample_rate)))
+    def add(self, spent: Figures, stems: list) -> None:
+        """Add a piece of the song."""
         self.wall += spent["wall"]
         self.cpu += spent["cpu"]
-        self.pieces.append(torch.stack(list(stems.values())))
+        self.pieces.append(torch.from_numpy(np.stack(stems)))
 
 
-def measure(separators: Mapping[str, Separator], wave: Tensor, piece: int) -> dict[str, Result]:
+def measure(
+    variant: str, options: argparse.Namespace, wave: Tensor, piece: int
+) -> dict[str, Result]:
     """Separate ``wave`` in pieces of so many samples, all forms in turn."""
-    for separator in separators.values():
-        separator.separate(wave[:, :piece], separator.config.sample_rate)  # builds and warms up
-    results = {name: Result() for name in separators}
-    for part in wave.split(piece, dim=1):
-        for name, separator in separators.items():
-            results[name].run(separator, part)
+    results = {name: Result() for name in FORMS[options.device]}
+    with ExitStack() as stack:
+        pool = partial(ProcessPoolExecutor, 1, get_context("spawn"))
+        pools = [stack.enter_context(pool()) for _ in results]
+        # The first piece is done once before: that builds the form and warms it up.
+        for count, part in enumerate((wave[:, :piece], *wave.split(piece, dim=1))):
+            for own, name in zip(pools, results, strict=True):
+                form = (variant, options.device, name)
+                done = own.submit(separate, options.threads, form, part.numpy()).result()
+                if count:
+                    results[name].add(*done)
     return results
 
 
-def show(results: Mapping[str, Result], floor: float | None) -> None:
+def show(results: Mapping[str, Result], seconds: float, floor: float | None) -> None:
     """Print a table; ``floor`` is the time that moving the least possible memory takes."""
     last = [] if floor is None else ["share of the bandwidth floor"]
-    times = ("CPU s", "wall s", "times as fast")
+    times = ("CPU s", "a second of audio", "wall s", "times as fast")
     rows = Table("form", *times, "largest difference / scale", "SNR dB", *last)
     first = next(iter(results.values()))
     truth = torch.cat(first.pieces, dim=-1)
@@ -130,7 +153,8 @@ def show(results: Mapping[str, Result], floor: float | None) -> None:
         snr = 20 * float((truth.norm() / difference.norm().clamp_min(1e-30)).log10())
         equality = ["", ""] if result is first else [f"{largest:.1e}", f"{snr:.0f}"]
         speed = first.cpu / result.cpu if floor is None else first.wall / result.wall
-        cells = [f"{value:.2f}" for value in (result.cpu, result.wall, speed)]
+        figures = (result.cpu, result.cpu / seconds, result.wall, speed)
+        cells = [f"{value:.2f}" for value in figures]
         share = [] if floor is None else [f"{floor / result.wall:.2f}"]
         rows.row(name, *cells, *equality, *share)
 
@@ -176,10 +200,9 @@ def benchmark(variant: str, options: argparse.Namespace) -> None:
         floor = traffic_bytes(model) * windows * len(config.sources) / bytes_per_second()
     generator = torch.Generator().manual_seed(0)
     wave = 0.1 * torch.randn(config.audio_channels, samples, generator=generator).cumsum(-1).sin()
-    separators = forms(model.to(options.device), options.device)
     piece = window if options.device == "cpu" else samples
     print(f"\n{variant}, {options.seconds:g} s, {options.device}, {options.threads} threads\n")
-    show(measure(separators, wave, piece), floor)
+    show(measure(variant, options, wave, piece), options.seconds, floor)
 
 
 def main() -> None:

@@ -32,8 +32,7 @@ class FusedDense(nn.Module):
 
     For the group of layers that starts with layer l, the buffer ``wide{l}`` [layer x growth,
     channel, place, bin, frame] is their kernels for what is there before both, with ``bias{l}``
-    [layer x growth]; ``inner{l}`` is the second layer's kernel for the first. BatchNorm is folded
-    in.
+    [layer x growth]; ``inner{l}`` is the second layer's kernel for the first.
     """
 
     def __init__(self, dense: DenseConvolutions, dtype: torch.dtype) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import platform
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -63,19 +65,20 @@ def _types() -> tuple[torch.dtype, ...]:
 
 
 def emulates_bfloat16() -> bool:
-    """Whether this CPU has no instructions for bfloat16, so that it is slower than float32."""
+    """Whether this CPU, or what oneDNN may use of it, makes bfloat16 slower than float32."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    return platform.machine() in ("x86_64", "AMD64") and not known()
+    limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_BFLOAT16
+    return platform.machine() in ("x86_64", "AMD64") and (limited or not known())
 
 
 @functools.cache
 def keep_memory() -> None:
     """Have the C library keep large blocks that are freed, for the next tensors of this process.
 
-    As it is, it gives them back to the system, which clears every page of the next one: up to a
-    third of a network's time. Other C libraries than glibc stay as they are.
+    Otherwise the system clears every page of the next one: up to a third of a network's time.
+    Other C libraries than glibc stay as they are.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    set_option = getattr(ctypes.pythonapi, "mallopt", None)
     if set_option is not None:
         set_option(_M_TRIM_THRESHOLD, 2**31 - 1)
         if not set_option(_M_MMAP_THRESHOLD, 2**30):
