@@ -62,7 +62,7 @@ class Specialised(nn.Module):
         for block in (*network.encoders, network.middle, *network.decoders):
             assert isinstance(block, Block)
             self.blocks.append(FusedBlock(block, condition, dtype))
-        self.first = _fused(network.first, dtype)
+        self.first = _fused(network.first, torch.float32)  # bfloat16 costs 0.5 dB here
         self.downs = nn.ModuleList(_fused(down, dtype) for down in network.downs)
         self.ups = nn.ModuleList(_fused(up, dtype) for up in network.ups)
         self.last = FusedConv(network.last, None, network.activation, dtype)
@@ -80,7 +80,7 @@ class Specialised(nn.Module):
             seen = model.network_input(mixture_spec.float())
             estimates = [
                 model.to_spectrogram(model.to_estimate(output.mT.float(), seen), mixture_spec)
-                for output in self._outputs(seen.mT.to(self.dtype))
+                for output in self._outputs(seen.mT)
             ]
         return torch.stack(estimates, dim=1)
 
@@ -92,7 +92,8 @@ class Specialised(nn.Module):
         """
         split, count = self.shared_blocks, len(self.conditions)
         skips: list[SkipState] = []
-        x = self._run(range(split), 0, self.first(channels_last(seen)), skips)
+        x = self.first(channels_last(seen)).to(self.dtype)
+        x = self._run(range(split), 0, x, skips)
         if split == len(self.blocks):
             yield from [self.last(x)] * count
             return
