@@ -77,7 +77,10 @@ def parse(argv: Sequence[str], job: str) -> Command:
             output_dir = config.output_dir.expanduser().absolute()
             config = config.model_copy(update={"output_dir": output_dir})
         # What is looked at below may lie in an object store.
-        RunStore(RunFolder.of(config)).pull(but=LARGE)
+        store = RunStore(RunFolder.of(config))
+        if store.remote is not None:
+            store.remote.reach()
+            store.pull(but=LARGE)
         # First what is missing: that an option has no effect may only follow from it.
         builder.note(row.needs(config))
         builder.note(idle_options(config, explicit_names(arguments.given), job, row))

@@ -8,7 +8,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from lasaft.errors import ConfigError, DataError
 from lasaft.files import atomic_path
+from pipeline.cluster.progress import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +28,11 @@ Result = TypeVar("Result")
 
 _CHUNK_BYTES = 16 * 2**20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# Arrow's own S3 client tries for some 6 s before it reports a lost connection.
-PAUSES_SECONDS = [0.5, 2.0, 8.0]
+# Arrow's own S3 client tries for some 6 s before it reports a lost connection. A store that is away
+# for a minute is waited for; one that has never answered may be none.
+PAUSES_SECONDS = [0.5, 2.0, 8.0, 20.0, 30.0]
+_FIRST_PAUSES_SECONDS = [0.5, 2.0]
+_TOLD_SECONDS = 2.0
 _ARROW_SCHEMES = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
 # Answers of a store that will be the same next time.
 _FINAL = re.compile(
@@ -109,6 +113,15 @@ class RemoteFolder:
         with self._lock:
             system, path = self._place
         return system, f"{path}/{name}".rstrip("/")
+
+    def reach(self) -> None:
+        """Return once the store has answered; one that does not is not waited for as later on.
+
+        Raises:
+            DataError: it does not answer or refuses.
+        """
+        system, path = self.place("")
+        patiently(str(self), lambda: system.get_file_info(path), pauses=_FIRST_PAUSES_SECONDS)
 
     def listing(self, below: str = "") -> dict[str, Found]:
         """Return what lies below a folder of this one: names in this one, sizes and times.
@@ -235,18 +248,23 @@ class RemoteFile:
 
 
 def patiently(
-    name: str, action: Callable[[], Result], stop: threading.Event | None = None
+    name: str,
+    action: Callable[[], Result],
+    stop: threading.Event | None = None,
+    pauses: Sequence[float] | None = None,
 ) -> Result:
     """Return ``action()``, tried again after pauses while the store does not answer.
 
     Args:
         action: reads or writes it; an OSError of it means that the store failed.
         stop: ends the waiting.
+        pauses: between the tries, in seconds (None: :data:`PAUSES_SECONDS`).
 
     Raises:
         DataError: the file is missing, the store refuses, or goes on failing.
     """
-    for pause in [*PAUSES_SECONDS, None]:
+    pauses = PAUSES_SECONDS if pauses is None else pauses
+    for pause in [*pauses, None]:
         try:
             return action()
         except FileNotFoundError as error:
@@ -255,9 +273,11 @@ def patiently(
             if error.errno in _FULL:  # the disk here, to which something was copied
                 raise
             if pause is None or (stop is not None and stop.is_set()):
-                _give_up(name, error, f", tried {len(PAUSES_SECONDS) + 1} times")
+                _give_up(name, error, f", tried {len(pauses) + 1} times")
             if _FINAL.search(str(error)):
                 _give_up(name, error, "")
+            if pause >= _TOLD_SECONDS:
+                say(f"{name}: the store fails ({_first_line(error)}); waiting {pause:g} s")
         time.sleep(pause) if stop is None else stop.wait(pause)
     raise AssertionError("the last try returns or raises")
 
