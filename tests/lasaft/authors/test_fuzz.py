@@ -22,7 +22,10 @@ from lasaft.errors import LasaftError
 from tests.helpers.lightning import pickled, save_old_lightning, save_raw_pickle
 from tests.helpers.parity import Fixture
 
-pytestmark = pytest.mark.timeout(0)  # each file has a limit of its own
+pytestmark = [
+    pytest.mark.timeout(0),  # each file has a limit of its own
+    pytest.mark.filterwarnings("ignore:invalid .*escape sequence"),  # in a text of a pickle
+]
 
 _MOST_SECONDS = 20.0
 _MOST_BYTES = 500_000  # in one block of a program
@@ -103,7 +106,7 @@ def _examples(usual: int) -> Any:
 
 def _import(file: Path) -> None:
     """Import a file within the limits."""
-    began = time.monotonic()
+    began = time.process_time()
     tracemalloc.start()
     try:
         import_checkpoint(file, file.parent / "made")
@@ -115,7 +118,7 @@ def _import(file: Path) -> None:
         tracemalloc.stop()
     assert file.name in told
     assert len(told) < 50_000
-    assert time.monotonic() - began < _MOST_SECONDS
+    assert time.process_time() - began < _MOST_SECONDS
     assert peak < _MOST_TIMES_THE_FILE * file.stat().st_size + _ALWAYS_BYTES
 
 
@@ -138,9 +141,9 @@ def test_programs_of_any_instructions(
 def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     folder, fixture = tmp_path_factory.mktemp("honest"), Fixture("net_gpocm_lasaft_decoder")
     kinds = {True: folder / "old.ckpt", False: folder / "new.ckpt"}
-    return {
-        legacy: save_old_lightning(file, fixture, legacy=legacy) for legacy, file in kinds.items()
-    }
+    for legacy, file in kinds.items():
+        import_checkpoint(save_old_lightning(file, fixture, legacy=legacy), folder / "made")
+    return kinds  # what torch imports when it is first used is no cost of a file
 
 
 @_examples(60)
