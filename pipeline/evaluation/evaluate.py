@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lasaft.checkpoint import Checkpoint, load_checkpoint
 from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.cluster.fanout import Needs, run_tasks
@@ -129,6 +131,7 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     hashes = [outcome.track_hash for outcome in outcomes]
     data = data_identity(config, folder.songs, tracks, hashes, sum(seconds))
     done = list(zip(jobs, outcomes, strict=True))
+    _say_silent(systems[0], jobs)
     summaries = {
         system.name: _summarise(
             system, identity_of(system, checkpoint), data, done, verified=verified, config=config
@@ -299,6 +302,16 @@ def _summarise(
     return summarise(
         system.name, identity, data, records, scenario=scenario, verified=own, command=command
     )
+
+
+def _say_silent(system: SystemJob, jobs: Sequence[TrackJob]) -> None:
+    """Say which sources have no scores in which tracks."""
+    for job in jobs:
+        values = read_scores(job.score_file(system)).values
+        silent = [source for source, table in values.items() if np.isnan(table["SDR"]).all()]
+        if silent:
+            names = ", ".join(silent)
+            say(f"evaluate: {job.track}: no scores of {names}: silent, there or in the estimates")
 
 
 def _drop_old_excerpts(folder: RunFolder, jobs: Sequence[TrackJob]) -> None:

@@ -115,7 +115,12 @@ def _difference(
     """Return the largest difference in dB; infinite if NaN is not in the same places."""
     largest = 0.0
     for source in ours.sources:
-        one, other = ours.values[source][metric], theirs[source][metric]
+        one = ours.values[source][metric]
+        if source not in theirs:  # it is silent throughout
+            if not np.isnan(one).all():
+                return float("inf")
+            continue
+        other = theirs[source][metric]
         if one.shape != other.shape or not np.array_equal(np.isnan(one), np.isnan(other)):
             return float("inf")
         numbers = ~np.isnan(one)

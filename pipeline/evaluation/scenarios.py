@@ -66,6 +66,9 @@ def contests(
 ) -> list[Contest]:
     """Return what is scored against what; estimates are cut or padded with silence to the track.
 
+    A source that is silent throughout the track takes no part: BSS Eval is not defined for it. The
+    others are scored among themselves, so there may be no contest at all.
+
     The estimate of all sources but one is, in this order: an estimate of the accompaniment, the
     sum of the estimates of the others where all are there, what the one leaves of the mixture.
 
@@ -80,14 +83,15 @@ def contests(
     the pair, all others from the sources without the accompaniment.
     """
     fitted = {name: _fitted(wave, mixture.shape[1]) for name, wave in estimates.items()}
+    sounding = tuple(name for name in sources if not is_silent(references[name]))
     together = Contest(
-        tuple(sources),
-        [references[name] for name in sources],
-        [fitted[name] for name in sources],
-        tuple(sources),
+        sounding,
+        [references[name] for name in sounding],
+        [fitted[name] for name in sounding],
+        sounding,
     )
-    if scenario == "sources":
-        return [together]
+    if scenario == "sources" or not sounding:
+        return [together] if sounding else []
     one = sources[0] if scenario == "target_rest" else _VOCALS
     others = [name for name in references if name != one]
     if ACCOMPANIMENT in fitted:
@@ -96,15 +100,30 @@ def contests(
         rest = _sum([fitted[name] for name in others])
     else:
         rest = mixture - fitted[one]
-    names = (one, _REST if scenario == "target_rest" else ACCOMPANIMENT)
+    both = {
+        one: (references[one], fitted[one]),
+        _REST if scenario == "target_rest" else ACCOMPANIMENT: (
+            _sum([references[name] for name in others]),
+            rest,
+        ),
+    }
+    both = {name: pair for name, pair in both.items() if not is_silent(pair[0])}
     pair = Contest(
-        names,
-        [references[one], _sum([references[name] for name in others])],
-        [fitted[one], rest],
-        names[:1] if scenario == "target_rest" else names,
+        tuple(both),
+        [truth for truth, _ in both.values()],
+        [tried for _, tried in both.values()],
+        tuple(name for name in both if name != _REST),
     )
-    kept = tuple(name for name in sources if name != one)
+    kept = tuple(name for name in sounding if name != one)
     return [replace(together, kept=kept), pair] if kept else [pair]
+
+
+def is_silent(wave: np.ndarray) -> bool:
+    """Return whether the channels of ``wave`` [channel, sample] add up to zero at every sample.
+
+    Source: museval 0.4.1, ``_any_source_silent``.
+    """
+    return not np.any(wave.sum(axis=0))
 
 
 def _fitted(wave: np.ndarray, samples: int) -> np.ndarray:

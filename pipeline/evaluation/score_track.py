@@ -13,6 +13,7 @@ import numpy as np
 from lasaft.errors import AudioError, DataError, LasaftError
 from lasaft.files import file_sha256
 from lasaft.metrics import METRICS, bss_eval, si_sdr, usdr
+from lasaft.metrics.frames import Frames
 from pipeline.cluster.parcels import Parcel, parcel
 from pipeline.config.folders import RunFolder
 from pipeline.data.songs.stretch import excerpt_stretch
@@ -30,6 +31,7 @@ from pipeline.evaluation.estimates import (
 from pipeline.evaluation.excerpts import EXCERPT_FILE, EXCERPTS, write_estimates, write_references
 from pipeline.evaluation.scenarios import ACCOMPANIMENT, Contest, contests, scored_names
 from pipeline.evaluation.score_files import (
+    WHOLE_METRICS,
     FrameScores,
     facts_if_current,
     was_of_other_track,
@@ -227,7 +229,13 @@ def _score(job: TrackJob, waves: Waves, audio: TrackAudio) -> FrameScores:
                 values[name] = {m: scores.metric(m)[index] for m in METRICS}
                 whole[name] = _whole(contest.references[index], contest.estimates[index])
     names = scored_names(job.scenario, job.sources)
-    return FrameScores({n: values[n] for n in names}, {n: whole[n] for n in names})
+    # A source that is silent throughout has no number in any frame.
+    count = Frames.of_seconds(audio.sample_rate, 1.0, 1.0, audio.mixture.shape[1]).count
+    none = {metric: np.full(count, np.nan) for metric in METRICS}
+    return FrameScores(
+        {n: values.get(n, none) for n in names},
+        {n: whole.get(n, dict.fromkeys(WHOLE_METRICS)) for n in names},
+    )
 
 
 def _whole(reference: np.ndarray, estimate: np.ndarray) -> dict[str, float | None]:

@@ -266,13 +266,34 @@ def test_a_faulty_estimate_is_named(track: Track, tmp_path: Path, fault: str, me
     assert not list((tmp_path / "scores").rglob("*.json"))
 
 
-def test_a_silent_reference_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("right", [0, -1])
+def test_a_silent_source_has_no_scores_and_the_others_theirs_among_themselves(
+    tmp_path: Path, right: int
+) -> None:
+    """Silent is what museval calls so: channels that add up to zero at every sample."""
+    root = make_musdb(tmp_path / "songs", train=0, valid=0, test=1, seconds=2.0)
+    (track,) = list_tracks(root, sources=MUSDB18_SOURCES)
+    estimates = _estimates(track, tmp_path / "theirs", (*TWO, "bass"))
+    left = np.random.default_rng(3).integers(-3000, 3000, 2 * RATE, np.int16) * abs(right)
+    soundfile.write(track.path / "bass.wav", np.stack([left, right * left], 1), RATE)
+    job = _job(track, tmp_path, (*TWO, "bass"))
+    scores = _scored(job)
+    assert all(np.isnan(scores.values["bass"][metric]).all() for metric in METRICS)
+    assert set(scores.whole["bass"].values()) == {None}
+    del estimates["bass"]
+    others = FrameScores({name: scores.values[name] for name in estimates})
+    _assert_same(others, _musevals(track, estimates))
+    assert verify_track(job, job.systems[0])["agrees"]
+
+
+def test_of_a_target_that_is_silent_nothing_is_scored(tmp_path: Path) -> None:
     root = make_musdb(tmp_path / "songs", train=0, valid=0, test=1, seconds=2.0)
     (track,) = list_tracks(root, sources=MUSDB18_SOURCES)
     _estimates(track, tmp_path / "theirs", MUSDB18_SOURCES)
     soundfile.write(track.path / "drums.wav", np.zeros((2 * RATE, 2)), RATE)
-    with pytest.raises(AudioError, match=r"references\[1\] is silent.*1 is drums"):
-        score_track(_job(track, tmp_path))
+    scores = _scored(_job(track, tmp_path, ("drums",)))
+    assert scores.frames == 2
+    assert np.isnan(scores.values["drums"]["SDR"]).all()
 
 
 def test_a_track_shorter_than_a_window_is_one_frame(tmp_path: Path) -> None:
