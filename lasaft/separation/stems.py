@@ -14,6 +14,7 @@ from typing import Any
 from lasaft.audio import SUBTYPES, AudioReader, AudioWriter, Encoding
 from lasaft.errors import AudioError, ConfigError
 from lasaft.files import atomic_paths, link_on_the_way, safe_name
+from lasaft.output import is_harmless
 from lasaft.separation.separator import Separator
 
 DEFAULT_NAME = "{track}/{source}"
@@ -200,8 +201,10 @@ def _check_template(template: str) -> None:
     rest = template
     for name in _FIELDS:
         rest = rest.replace("{" + name + "}", "")
-    if "{" in rest or "}" in rest or "\x00" in rest:
+    if "{" in rest or "}" in rest:
         raise ConfigError(f"name: got {template!r}, allowed in braces: {{track}} and {{source}}")
+    if not is_harmless(template):
+        raise ConfigError(f"name: got {template!r}, allowed: no characters that a terminal obeys")
     parts = Path(template).parts
     if not template.strip() or template.endswith("/") or Path(template).is_absolute():
         raise ConfigError(f"name: got {template!r}, allowed: a file path inside output_dir")

@@ -138,7 +138,7 @@ class Lease:
     def _read(self) -> dict[str, Any] | None:
         try:
             found = json.loads(self._file.read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 

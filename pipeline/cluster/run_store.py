@@ -83,9 +83,8 @@ class RunStore:
 
     def push_files(self, names: Iterable[str]) -> None:
         """Put these files of the run into the store."""
-        if self.remote is not None:
-            found = [(name, (self.remote / name).found()) for name in names]
-            self._each(self._put, found)
+        if (remote := self.remote) is not None:
+            self._each(lambda name: self._put((name, (remote / name).found())), names)
 
     def push_new(self, name: str) -> None:
         """Put a file of the run into the store, which has none of this name."""

@@ -125,7 +125,7 @@ def _checkpoint_hash(config: RunConfig) -> str | None:
     folder = config.evaluate.checkpoint or RunFolder.of(config).checkpoint
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["hash"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # evaluated elsewhere: the report needs no checkpoint
 
 

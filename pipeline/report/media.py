@@ -68,7 +68,7 @@ def _read_song(file: Path, systems: dict[str, str]) -> Song:
         facts = json.loads(file.read_text(encoding="utf-8"))
         sources, track = list(facts["sources"]), str(facts["track"])
         start, seconds = float(facts["start_seconds"]), float(facts["seconds"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: not the facts of an excerpt ({error}); evaluate again") from error
     mixture, rate = _read(folder / MIXTURE_FILE)
     loudest = float(_spectrum(mixture, rate).max())

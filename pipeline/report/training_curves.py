@@ -46,10 +46,17 @@ def read_curves(journal: Path) -> list[Curves]:
     return plots
 
 
+# What a line raises that is none of a training; numbers may be too large for any.
+_NO_RECORD = (
+    ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError,
+)  # fmt: skip
+
+
 def _read(journal: Path) -> dict[str, _Points]:
     if not journal.is_file():
         return {}
-    lines = journal.read_bytes().splitlines()
+    data = journal.read_bytes()
+    lines = data.splitlines()
     series: dict[str, dict[float, float]] = defaultdict(dict)
     for number, line in enumerate(lines, 1):
         try:
@@ -57,8 +64,8 @@ def _read(journal: Path) -> dict[str, _Points]:
             for name, value in record["values"].items():
                 if value is not None:  # a value that was no number leaves a gap
                     series[name][float(record["step"])] = float(value)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            if number == len(lines):
+        except _NO_RECORD as error:
+            if number == len(lines) and not data.endswith(b"\n"):
                 break  # cut off while it was written: the run was killed here
             raise DataError(f"{journal}, line {number}: not a record of training") from error
     return {name: sorted(points.items()) for name, points in sorted(series.items())}

@@ -38,7 +38,9 @@ def store_problems(config: RunConfig) -> Iterator[Problem]:
     address = tracking_address(config)
     if config.tracking.log and not _known(address):
         origin = "" if config.tracking.tracking_uri else " of MLFLOW_TRACKING_URI"
-        yield Problem("tracking_uri", f"{shown(address)!r}{origin}", _ALLOWED)
+        # Without a right scheme nothing says where a password ends: before the @, if there is one.
+        text = shown(address).rpartition("@")[2]
+        yield Problem("tracking_uri", f"{text!r}{origin}", _ALLOWED)
     own = address == own_store(folder)
     if config.tracking.log and own and {"%", "?"} & set(str(folder.root)):
         allowed = (

@@ -53,7 +53,7 @@ def _folder_id(folder: RunFolder) -> str:
     file = folder.tracking / "id"
     try:
         return str(json.loads(file.read_bytes()))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         name = uuid.uuid4().hex
         atomic_write_json(file, name)
         return name

@@ -74,7 +74,7 @@ class Outbox:
         nothing = self.nothing_sent()
         try:
             sent = json.loads(self._sent_file.read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return nothing
         if not isinstance(sent, dict) or not nothing.keys() <= sent.keys():
             return nothing
@@ -112,7 +112,7 @@ def _entry(line: bytes) -> dict[str, Any]:
         entry = json.loads(line)
         if entry.pop("crc") == _sum(entry):
             return entry
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # whatever it is now, it is not what was written
     return {"kind": "damaged", "line": line[:80].decode(errors="replace")}
 
@@ -162,7 +162,7 @@ class Follower:
         for line in lines:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if _is_record(record) and record["step"] > self._steps.get(record["kind"], -1):
                 self._steps[record["kind"]] = record["step"]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ray.train import Result
 
 _POLL_SECONDS = 0.5
-_END_SECONDS = 20.0
+_END_SECONDS = 60.0
 # A range of processes looks so often whether there is room for more: a change costs a new start.
 _RESIZE_SECONDS = 60.0
 # After a node's death Ray may ask for its place once more; with its own 60 s it waits longer.
@@ -207,8 +207,10 @@ def _end(running: Any, reports: Any) -> None:
     import ray
 
     reports.shutdown(force=True)  # the next report fails, and with it the training
-    ray.wait([running], timeout=_END_SECONDS)
-    ray.cancel(running, force=True)
+    ended, _ = ray.wait([running], timeout=_END_SECONDS)
+    # A task that is cancelled in the instant of its end takes this process down with it (Ray 2.60).
+    if not ended:
+        ray.cancel(running, force=True)
 
 
 def _ray_settings(config: RunConfig, *, elastic: bool) -> dict[str, str]:

@@ -129,7 +129,7 @@ def read_stamp(path: Path) -> Stamp | None:
     """Return the stamp in ``path``; None where there is none, and a damaged one counts as none."""
     try:
         stamp = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return stamp if _is_whole(stamp) and _is_whole(stamp.get("was", stamp)) else None
 

@@ -215,7 +215,9 @@ def test_a_dead_command_is_followed(place: str, quick: None) -> None:
     ended = dead | {"host": os.uname().nodename, "process": 2**22 + 1}
     put_object(place, ".lease.json", json.dumps(ended).encode())
     assert one_writer.is_dead(ended)
-    assert Lease(RemoteFolder(place)).take("run on d") is None
+    lease = Lease(RemoteFolder(place))
+    assert lease.take("run on d") is None
+    lease.drop()
 
 
 def test_one_that_stood_still_is_told_and_writes_no_more(

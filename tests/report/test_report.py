@@ -358,7 +358,18 @@ def test_the_journal_gives_curves_and_its_cut_off_last_line_does_no_harm(tmp_pat
     journal.write_bytes(b'{"k\x80nd": "step"}\n' + journal.read_bytes())
     with pytest.raises(DataError, match=r"metrics\.jsonl, line 1"):
         read_curves(journal)
+    for line in (b"null", b"[" * 200_000, b'{"step": 1%s, "values": {"a": 1}}' % (b"0" * 400)):
+        journal.write_bytes(line + b"\n")
+        with pytest.raises(DataError, match=r"metrics\.jsonl, line 1"):
+            read_curves(journal)
     assert read_curves(tmp_path / "none.jsonl") == []
+
+
+def test_a_checkpoint_whose_record_is_damaged_does_no_harm(tmp_path: Path) -> None:
+    config = _run(tmp_path)
+    (tmp_path / "checkpoint").mkdir(exist_ok=True)
+    (tmp_path / "checkpoint" / "config.json").write_text("[" * 200_000)
+    assert write_report(config).page.is_file()
 
 
 def test_a_figure_above_all_measure_is_not_drawn_as_a_number(tmp_path: Path) -> None:

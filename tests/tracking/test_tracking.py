@@ -334,6 +334,14 @@ def test_an_address_that_mlflow_does_not_take_is_refused(
         parse(["--preset", "demo", "--output_dir", str(tmp_path), "--log", "False"], "run")
 
 
+@pytest.mark.parametrize("start", ["", "http:", "//", "ftp://"])
+def test_a_password_in_a_refused_address_is_not_repeated(tmp_path: Path, start: str) -> None:
+    words = ["--tracking_uri", f"{start}ann:s3cret@host:5000"]
+    with pytest.raises(ConfigError, match=r"tracking_uri: got '\S*host:5000', allowed") as caught:
+        parse(["--preset", "demo", "--output_dir", str(tmp_path), *words], "run")
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "address",
     [

@@ -154,7 +154,7 @@ def _check_parameters(songs: SongSet) -> None:
 def _check_same(record: Path, wanted: Mapping[str, Any]) -> None:
     try:
         found = json.loads(record.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{record}: not readable as JSON ({error}); remove the folder") from error
     if not isinstance(found, dict):
         raise DataError(f"{record}: not a JSON object; remove the folder")

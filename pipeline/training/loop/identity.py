@@ -43,7 +43,7 @@ def began_with(folder: RunFolder) -> Any:
     """Return the ``resume_from_checkpoint`` of the training in ``folder``; None if it had none."""
     try:
         return json.loads((folder.training / _IDENTITY).read_bytes()).get(f"train.{RESUME}")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None  # what is damaged is told when the folder is claimed
 
 

@@ -60,7 +60,7 @@ class RightInStore:
     def _owner(self) -> dict[str, Any] | None:
         try:
             return json.loads(self._file.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
 
     def require(self) -> None:

@@ -198,6 +198,8 @@ def test_track_names_never_leave_the_output_folder(tmp_path: Path) -> None:
         ("{track}/{source}/", "allowed: a file path inside output_dir"),
         ("", "allowed: a file path inside output_dir"),
         ("{artist}/{source}", "allowed in braces: {track} and {source}"),
+        ("\x1b[31m{track}/{source}", r"got '\\x1b.*no characters that a terminal obeys"),
+        ("{track}\n{source}", "no characters that a terminal obeys"),
         ("{track.__class__}{source}", "allowed in braces"),
         ("{track}", "which is that of vocals of"),
         ("{source}", "which is that of vocals of"),
