@@ -109,7 +109,7 @@ def test_kills_of_raylet_and_worker_and_ctrl_c_cost_nothing_but_time(root: Path)
     # A finished training returns at once.
     start = time.monotonic()
     result = train(config)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5  # Ray alone takes longer to start
     assert (result.epochs, result.steps) == (2, 80)
     assert result.val_sdr.keys() == {"vocals", "drums", "bass", "other"}
     assert lasaft.load_model(result.checkpoint).config == config.model
