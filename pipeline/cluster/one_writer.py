@@ -16,7 +16,7 @@ from lasaft.errors import LasaftError, StageError
 from pipeline.cluster.locks import alone, in_use, is_held, this_command
 from pipeline.cluster.progress import say
 from pipeline.cluster.run_store import LARGE, TRAINED, RunStore, guards
-from pipeline.cluster.store import RemoteFolder
+from pipeline.cluster.store import RemoteFile, RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 
@@ -84,21 +84,21 @@ class Lease:
 
     def take(self, owner: str) -> str | None:
         """Become its owner and return None, or return who that is already, in words."""
-        found = self._read()
+        found = owner_of(self._file)
         if found is not None and not is_dead(found):
             say(
                 f"output_dir: {self._place} was in use by {found.get('owner')}; looking for "
                 f"{_STALE_SECONDS:.0f} s whether that still runs"
             )
             end = time.monotonic() + _STALE_SECONDS
-            while (now := self._read()) == found and time.monotonic() < end:
+            while (now := owner_of(self._file)) == found and time.monotonic() < end:
                 time.sleep(1)
             if now is not None and now != found:
                 return str(now.get("owner"))
         self._own = whoami() | {"owner": owner, "beat": 0}
         self._write()
         time.sleep(_SETTLE_SECONDS)
-        now = self._read()
+        now = owner_of(self._file)
         if now != self._own:
             return str(now.get("owner")) if now is not None else "one that has just ended"
         self._thread.start()
@@ -109,7 +109,7 @@ class Lease:
         self._end.set()
         self._thread.join()
         with suppress(LasaftError):  # without an answer of the store it is left to be stale
-            found = self._read()
+            found = owner_of(self._file)
             if found is not None and found.get("id") == self._own["id"]:
                 self._file.delete()
 
@@ -128,19 +128,12 @@ class Lease:
     def _beat(self) -> None:
         while not self._end.wait(_BEAT_SECONDS):
             with suppress(LasaftError):  # the store does not answer; it may again
-                found = self._read()
+                found = owner_of(self._file)
                 self._lost = found is not None and found.get("id") != self._own["id"]
                 if self._lost:
                     return
                 self._own["beat"] += 1
                 self._write()
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            found = json.loads(self._file.read_bytes())
-        except (FileNotFoundError, ValueError, RecursionError):
-            return None
-        return found if isinstance(found, dict) else None
 
     def _write(self) -> None:
         self._file.write_bytes(json.dumps(self._own).encode())
@@ -149,6 +142,15 @@ class Lease:
 def whoami() -> dict[str, Any]:
     """Return what tells this process from all others, on all machines."""
     return {"host": os.uname().nodename, "process": os.getpid(), "id": uuid.uuid4().hex}
+
+
+def owner_of(file: RemoteFile) -> dict[str, Any] | None:
+    """Return who an object says its owner is, None where there is none or it says nothing."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def is_dead(owner: dict[str, Any]) -> bool:

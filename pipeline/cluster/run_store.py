@@ -19,6 +19,7 @@ _THREADS = 16
 LARGE = ("shards", "songs", "previous")
 # What processes that train make of a run: they take it to the store themselves.
 TRAINED = ("training", "checkpoint", "checkpoints")
+STATES = ("training/ray",)  # in the first of those: what Ray Train keeps and removes
 # By address, what raises where this process has lost the right to write to a run.
 guards: dict[str, Callable[[], None]] = {}
 # What says of other files that they are whole: written after them, so that a command that is

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _CHUNK_BYTES = 16 * 2**20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # Arrow's own S3 client tries for some 6 s before it reports a lost connection. A store that is away
 # for a minute is waited for; one that has never answered may be none.
 PAUSES_SECONDS = [0.5, 2.0, 8.0, 20.0, 30.0]
@@ -270,7 +270,7 @@ def patiently(
         except FileNotFoundError as error:
             raise DataError(f"{name}: there is no such object") from error
         except OSError as error:
-            if error.errno in _FULL:  # the disk here, to which something was copied
+            if error.errno in FULL:  # the disk here, to which something was copied
                 raise
             if pause is None or (stop is not None and stop.is_set()):
                 _give_up(name, error, f", tried {len(pauses) + 1} times")

@@ -144,8 +144,7 @@ def evaluate(config: RunConfig) -> EvaluationResult:
         write_summary(path, summaries[system.name])
         files += [path, *(job.score_file(system) for job in jobs)]
     _drop_old_excerpts(folder, jobs)
-    store.push("scores")
-    store.push(excerpts)
+    store.push("scores", excerpts)
     return EvaluationResult(summaries, files, sum(outcome.scored for outcome in outcomes))
 
 

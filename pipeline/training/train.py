@@ -20,7 +20,7 @@ from pipeline.cluster.nodes import Lack, patience_seconds, require_gpus, wait_fo
 from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.progress import Progress
 from pipeline.cluster.resources import in_words, share_cpus
-from pipeline.cluster.run_store import TRAINED, RunStore
+from pipeline.cluster.run_store import STATES, TRAINED, RunStore
 from pipeline.cluster.shared_storage import Seen, require_seen, seen_folders
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
@@ -81,7 +81,7 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
                 line(report)
                 if report["phase"] == "epoch":
                     with suppress(DataError):  # the journal, for MLflow, comes with the next one
-                        store.pull("training", but=["training/ray"])
+                        store.pull("training", but=STATES)
 
             fit(config, folder, heard)
         result = finished(folder, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_path, atomic_write_json, file_sha256
-from pipeline.cluster.store import RemoteFile, RemoteFolder
+from pipeline.cluster.store import FULL, RemoteFile, RemoteFolder
 from pipeline.data.shards.format import ShardWriter
 from pipeline.data.shards.framing import Part, parts_of, spectrogram_batches
 from pipeline.data.shards.manifest import (
@@ -31,7 +30,6 @@ from pipeline.data.songs.tracks import Track, audio_blocks, source_hash
 
 RECORD_SUFFIX = ".json"
 _LONGEST_STEM_BYTES = 200  # a file name holds 255, and ".000.arrow" and a temporary's marks follow
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ATTEMPTS = 2
 
 
@@ -102,7 +100,7 @@ def build_shards(work: Work) -> Outcome:
         try:
             return _build_or_reuse(work)
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 return Outcome(None)
             if attempt == _ATTEMPTS:
                 text = f"{error.strerror or error} ({error.filename or work.folder})"

@@ -6,7 +6,6 @@ at a time, while whole shards are fetched in the background in the order of the 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import threading
 import zlib
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lasaft.errors import DataError, StageError
-from pipeline.cluster.store import RemoteFolder, patiently
+from pipeline.cluster.store import FULL, RemoteFolder, patiently
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder, cache_home
 from pipeline.data.shards.format import batch_rows
@@ -37,7 +36,6 @@ _READ_THREADS = 16
 _READ_AHEAD_BYTES = 512 * 2**20
 _MOST_OPEN_OBJECTS = 512
 _FETCHES = 2  # a byte may change on its way through the network: a second try tells
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def open_shards(config: RunConfig) -> ShardSet:
@@ -256,7 +254,7 @@ class _Filler:
                 if not file.closed:
                     self._cache.drop(file, entry)
         except OSError as error:
-            full = "the disk is full" if error.errno in _FULL else error.strerror
+            full = "the disk is full" if error.errno in FULL else error.strerror
             raise StageError(
                 f"cache_dir: {full} in {self._cache.folder} while {name} was fetched; make room, "
                 "or give a smaller cache_gb or another cache_dir"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.cluster.run_store import TRAINED, RunStore
+from pipeline.cluster.run_store import STATES, TRAINED, RunStore
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.background import BackgroundWriter
 from pipeline.training.loop.right_to_write import right_to_write
@@ -45,7 +45,7 @@ class Outlet:
 
     def share(self) -> None:
         """Take everything but states to where the run is kept."""
-        self.store.push(*TRAINED, but=["training/ray"])
+        self.store.push(*TRAINED, but=STATES)
 
     def start(self) -> Path | None:
         """Return the state to go on from, None if there is none."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import IO, Any, Protocol, Self
+from typing import IO, Protocol, Self
 
 from lasaft.errors import StageError
 from lasaft.files import atomic_write_bytes, open_own
 from pipeline.cluster import locks
-from pipeline.cluster.one_writer import is_dead, whoami
+from pipeline.cluster.one_writer import is_dead, owner_of, whoami
 from pipeline.cluster.run_store import RunStore
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config.folders import RunFolder
@@ -48,24 +48,18 @@ class RightInStore:
 
     def __enter__(self) -> Self:
         end = time.monotonic() + _PREDECESSOR_SECONDS
-        while (owner := self._owner()) and not is_dead(owner) and time.monotonic() < end:
+        while (owner := owner_of(self._file)) and not is_dead(owner) and time.monotonic() < end:
             time.sleep(1)
         self._file.write_bytes(json.dumps(self._own).encode())
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._owner() == self._own:
+        if owner_of(self._file) == self._own:
             self._file.delete()
-
-    def _owner(self) -> dict[str, Any] | None:
-        try:
-            return json.loads(self._file.read_bytes())
-        except (FileNotFoundError, ValueError, RecursionError):
-            return None
 
     def require(self) -> None:
         """Raise where this process has been shut out."""
-        if self._owner() != self._own:
+        if owner_of(self._file) != self._own:
             raise _shut_out(self._place)
 
 
