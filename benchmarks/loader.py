@@ -21,6 +21,7 @@ from benchmarks.measure import Figures, Table, best_of, timed
 from lasaft.config import ModelConfig
 from lasaft.network.spectrogram import Spectrogram
 from pipeline.config import DataConfig, RunConfig, TrainConfig
+from pipeline.config.folders import RunFolder
 from pipeline.data.windows.draw_plan import draw_plan
 from pipeline.data.windows.loader import BatchLoader
 from pipeline.data.windows.reader import ShardSet
@@ -47,8 +48,7 @@ class Ways:
 
     def reference(self) -> None:
         """Four random reads by soundfile, their sum, and the STFT of mixture and target."""
-        model, songs = self.config.model, self.config.data.musdb_root
-        assert songs is not None
+        model, songs = self.config.model, RunFolder.of(self.config).songs
         spectrogram = Spectrogram(model.n_fft, model.hop_length)
         samples = model.hop_length * (model.num_frame - 1)
         for index in range(WINDOWS):

@@ -15,6 +15,7 @@ from jobs.cli.job_table import JOBS, Job, steps_of
 from jobs.cli.presets import read_preset
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem, refuse
+from pipeline.cluster.inputs import InputFolder
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
@@ -76,11 +77,7 @@ def parse(argv: Sequence[str], job: str) -> Command:
         if isinstance(config.output_dir, Path):
             output_dir = config.output_dir.expanduser().absolute()
             config = config.model_copy(update={"output_dir": output_dir})
-        # What is looked at below may lie in an object store.
-        store = RunStore(RunFolder.of(config))
-        if store.remote is not None:
-            store.remote.reach()
-            store.pull(but=LARGE)
+        bring(config, row)
         # First what is missing: that an option has no effect may only follow from it.
         builder.note(row.needs(config))
         builder.note(idle_options(config, explicit_names(arguments.given), job, row))
@@ -91,6 +88,22 @@ def parse(argv: Sequence[str], job: str) -> Command:
     assert config is not None, "a configuration that has no problem was refused"
     flags, rerun = frozenset(arguments.flags), frozenset(arguments.rerun)
     return Command(job, config, arguments.json, flags=flags, rerun=rerun)
+
+
+def bring(config: RunConfig, job: Job) -> None:
+    """Bring what a job looks at before it begins to this machine from where it lies.
+
+    Raises:
+        ConfigError, DataError: nothing lies there, or the store does not answer or refuses.
+    """
+    folder, options = RunFolder.of(config), all_options()
+    store = RunStore(folder)
+    if store.remote is not None:
+        store.remote.reach()
+        store.pull(but=LARGE)
+    for source in folder.inputs:
+        if job.reads(options[source.option]):
+            InputFolder(source).list()
 
 
 def explicit_names(given: Sequence[Given]) -> frozenset[str]:

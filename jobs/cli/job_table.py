@@ -19,11 +19,12 @@ from pipeline.training.loop.identity import began_with, has_begun
 
 STEPS = ("songs", "preprocess", "search", "train", "evaluate", "report")
 _SYNTHETIC = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
+_CACHE = ("cache_dir", "cache_gb")
 _SONGS = ("musdb_root", "musdb_is_wav", "dev_mode", *_SYNTHETIC)
 _SPECTROGRAM = (
     "sources", "sample_rate", "n_fft", "hop_length", "spec_type", "input_channels",
 )  # fmt: skip
-_SHARDS = ("shards_dir", "cache_dir", "cache_gb")
+_SHARDS = ("shards_dir", *_CACHE)
 _DRAWING = names("draw", "task", section="data")
 
 
@@ -95,7 +96,7 @@ def _needs_songs(run: RunConfig, *others: str) -> Iterator[Problem]:
                 "(synthetic_train, synthetic_valid, synthetic_test; or --preset demo)"
             )
             yield Problem("musdb_root", "None", allowed, others=(*SYNTHETIC_COUNTS, *others))
-    elif not root.is_dir():
+    elif isinstance(root, Path) and not root.is_dir():
         reason = f"{root} {'is no folder' if root.exists() else 'does not exist'}"
         allowed = "the folder of MUSDB18 (with train and test)"
         yield Problem("musdb_root", reason=reason, allowed=allowed)
@@ -136,12 +137,13 @@ def needs_estimates(run: RunConfig) -> Iterator[Problem]:
     yield from store_problems(run)
     if run.evaluate.scores_dir is None:
         yield from _needs_songs(run, "scores_dir")
-    yield from _needs_system(run, run.evaluate.checkpoint or RunFolder.of(run).checkpoint)
+    yield from _needs_system(run, RunFolder.of(run).evaluated)
 
 
 def _needs_system(run: RunConfig, checkpoint: Path | None) -> Iterator[Problem]:
     """Yield what is missing of that which is scored; ``checkpoint`` None: it is still to come."""
-    scores, estimates = run.evaluate.scores_dir, run.evaluate.estimates_dir
+    given = RunFolder.of(run).given
+    scores, estimates = given.get("scores_dir"), given.get("estimates_dir")
     if scores is not None:
         if not scores.is_dir():
             reason, allowed = f"{scores} is no folder", "one with <split>/<track>.json"
@@ -180,9 +182,9 @@ def needs_songs_and_start(run: RunConfig) -> Iterator[Problem]:
         yield Problem("shards_dir", str(RunFolder.of(run).shards), allowed, others=others)
     yield from _needs_start(run)
     yield from store_problems(run)
-    given = run.evaluate.checkpoint
-    made_here = given is None or given == RunFolder.of(run).checkpoint
-    yield from _needs_system(run, None if made_here else given)
+    evaluated = RunFolder.of(run).evaluated
+    made_here = evaluated == RunFolder.of(run).checkpoint
+    yield from _needs_system(run, None if made_here else evaluated)
     if run.search.space is not None:
         yield from search_problems(run)
 
@@ -219,7 +221,7 @@ JOBS: Mapping[str, Job] = {
     "preprocess": Job(
         "turns songs into shards of spectrograms",
         (
-            "output_dir", *_SONGS, *_SPECTROGRAM, "shards_dir", "max_frames_per_shard",
+            "output_dir", *_SONGS, *_SPECTROGRAM, *_SHARDS, "max_frames_per_shard",
             "cluster",
         ),
         ("musdb_root", "shards_dir", "output_dir", "n_fft", "hop_length", "dev_mode", "num_cpus"),
@@ -256,7 +258,8 @@ JOBS: Mapping[str, Job] = {
     "evaluate": Job(
         "separates whole songs with a trained network and scores them (BSS Eval v4)",
         (
-            "output_dir", *_SONGS, *_LISTENING, "target_names", "evaluate", "tracking", "cluster",
+            "output_dir", *_SONGS, *_CACHE, *_LISTENING, "target_names", "evaluate", "tracking",
+            "cluster",
         ),
         ("musdb_root", "checkpoint", "output_dir", "split", "overlap_ratio", "save_estimates"),
         needs_estimates,

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.cli.arguments import VARIANT, Arguments, Given, read_arguments
-from jobs.cli.command import Builder, Command, explicit_names, flags_of_others, idle_options
+from jobs.cli.command import (
+    Builder,
+    Command,
+    bring,
+    explicit_names,
+    flags_of_others,
+    idle_options,
+)
 from jobs.cli.help import help_page
 from jobs.cli.job_table import JOBS, needs_estimates, needs_songs_and_start
 from lasaft.config import Settings, option, variant_name
@@ -129,6 +136,7 @@ def _training(arguments: Arguments, now: datetime) -> ReadmeCommand:
     config = RunConfig()
     if tree is not None:
         config = _training_config(tree, _word(arguments, VARIANT), now)
+        bring(config, JOBS["main"])
         builder.note(needs_songs_and_start(config))
         builder.note(idle_options(config, explicit, "main", JOBS["main"]))
         reason = "has no effect with mode train; leave it out"
@@ -190,7 +198,7 @@ def _shards_name(tree: ReadmeTree) -> str:
     )
     spectrogram = (model.sources, model.sample_rate, model.audio_channels)
     short = hashlib.sha256(f"{songs}{spectrogram}".encode()).hexdigest()[:8]
-    root = "songs" if data.musdb_root is None else data.musdb_root.name
+    root = RunFolder.of(RunConfig(data=data)).songs.name
     return f"{root}-{model.n_fft}-{model.hop_length}-{short}"
 
 
@@ -209,6 +217,7 @@ def _evaluation(arguments: Arguments) -> ReadmeCommand:
     tree = builder.build(ReadmeTree)
     config = stored if tree is None else _evaluation_config(builder, tree, stored, folder)
     if tree is not None:
+        bring(config, JOBS["main"])
         builder.note(_contradictions(tree, stored))
         builder.note(needs_estimates(config))
     refuse(builder.problems)

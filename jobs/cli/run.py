@@ -16,6 +16,7 @@ from lasaft.errors import ConfigError, LasaftError
 from lasaft.output import keep_output, shown_lines
 from pipeline.cluster import interrupts
 from pipeline.cluster.connection import prepare_environment
+from pipeline.config.folders import as_given
 
 AnyCommand = TypeVar("AnyCommand", bound=Command)
 
@@ -120,5 +121,5 @@ def _write(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"{shown_lines(text)}\n")
+    sys.stderr.write(f"{shown_lines(as_given(text))}\n")
     sys.stderr.flush()

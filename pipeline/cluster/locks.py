@@ -81,13 +81,13 @@ def taken(file: IO[str] | IO[bytes], kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def wait_for(file: IO[str] | IO[bytes]) -> None:
+def wait_for(file: IO[str] | IO[bytes], kind: int = fcntl.LOCK_EX) -> None:
     """Take the lock of an open file, which holds it until it is closed; wait while others do.
 
     Raises:
         StageError: its file system has no locks.
     """
-    _flock(file, fcntl.LOCK_EX)
+    _flock(file, kind)
 
 
 def _flock(file: IO[str] | IO[bytes], how: int) -> None:

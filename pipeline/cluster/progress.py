@@ -8,12 +8,14 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from pipeline.config.folders import as_given
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Show a line that stays, above the bars that are there."""
-    tqdm.write(text, file=stream or sys.stderr)
+    tqdm.write(as_given(text), file=stream or sys.stderr)
     (stream or sys.stderr).flush()
 
 

@@ -66,14 +66,24 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reached:
-    """A run in an object store, which every node must be able to write to and read from."""
+    """A folder in an object store, which every node must be able to read, and a run's to write."""
 
+    option: str  # which says the address
     address: str
+
+    @property
+    def written(self) -> bool:
+        """Whether nodes write there."""
+        return self.option == "output_dir"
 
     def fault(self, patience: float) -> str:
         """Return what is wrong on this node, empty if nothing is."""
-        file = RemoteFolder(self.address, "output_dir") / f".probe-{uuid.uuid4().hex}"
+        folder = RemoteFolder(self.address, self.option)
+        file = folder / f".probe-{uuid.uuid4().hex}"
         try:
+            if not self.written:
+                folder.reach()
+                return ""
             file.write_bytes(_PROBE)
             found = file.read_bytes()
             file.delete()
@@ -83,10 +93,10 @@ class Reached:
 
     def line(self, *faults: str) -> str:
         """Return one line that says on which nodes something is wrong."""
-        shown = RemoteFolder(self.address)
+        right = ", with the right to write there" if self.written else ""
         return (
-            f"output_dir: {shown} is not for every node: {'; '.join(faults)}; allowed: an address "
-            "that each node reaches, with the right to write there"
+            f"{self.option}: {RemoteFolder(self.address)} is not for every node: "
+            f"{'; '.join(faults)}; allowed: an address that each node reaches{right}"
         )
 
 
@@ -159,8 +169,10 @@ def storage_faults(config: RunConfig, nodes: Sequence[dict[str, Any]]) -> list[s
             (folder / probe).touch()
         folders: list[Seen | Reached] = [Seen(*place, (probe,)) for place in written.items()]
         folders += _songs(config)
-        if (address := RunFolder.of(config).address) is not None:
-            folders.append(Reached(address))
+        folder = RunFolder.of(config)
+        folders += [Reached(source.option, source.address) for source in folder.inputs]
+        if folder.address is not None:
+            folders.append(Reached("output_dir", folder.address))
         found = [(seen, _faults(seen, nodes)) for seen in folders]
         return [seen.line(*faults) for seen, faults in found if faults]
     finally:
@@ -215,7 +227,7 @@ def _written(config: RunConfig) -> dict[str, Path]:
 
 def _songs(config: RunConfig) -> list[Seen]:
     root = config.data.musdb_root
-    if root is None:
+    if not isinstance(root, Path):
         return []
     found = [path for pattern in ("[!.]*", "[!.]*/[!.]*") for path in root.glob(pattern)]
     names = tuple(sorted(str(path.relative_to(root)) for path in found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from lasaft.config import Settings, option
 from pipeline.config.addresses import check_place
@@ -17,8 +17,8 @@ SYNTHETIC_COUNTS = ("synthetic_train", "synthetic_valid", "synthetic_test")
 class DataConfig(Settings):
     """Where songs come from, how they are kept as shards, and how windows are drawn."""
 
-    musdb_root: Path | None = option(
-        None, "MUSDB18, or own tracks (wav, flac, .stem.mp4)", role="place"
+    musdb_root: Path | str | None = option(
+        None, "MUSDB18 or own tracks (wav, flac, .stem.mp4), a folder or address", role="place"
     )
     musdb_is_wav: bool | None = option(
         None, "folders of wav or flac, no .stem.mp4 (None: look)", role="songs"
@@ -27,9 +27,11 @@ class DataConfig(Settings):
         None, "shard folder or address (None: <output_dir>/shards)", role="place"
     )
     cache_dir: Path | None = option(
-        None, "a node's copies of remote shards (None: ~/.cache/lasaft/shards)", role="place"
+        None, "a node's copies of what lies at addresses (None: ~/.cache/lasaft)", role="place"
     )
-    cache_gb: float = option(100.0, "most GB of such copies on a node", gt=0, role="way")
+    cache_gb: float = option(
+        100.0, "most GB of copies of shards on a node, and of songs", gt=0, role="way"
+    )
     filed_mode: bool = option(True, "keep the shards for later runs", role="way")
     max_frames_per_shard: int = option(
         16384, "STFT frames in one shard file, made by one task", ge=256, role="songs"
@@ -64,7 +66,7 @@ class DataConfig(Settings):
         "stored", "validate on the songs' own mixtures, or the sources' sums", role="task"
     )
 
-    @field_validator("shards_dir", mode="plain")
+    @field_validator("musdb_root", "shards_dir", mode="plain")
     @classmethod
-    def _is_a_place(cls, value: object) -> Path | str | None:
-        return check_place("shards_dir", value)
+    def _is_a_place(cls, value: object, info: ValidationInfo) -> Path | str | None:
+        return check_place(str(info.field_name), value)

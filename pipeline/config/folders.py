@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config.addresses import shown
 from pipeline.config.run import RunConfig
+
+# By the path of a copy on this machine, the address of what it is a copy of.
+_copies: dict[str, str] = {}
+# Folders that a run only reads; the small ones are copied whole.
+_INPUTS = {"musdb_root": False, "checkpoint": True, "estimates_dir": False, "scores_dir": True}
 
 
 def cache_home() -> Path:
@@ -22,9 +29,41 @@ def below(address: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}{mark}{options}"
 
 
-def _copy_of(address: str) -> Path:
-    name = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16]
-    return cache_home() / "runs" / name
+def as_given(text: str) -> str:
+    """Return a message with addresses in place of the paths of this machine's copies."""
+    for path, address in _copies.items():
+        text = text.replace(path, address)
+    return text
+
+
+def _copy_of(address: str, folder: Path, name: str = "") -> Path:
+    """Return where below ``folder`` the copy of what lies at an address is, ending in ``name``."""
+    path = folder / hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16] / name
+    _copies[str(path)] = shown(address).partition("?")[0].rstrip("/")
+    return path
+
+
+@dataclass(frozen=True)
+class Input:
+    """A folder at an address that a run only reads.
+
+    Args:
+        option: which gives the address.
+        root: this machine's copy; its last part is the address's.
+        whole: whether the command copies all of it; else a task copies what it reads.
+        limit_bytes: what all that tasks have copied may take on a node.
+    """
+
+    option: str
+    address: str
+    root: Path
+    whole: bool
+    limit_bytes: int
+
+    @property
+    def cache(self) -> Path:
+        """The folder of all copies of inputs."""
+        return self.root.parent.parent
 
 
 @dataclass(frozen=True)
@@ -33,11 +72,16 @@ class RunFolder:
 
     Where ``shards_dir`` is an address, ``shards`` is where they are made before they go there.
     Where ``output_dir`` is one, ``root`` is this machine's copy of what lies at ``address``.
+
+    Args:
+        given: what options name, by the option: this machine's copies of what ``inputs`` are.
     """
 
     root: Path
     shards: Path
     songs: Path
+    given: Mapping[str, Path]
+    inputs: tuple[Input, ...] = ()
     shards_address: str | None = None
     address: str | None = None
 
@@ -46,12 +90,15 @@ class RunFolder:
         """Return the absolute paths for ``config``."""
         run, place = config.output_dir, config.data.shards_dir
         address = run if isinstance(run, str) else None
-        root = (run if isinstance(run, Path) else _copy_of(run)).absolute()
+        root = run if isinstance(run, Path) else _copy_of(run, cache_home() / "runs")
+        root = root.absolute()
         if place is None and address is not None:
             place = below(address, "shards")
         shards = (place if isinstance(place, Path) else root / "shards").absolute()
-        songs = (config.data.musdb_root or root / "songs").absolute()
-        return cls(root, shards, songs, place if isinstance(place, str) else None, address)
+        inputs, given = _inputs(config)
+        songs = given.get("musdb_root", root / "songs")
+        shards_address = place if isinstance(place, str) else None
+        return cls(root, shards, songs, given, inputs, shards_address, address)
 
     @property
     def shown(self) -> str:
@@ -85,6 +132,11 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The best model: weights.safetensors and config.json."""
         return self.root / "checkpoint"
+
+    @property
+    def evaluated(self) -> Path:
+        """The model that is evaluated: the one that ``checkpoint`` names, or the best."""
+        return self.given.get("checkpoint", self.checkpoint)
 
     @property
     def checkpoints(self) -> Path:
@@ -155,3 +207,21 @@ class RunFolder:
     def tracking(self) -> Path:
         """The journal that feeds MLflow."""
         return self.root / "tracking"
+
+
+def _inputs(config: RunConfig) -> tuple[tuple[Input, ...], dict[str, Path]]:
+    """Return what a run reads at addresses, and where on this machine all that it reads lies."""
+    data, evaluate = config.data, config.evaluate
+    cache = (data.cache_dir or cache_home()).absolute() / "inputs"
+    inputs, given = [], {}
+    for option, whole in _INPUTS.items():
+        place = getattr(data if option == "musdb_root" else evaluate, option)
+        if isinstance(place, str):
+            name = Path(place.partition("?")[0]).name
+            given[option] = _copy_of(place, cache, name)
+            inputs.append(
+                Input(option, place, given[option], whole, int(config.data.cache_gb * 1e9))
+            )
+        elif place is not None:
+            given[option] = place.absolute()
+    return tuple(inputs), given

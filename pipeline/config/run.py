@@ -177,9 +177,11 @@ def without_effect(run: RunConfig) -> dict[str, Problem]:
         because = "no synthetic songs are asked for (synthetic_train ...)"
         others = ("musdb_root", *SYNTHETIC_COUNTS)
         idle |= no_effect(("synthetic_seconds", "synthetic_seed"), because, *others)
-    if not isinstance(data.shards_dir, str):
-        because = "shards_dir is no address: its files are read in place"
-        idle |= no_effect(("cache_dir", "cache_gb"), because, "shards_dir")
+    places = {name: getattr(data, name) for name in ("musdb_root", "shards_dir")}
+    places |= {name: getattr(run.evaluate, name) for name in ("checkpoint", "estimates_dir")}
+    if not any(isinstance(place, str) for place in (run.output_dir, *places.values())):
+        because = "nothing that is read lies at an address: files are read in place"
+        idle |= no_effect(("cache_dir", "cache_gb"), because, "output_dir", *places)
     for size, name in {"gain_db": "gain_probability", "mixup_share": "mixup_probability"}.items():
         if not getattr(data, name):
             idle |= no_effect([size], f"{name} is 0", name)

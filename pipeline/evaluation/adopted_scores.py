@@ -43,9 +43,7 @@ def adopt_scores(config: RunConfig) -> tuple[Summary, list[Path]]:
         DataError: a file is damaged, misnamed or missing, or is about another song.
         ConfigError: the system's name is taken.
     """
-    place = config.evaluate.scores_dir
-    assert place is not None
-    place = place.absolute()
+    place = RunFolder.of(config).given["scores_dir"]
     split = config.evaluate.split
     scores = _read_all(place, split)
     origin = _own_summary(place, scores)

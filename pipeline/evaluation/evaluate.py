@@ -46,7 +46,7 @@ from pipeline.evaluation.summary import (
     usual_aggregation,
     write_summary,
 )
-from pipeline.evaluation.systems import for_track, identity_of, require_known_folders, systems_of
+from pipeline.evaluation.systems import identity_of, require_known_folders, systems_of
 
 # Bytes, and bytes more for each second of a track, measured with four stereo sources: a task holds
 # 1.6 GB at 240 s, museval 1.2 GB at 30 s and 5.3 GB at 240 s.
@@ -151,7 +151,7 @@ def evaluate(config: RunConfig) -> EvaluationResult:
 def _checkpoint(config: RunConfig) -> Checkpoint | None:
     if config.evaluate.estimates_dir is not None:
         return None
-    return load_checkpoint(config.evaluate.checkpoint or RunFolder.of(config).checkpoint)
+    return load_checkpoint(RunFolder.of(config).evaluated)
 
 
 def _tracks(
@@ -172,7 +172,11 @@ def _tracks(
         raise DataError(f"split: no {split} track in {folder.songs}; it has tracks of: {found}")
     rate = model.sample_rate
     samples = check_tracks(
-        tracks, root=folder.songs, sample_rate=rate, channels=model.audio_channels
+        tracks,
+        root=folder.songs,
+        sample_rate=rate,
+        channels=model.audio_channels,
+        config=config,
     )
     return tracks, [count / rate for count in samples]
 
@@ -191,7 +195,7 @@ def _jobs(
             track=track,
             file=files[track.name],
             sources=sources,
-            systems=tuple(for_track(system, track) for system in systems),
+            systems=tuple(systems),
             scenario=scenario,
             scores=folder.scores,
             estimates=folder.estimates,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ class SystemJob:
     place: Path | None
     key: Mapping[str, Any]  # what its estimates depend on besides the track, as JSON values
 
+    def reads(self, track: Track) -> Path | None:
+        """What its estimates of a track are made from, besides the track."""
+        if self.place is None or self.kind != "estimates":
+            return self.place
+        return self.place / track.name
+
 
 @dataclass(frozen=True)
 class TrackJob:
@@ -82,7 +89,7 @@ class TrackJob:
 
     def parcel(self, folder: RunFolder) -> Parcel | None:
         """Return what goes with this job to a node that does not see the run's folder."""
-        places = [s.place for s in self.systems if s.place is not None]
+        places = [p for s in self.systems if (p := s.reads(self.track)) is not None]
         written = [self.excerpt_folder] if self.excerpt else []
         if self.save != "none":
             written.append(self.estimate_folder(self.systems[0]))
@@ -160,8 +167,18 @@ def _key(job: TrackJob, system: SystemJob, track_hash: str) -> dict[str, Any]:
         "sources": list(job.sources),
         "all_sources": list(job.track.sources),
         "scenario": job.scenario,
-        **system.key,
+        **(system.key if system.kind != "estimates" else _content_of(system, job.track)),
     }
+
+
+def _content_of(system: SystemJob, track: Track) -> dict[str, str]:
+    """Return the hash of the files of a system's estimates of a track."""
+    folder = system.reads(track)
+    assert folder is not None
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.*")):
+        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
+    return {"estimates": digest.hexdigest()}
 
 
 def _finished(job: TrackJob, system: SystemJob, facts: Mapping[str, Any] | None) -> bool:

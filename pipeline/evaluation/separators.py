@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ class SeparatorActor:
 
     def __init__(self, network: Network, parcel: Parcel | None) -> None:
         self._network = network
+        self._at_hand = ExitStack()  # for as long as the process lives
         if parcel is not None:
-            parcel.unpack()
+            self._at_hand.enter_context(parcel.unpacked())
 
     def device(self) -> str:
         """Return where the network runs: ``cuda``, or ``cpu`` where torch finds no CUDA."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lasaft.checkpoint import Checkpoint
 from lasaft.config import variant_name
 from lasaft.errors import ConfigError, DataError, StageError
-from lasaft.files import file_sha256
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import recipe_of
@@ -35,18 +32,18 @@ def systems_of(config: RunConfig, checkpoint: Checkpoint | None) -> list[SystemJ
     name = config.tracking.run_id
     if checkpoint is not None:
         name = name or variant_name(checkpoint.config)
-        place = (options.checkpoint or RunFolder.of(config).checkpoint).absolute()
+        place = RunFolder.of(config).evaluated.absolute()
         key = {"checkpoint": checkpoint.hash, "overlap_ratio": options.overlap_ratio}
         lead = SystemJob(name, file_names([name])[name], "model", place, key)
     else:
-        assert options.estimates_dir is not None
-        place = options.estimates_dir.absolute() / options.split
+        given = RunFolder.of(config).given["estimates_dir"]
+        place = given / options.split
         if not place.is_dir():
             raise DataError(
-                f"estimates_dir {options.estimates_dir}: no folder {options.split} in it; allowed: "
+                f"estimates_dir {given}: no folder {options.split} in it; allowed: "
                 f"{options.split}/<track>/<source>.wav"
             )
-        name = name or options.estimates_dir.absolute().name
+        name = name or given.name
         lead = SystemJob(name, file_names([name])[name], "estimates", place, {})
     require_free_name(config, lead)
     bounds: list[Kind] = ["mixture", "irm", "ibm"] if options.oracles else ["mixture"]
@@ -117,17 +114,6 @@ def require_known_folders(system: SystemJob, tracks: Sequence[Track]) -> None:
             f"{f' and {len(missing) - 5} more' if len(missing) > 5 else ''} "
             f"({len(missing)} of {len(names)} tracks){hint}; allowed: a folder <track> for each"
         )
-
-
-def for_track(system: SystemJob, track: Track) -> SystemJob:
-    """Return ``system`` with the content of its estimates of ``track`` in its key."""
-    if system.kind != "estimates":
-        return system
-    assert system.place is not None
-    digest = hashlib.sha256()
-    for file in sorted((system.place / track.name).glob("*.*")):
-        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
-    return replace(system, key={"estimates": digest.hexdigest()})
 
 
 def identity_of(system: SystemJob, checkpoint: Checkpoint | None) -> System:

@@ -122,7 +122,7 @@ def _lead(summaries: list[Summary], config: RunConfig) -> Summary:
 
 def _checkpoint_hash(config: RunConfig) -> str | None:
     """Return the hash of the run's checkpoint, without reading its weights."""
-    folder = config.evaluate.checkpoint or RunFolder.of(config).checkpoint
+    folder = RunFolder.of(config).evaluated
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["hash"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

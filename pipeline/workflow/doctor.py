@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +98,10 @@ def _songs(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
     if config.data.musdb_root is None:
         yield "FAULT", "musdb_root: got None, allowed: the folder of MUSDB18, or synthetic songs"
         return
-    yield from _own_songs(config, config.data.musdb_root)
+    # Songs in an object store are read on nodes.
+    remote = isinstance(config.data.musdb_root, str)
+    with connected(config.cluster) if remote else nullcontext():
+        yield from _own_songs(config, RunFolder.of(config).songs)
 
 
 def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
@@ -111,7 +114,7 @@ def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
     listed = ", ".join(f"{count} {split}" for split, count in counts.items())
     wanted = "/".join(map(str, MUSDB18_TRACKS.values()))
     yield "ok" if whole else "note", f"{listed} tracks (MUSDB18 has {wanted})"
-    places, _ = find_places(root.absolute(), data.musdb_is_wav)
+    places, _ = find_places(root, data.musdb_is_wav)
     left_out = [place.name for place in places if place.split is None]
     if left_out:
         yield "note", f"{SPLITS_FILE} leaves out {len(left_out)} tracks: {_some(left_out)}"
@@ -122,7 +125,11 @@ def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
     if spare:
         yield "note", f"stems that sources does not name are not read: {_some(spare)}"
     found = examine_tracks(
-        tracks, root=root, sample_rate=model.sample_rate, channels=model.audio_channels
+        tracks,
+        root=root,
+        sample_rate=model.sample_rate,
+        channels=model.audio_channels,
+        config=config,
     )
     for fault in fault_lines(tracks, found):
         yield "FAULT", fault

@@ -147,15 +147,14 @@ class Workflow:
 
     def _evaluate(self, folder: RunFolder) -> Step:
         config = self.config
-        checkpoint = config.evaluate.checkpoint or folder.checkpoint
-        others = config.evaluate.estimates_dir or config.evaluate.scores_dir
+        others = folder.given.get("estimates_dir") or folder.given.get("scores_dir")
         return Step(
             "evaluate",
             inputs=lambda: {
                 "options": values(config, "evaluate", "result")
                 | {"target_names": values(config, "train", "task")["target_names"]}
                 | {"run_id": config.tracking.run_id},
-                "checkpoint": content_hash(checkpoint),
+                "checkpoint": content_hash(folder.evaluated),
                 "estimates": others and listing_hash(others, times=True),
                 "songs": self._songs_hash(folder),
             },

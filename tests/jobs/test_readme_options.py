@@ -11,6 +11,7 @@ import pytest
 from jobs.cli.readme import parse_readme
 from lasaft.config import VARIANTS
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
 from tests.helpers.commands import readme_command, readme_problems
 from tests.helpers.readme import README_COMMAND
 
@@ -31,8 +32,7 @@ def test_the_readme_command_is_accepted_word_for_word(readme_songs: Path) -> Non
     assert config.output_dir == Path.cwd() / (
         "etc/checkpoints/CUNET_TFC_GPoCM_LaSAFT/cunet_tfc_gpocm_lasaft"
     )
-    assert config.data.musdb_root is not None
-    assert config.data.musdb_root.resolve() == readme_songs
+    assert RunFolder.of(config).songs.resolve() == readme_songs
     given = dict(zip((word.lstrip("-") for word in words[::2]), words[1::2], strict=True))
     for name in ("problem_name", "model", "mode", "musdb_root"):
         del given[name]

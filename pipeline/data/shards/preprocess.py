@@ -64,6 +64,7 @@ def preprocess(config: RunConfig) -> Manifest:
         sample_rate=settings.sample_rate,
         channels=settings.channels,
         listen=lambda track: _record_name(track) not in recorded,
+        config=config,
     )
     refuse_faults(tracks, found)
     samples = [findings.samples for findings in found]

@@ -178,7 +178,11 @@ def _build(config: RunConfig, before: Inspection, damaged: set[str]) -> Tracks:
         )
     tracks = [found[stem] for stem in sorted(damaged)]
     samples = check_tracks(
-        tracks, root=folders.songs, sample_rate=settings.sample_rate, channels=settings.channels
+        tracks,
+        root=folders.songs,
+        sample_rate=settings.sample_rate,
+        channels=settings.channels,
+        config=config,
     )
     staged = folders.shards / STAGED
     staged.mkdir()

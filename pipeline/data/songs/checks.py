@@ -11,6 +11,11 @@ import torch
 
 from lasaft.errors import AudioError, DataError
 from lasaft.output import is_harmless, shown
+from pipeline.cluster.fanout import Needs, run_tasks
+from pipeline.cluster.parcels import parcel
+from pipeline.cluster.progress import Progress
+from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
 from pipeline.data.songs.audio_files import (
     STEM_MP4_STREAMS,
     Header,
@@ -36,6 +41,28 @@ class Findings:
     samples: int = 0  # length by the headers (0: unknown)
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """What the tracks of a data set may be."""
+
+    root: Path  # the data set's folder; links that lead out of it are notes
+    sample_rate: int  # the only one, in Hz
+    channels: int  # the only number
+
+    def examine(self, track: Track, listen: bool) -> Findings:
+        """Check one track, as :func:`examine_tracks` does."""
+        if not track.is_wav:
+            require_ffmpeg()
+        found, inside = _headers(track, self.sample_rate, self.channels), self.root.resolve()
+        if not found.faults and any(
+            not file.resolve().is_relative_to(inside) for file in track.files
+        ):
+            found.notes.append("its files are links that lead out of the data set")
+        if not found.faults and listen:
+            _listen(track, found)
+        return found
+
+
 def examine_tracks(
     tracks: Sequence[Track],
     *,
@@ -43,6 +70,7 @@ def examine_tracks(
     sample_rate: int,
     channels: int,
     listen: Callable[[Track], bool] = lambda track: True,
+    config: RunConfig | None = None,
 ) -> list[Findings]:
     """Check all tracks: streams, lengths, rate, channels, finite samples, not silent throughout.
 
@@ -54,26 +82,28 @@ def examine_tracks(
         sample_rate: the only one allowed, in Hz.
         channels: the only number allowed.
         listen: whether the samples of a track are looked at too, not only the headers.
+        config: of a run whose songs may lie in an object store, and which is connected to Ray:
+            then a task reads each track, on a node.
 
     Raises:
         DataError: ffmpeg is needed and missing.
+        StageError: tracks cannot be fetched.
     """
-    if any(not track.is_wav for track in tracks):
-        require_ffmpeg()
-    inside = root.resolve()
-
-    def examine(track: Track) -> Findings:
-        found = _headers(track, sample_rate, channels)
-        if not found.faults and any(
-            not file.resolve().is_relative_to(inside) for file in track.files
-        ):
-            found.notes.append("its files are links that lead out of the data set")
-        if not found.faults and listen(track):
-            _listen(track, found)
-        return found
-
+    allowed = Allowed(root, sample_rate, channels)
+    calls = [(track, listen(track)) for track in tracks]
+    parcels = [config and parcel(RunFolder.of(config), reads=[track.path]) for track in tracks]
+    if config is not None and any(parcels):
+        with Progress("check", len(tracks), "songs") as progress:
+            return run_tasks(
+                allowed.examine,
+                calls,
+                names=[str(track) for track in tracks],
+                needs=Needs.of(config),
+                parcels=parcels,
+                on_done=lambda name, _: progress.advance(1, name),
+            )
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(examine, tracks))
+        return list(pool.map(allowed.examine, *zip(*calls, strict=True)))
 
 
 def fault_lines(tracks: Sequence[Track], found: Sequence[Findings]) -> list[str]:
@@ -94,7 +124,12 @@ def refuse_faults(tracks: Sequence[Track], found: Sequence[Findings]) -> None:
 
 
 def check_tracks(
-    tracks: Sequence[Track], *, root: Path, sample_rate: int, channels: int
+    tracks: Sequence[Track],
+    *,
+    root: Path,
+    sample_rate: int,
+    channels: int,
+    config: RunConfig | None = None,
 ) -> list[int]:
     """Return the samples of each track by its headers; no sample is looked at.
 
@@ -102,7 +137,12 @@ def check_tracks(
         DataError: lists every fault found.
     """
     found = examine_tracks(
-        tracks, root=root, sample_rate=sample_rate, channels=channels, listen=lambda track: False
+        tracks,
+        root=root,
+        sample_rate=sample_rate,
+        channels=channels,
+        listen=lambda track: False,
+        config=config,
     )
     refuse_faults(tracks, found)
     return [findings.samples for findings in found]

@@ -56,8 +56,7 @@ def _read_all(folder: Path) -> None:
 
 def test_inverse_stft_gives_the_audio_back(config: RunConfig, folder: Path) -> None:
     shards = ShardSet(folder)
-    assert config.data.musdb_root is not None
-    tracks = list_tracks(config.data.musdb_root, sources=config.model.sources)
+    tracks = list_tracks(RunFolder.of(config).songs, sources=config.model.sources)
     for track, entry in zip(tracks, shards.manifest.tracks, strict=True):
         audio = read_track(track)
         window = torch.hann_window(512)
@@ -143,8 +142,7 @@ def test_a_long_track_is_several_shards(tmp_path: Path, config: RunConfig, folde
 
 
 def test_levels_are_those_of_the_audio(config: RunConfig, manifest: Manifest) -> None:
-    assert config.data.musdb_root is not None
-    track = list_tracks(config.data.musdb_root, sources=config.model.sources)[0]
+    track = list_tracks(RunFolder.of(config).songs, sources=config.model.sources)[0]
     drums = read_track(track).sources[1].double()
     level = manifest.tracks[0].levels["drums"]
     assert level.peak == drums.abs().max()
@@ -245,8 +243,7 @@ def test_the_manifest_survives_writing_and_reading(folder: Path, manifest: Manif
 
 
 def test_the_hash_does_not_know_the_place(tmp_path: Path, config: RunConfig, folder: Path) -> None:
-    assert config.data.musdb_root is not None
-    shutil.copytree(config.data.musdb_root, tmp_path / "elsewhere")
+    shutil.copytree(RunFolder.of(config).songs, tmp_path / "elsewhere")
     other = make_shards(small_config(tmp_path / "elsewhere", tmp_path / "run"))
     assert other.hash == read_manifest(folder).hash
 

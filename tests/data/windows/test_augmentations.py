@@ -67,8 +67,7 @@ def test_an_augmentation_is_the_stft_of_the_same_operation_on_waves(
     config = config.model_copy(update={"data": data})
     shards = ShardSet(RunFolder.of(config).root / "shards")
     manifest: Manifest = shards.manifest
-    assert config.data.musdb_root is not None
-    tracks = list_tracks(config.data.musdb_root, sources=config.model.sources)
+    tracks = list_tracks(RunFolder.of(config).songs, sources=config.model.sources)
     waves = [read_track(track).sources for track in tracks]
     plan = draw_plan(manifest, config, 0)
     n_fft, hop = config.model.n_fft, config.model.hop_length
