@@ -23,7 +23,7 @@ from pipeline.cluster.connection import connected
 from pipeline.config import ClusterConfig, RunConfig
 from tests.helpers import ROOT
 from tests.helpers.cloud import start_cloud, started
-from tests.helpers.hosts import hosts, why_not
+from tests.helpers.hosts import Hosts, hosts, why_not
 from tests.helpers.object_store import store_on
 from tests.helpers.processes import processor_seconds
 from tests.helpers.programs import path_without
@@ -243,6 +243,18 @@ def test_a_run_in_a_bucket_on_hosts_that_share_nothing_ends_alike(
             assert result["scores"] == finished[1]["scores"]
             assert result["output_dir"] == "s3://bucket/run"
             assert {name for name, what in result["steps"].items() if what != "skipped"} == steps
+        _evaluate_elsewhere(cloud, bucket, finished[1]["scores"])
+
+
+def _evaluate_elsewhere(cloud: Hosts, bucket: str, scores: dict[str, Any]) -> None:
+    """Score the run's model on its songs as somebody who has but their addresses."""
+    assert cloud.run(0, "rm", "-r", "/home/.cache").returncode == 0
+    places = {"musdb_root": "run/songs", "checkpoint": "run/checkpoint", "output_dir": "other"}
+    words = [f"--{name}={bucket.replace('/run?', f'/{at}?')}" for name, at in places.items()]
+    words += ["--log", "False", "--json", "--address", cloud.head]
+    done = cloud.run(0, sys.executable, "-m", "jobs.evaluate", *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["scores"] == scores
 
 
 def _wait_for_start(output: Path, stage: str, process: subprocess.Popen[Any]) -> None:
