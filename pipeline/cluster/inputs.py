@@ -13,7 +13,7 @@ from pathlib import Path
 from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.files import atomic_path, open_own
 from pipeline.cluster.locks import taken, wait_for
-from pipeline.cluster.store import FULL, Found, RemoteFolder
+from pipeline.cluster.store import FULL, Found, RemoteFolder, is_hidden
 from pipeline.config.folders import Input
 
 _THREADS = 16
@@ -110,7 +110,7 @@ class InputFolder:
         there = self._remote.listing(place)
         if not there and place and (found := (self._remote / place).found()) is not None:
             there = {place: found}
-        there = {name: found for name, found in there.items() if not _is_hidden(name)}
+        there = {name: found for name, found in there.items() if not is_hidden(name)}
         self._held.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root.mkdir(exist_ok=True)
         with open_own(self._held.parent / ".names", "a") as lock:
@@ -179,10 +179,6 @@ class InputFolder:
         with suppress(OSError):  # a store has no empty folders
             for folder in path.relative_to(self._root).parents[:-1]:
                 (self._root / folder).rmdir()
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or "/." in name
 
 
 def _files(place: Path) -> list[Path]:

@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cluster import locks
-from pipeline.cluster.store import Found, RemoteFolder
-from pipeline.config.folders import RunFolder
+from pipeline.cluster.store import Found, RemoteFolder, is_hidden
+from pipeline.config.folders import TRIALS, RunFolder
 
 _THREADS = 16
 # Folders of a run that the command itself does not read: tasks fetch what they need of them.
-LARGE = ("shards", "songs", "previous")
+LARGE = ("shards", "songs", "previous", TRIALS)
 # What processes that train make of a run: they take it to the store themselves.
 TRAINED = ("training", "checkpoint", "checkpoints")
 STATES = ("training/ray",)  # in the first of those: what Ray Train keeps and removes
@@ -47,7 +47,7 @@ class RunStore:
 
         Args:
             places: folders of the run; none: all of it.
-            but: folders that are left as they are.
+            but: files and folders that are left as they are.
 
         Raises:
             DataError: the store does not answer or refuses.
@@ -92,23 +92,39 @@ class RunStore:
         if self.remote is not None:
             self._put((name, None))
 
-    def remove(self, place: str) -> None:
-        """Remove a folder of the run here and in the store; it may be missing."""
-        shutil.rmtree(self.root / place, ignore_errors=True)
+    def fetch(self, *places: str, but: Iterable[str] = ()) -> None:
+        """Bring what is new below ``places`` here while others write there, maybe from here too.
+
+        Nothing is removed, and what was changed here since it came from the store stays.
+        """
         if self.remote is not None:
-            self._each(self._delete, self.remote.listing(place))
+            there, here = self._both(places, tuple(but))
+            mine = {name for name, found in here.items() if found.seconds is None}
+            new = {name: found for name, found in there.items() if name not in mine}
+            self._pull(new, {name: here[name] for name in here.keys() & new.keys()})
+
+    def remove(self, place: str) -> None:
+        """Remove a folder or a file of the run here and in the store; it may be missing."""
+        path = self.root / place
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        if (remote := self.remote) is not None:
+            names = list(remote.listing(place))
+            if not names and (remote / place).found() is not None:
+                names = [place]
+            self._each(self._delete, names)
 
     def _both(
         self, places: tuple[str, ...], but: tuple[str, ...]
     ) -> tuple[dict[str, Found], dict[str, Found]]:
         """Return what lies in the store and here."""
         assert self.remote is not None
-        out = tuple(f"{name}/" for name in but)
         there: dict[str, Found] = {}
         for place in places or ("",):
             there |= self.remote.listing(place)
         here = dict(_files(self.root, places or ("",)))
-        return _visible(there, out), _visible(here, out)
+        return _visible(there, but), _visible(here, but)
 
     def _get(self, item: tuple[str, Found]) -> None:
         assert self.remote is not None
@@ -145,11 +161,12 @@ def _files(root: Path, places: Iterable[str]) -> Iterator[tuple[str, Found]]:
 
 
 def _visible(found: dict[str, Found], out: tuple[str, ...]) -> dict[str, Found]:
-    """Return what is not hidden and not in one of the folders that are left out."""
+    """Return what is not hidden, and neither left out nor in a folder that is."""
+    folders = tuple(f"{name}/" for name in out)
     return {
         name: file
         for name, file in found.items()
-        if not name.startswith((".", *out)) and "/." not in name
+        if not is_hidden(name) and name not in out and not name.startswith(folders)
     }
 
 

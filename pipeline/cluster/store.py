@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from lasaft.errors import ConfigError, DataError
 from lasaft.files import atomic_path
 from pipeline.cluster.progress import say
+from pipeline.config.fingerprints import names_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,6 +141,23 @@ class RemoteFolder:
             for info in found
             if info.is_file
         }
+
+    def names_hash(self, below: str = "", but: str = "/") -> str | None:
+        """Return the hash of names and sizes that a plain copy of the folder would have.
+
+        Args:
+            but: what the names of objects end in that do not count.
+        """
+        start = len(below) + 1 if below else 0
+        found = {name[start:]: one.size for name, one in self.listing(below).items()}
+        return names_hash(
+            {n: s for n, s in found.items() if not is_hidden(n) and not n.endswith(but)}
+        )
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether an object's name, or that of a folder around it, begins with a dot."""
+    return name.startswith(".") or "/." in name
 
 
 class RemoteFile:

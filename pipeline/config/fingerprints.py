@@ -26,27 +26,34 @@ def content_hash(*paths: Path) -> str | None:
     return _tree_hash(paths, file_sha256)
 
 
-def listing_hash(*paths: Path, times: bool = False) -> str | None:
+def names_hash(sizes: Mapping[str, int]) -> str | None:
+    """Return what :func:`listing_hash` does for a folder of such files; None if there are none."""
+    return digest([{name: [size] for name, size in sizes.items()}]) if sizes else None
+
+
+def listing_hash(*paths: Path, times: bool = False, but: str = "/") -> str | None:
     """Return the hash of the names and sizes of all files in ``paths``, or None if one is missing.
 
     Args:
         times: the times of the last change count too; for files that are not ours.
+        but: what the names of files end in that do not count.
     """
 
     def look(file: Path) -> list[int]:
         status = file.stat()
         return [status.st_size, status.st_mtime_ns] if times else [status.st_size]
 
-    return _tree_hash(paths, look)
+    return _tree_hash(paths, look, but)
 
 
-def _tree_hash(paths: Iterable[Path], look: Any) -> str | None:
+def _tree_hash(paths: Iterable[Path], look: Any, but: str = "/") -> str | None:
     entries: list[Mapping[str, Any]] = []
     for path in paths:
         if not path.exists():
             return None
         base = path if path.is_dir() else path.parent
-        entries.append({str(file.relative_to(base)): look(file) for file in _files(path)})
+        files = (file for file in _files(path) if not file.name.endswith(but))
+        entries.append({str(file.relative_to(base)): look(file) for file in files})
     return digest(entries)
 
 

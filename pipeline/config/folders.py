@@ -13,6 +13,8 @@ from pipeline.config.run import RunConfig
 
 # By the path of a copy on this machine, the address of what it is a copy of.
 _copies: dict[str, str] = {}
+# Below a run: the folders of a search's trials, each a run of its own.
+TRIALS = "search/trials"
 # Folders that a run only reads; the small ones are copied whole.
 _INPUTS = {"musdb_root": False, "checkpoint": True, "estimates_dir": False, "scores_dir": True}
 
@@ -34,6 +36,14 @@ def as_given(text: str) -> str:
     for path, address in _copies.items():
         text = text.replace(path, address)
     return text
+
+
+def _run_copy(address: str) -> Path:
+    """Return where the copy of a run lies; that of a search's trial lies in that of the search."""
+    plain, mark, options = address.partition("?")
+    run, _, trial = plain.partition(f"/{TRIALS}/")
+    copy = _copy_of(f"{run}{mark}{options}", cache_home() / "runs")
+    return copy / TRIALS / trial if trial else copy
 
 
 def _copy_of(address: str, folder: Path, name: str = "") -> Path:
@@ -90,8 +100,7 @@ class RunFolder:
         """Return the absolute paths for ``config``."""
         run, place = config.output_dir, config.data.shards_dir
         address = run if isinstance(run, str) else None
-        root = run if isinstance(run, Path) else _copy_of(run, cache_home() / "runs")
-        root = root.absolute()
+        root = (run if isinstance(run, Path) else _run_copy(run)).absolute()
         if place is None and address is not None:
             place = below(address, "shards")
         shards = (place if isinstance(place, Path) else root / "shards").absolute()

@@ -30,9 +30,6 @@ def search_problems(run: RunConfig) -> Iterator[Problem]:
     except ConfigError as error:
         yield from error.problems
         return
-    if isinstance(run.output_dir, str):
-        allowed = "for a search, a folder that all nodes share"
-        yield Problem("output_dir", run.output_dir.partition("?")[0], allowed, others=("space",))
     base = trial_base(run)
     epochs = base.train.max_epochs
     if search.scheduler != "none" and search.grace_epochs >= epochs:

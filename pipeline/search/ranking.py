@@ -16,7 +16,7 @@ import yaml
 from lasaft.errors import StageError
 from lasaft.files import atomic_write_bytes, atomic_write_json, read_json
 from pipeline.config import RunConfig
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import RunFolder, below
 from pipeline.config.roles import names
 from pipeline.config.search import OBJECTIVES
 from pipeline.search.candidates import Checker
@@ -72,9 +72,9 @@ class SearchResult:
 
 def training_command(config: RunConfig, result: SearchResult) -> str:
     """Return the command that trains the winner, on the search's shards, beside the search."""
-    shards = config.data.shards_dir or RunFolder.of(config).shards
-    words = ["--preset", result.preset, "--shards_dir", shards]
-    words += ["--output_dir", RunFolder.of(config).root / "best"]
+    run = RunFolder.of(config)
+    words = ["--preset", result.preset, "--shards_dir", run.shards_address or run.shards]
+    words += ["--output_dir", below(run.address, "best") if run.address else run.root / "best"]
     return shlex.join(["python", "-m", "jobs.train", *map(str, words)])
 
 

@@ -16,9 +16,10 @@ from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import resources_of_nodes
 from pipeline.cluster.nodes import wait_for_room
 from pipeline.cluster.one_writer import alone_in_run
+from pipeline.cluster.run_store import LARGE
 from pipeline.cluster.shared_storage import ready_cluster, seen_folders
 from pipeline.config import RunConfig, to_json
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import TRIALS, RunFolder
 from pipeline.config.search import OBJECTIVES
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
@@ -80,8 +81,14 @@ def search(config: RunConfig, begin: Callable[[], None] = lambda: None) -> Searc
             f"shards_dir: {place} has no validation tracks, by which trials are compared"
         )
     with alone_in_run(config):
+        book = TrialBook(folder.search, Checker(trial_base(config), space))
+        if not book.names():
+            book.store.remove(TRIALS)  # of a search that was put aside
         claim(config, space, manifest.hash)
-        run = _Run(config, TrialBook(folder.search, Checker(trial_base(config), space)))
+        book.store.push("search", but=LARGE)
+        for name in book.names():
+            book.fetch(name)
+        run = _Run(config, book)
         begin()
         if run.has_work():
             with ready_cluster(config):
@@ -228,6 +235,7 @@ class _Run:
                 tuner.fit()
             finally:
                 budget.save()
+                self.book.store.push_files(["search/clock.json"])
         shutil.rmtree(storage, ignore_errors=True)
         self._note_budget(budget)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lasaft.errors import LasaftError, StageError
 from lasaft.files import atomic_write_json
+from pipeline.cluster.run_store import RunStore
 from pipeline.cluster.shared_storage import UnsharedError, require_seen
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
@@ -41,13 +42,15 @@ def run_trial(payload: dict[str, Any]) -> None:
         tune.report({"unshared": str(error)})  # an error would be a reason to try again
         return
     config = from_json(payload["config"], "trial")
-    folder = RunFolder.of(config).root
+    folder, store = RunFolder.of(config).root, RunStore(RunFolder.of(config))
+    store.pull(but=["tracking"])  # which is the command's
     if (folder / "failed.json").exists():
         return
     try:
         _train(config, payload)
         if payload["timed"] and not (folder / "speed.json").exists():
             atomic_write_json(folder / "speed.json", {"seconds_per_song": _seconds(config)})
+            store.push_files(["speed.json"])
         _report(config, payload["watched"])
     except (LasaftError, RuntimeError, MemoryError) as error:
         # torch's own errors, such as too little memory on the GPU, are RuntimeErrors.

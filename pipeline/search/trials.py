@@ -6,14 +6,16 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from lasaft.errors import LasaftError
 from lasaft.files import atomic_write_json, read_json
+from pipeline.cluster.run_store import STATES, TRAINED, RunStore
 from pipeline.config import RunConfig, SearchConfig
 from pipeline.config.fingerprints import digest
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import TRIALS, RunFolder, below
 from pipeline.config.roles import STANDS_FOR, identity, values
 from pipeline.search.candidates import Candidate, Checker, searcher_of, trial_base
 from pipeline.search.space import Settings, Space
@@ -141,6 +143,16 @@ class TrialBook:
     root: Path
     checker: Checker  # turns settings back into configurations
 
+    @cached_property
+    def store(self) -> RunStore:
+        """Where the search is kept."""
+        return RunStore(RunFolder.of(self.checker.base))
+
+    def fetch(self, name: str) -> None:
+        """Bring what a trial has made so far, but for its states and models."""
+        trial = RunFolder.of(self.read(name).config)
+        RunStore(trial).fetch(but=(*STATES, _state_of(trial), *TRAINED[1:]))
+
     def plan(self, candidate: Candidate, number: int, repeat: int = 0) -> Trial:
         """Write down what a new trial is, and return it."""
         assert candidate.parameters is not None, "an uncounted candidate"
@@ -148,6 +160,7 @@ class TrialBook:
         plan = {"number": number, "repeat": repeat, "settings": candidate.settings}
         plan["parameters"] = candidate.parameters
         atomic_write_json(self.root / "plan" / f"{name}.json", plan)
+        self.store.push_files([f"search/plan/{name}.json"])  # before anything of the trial is there
         return self.read(name)
 
     def names(self) -> list[str]:
@@ -163,8 +176,8 @@ class TrialBook:
         """Return one trial as it is now."""
         plan = read_json(self.root / "plan" / f"{name}.json", _PLAN, _ANEW)
         settings = settings_of(plan)
-        folder = self.root / "trials" / name
-        config = _trial_config(self.checker, settings, folder, plan["repeat"])
+        config = _trial_config(self.checker, settings, name, plan["repeat"])
+        folder = RunFolder.of(config).root
         status, reason, epochs = _ending(folder)
         curve = read_curve(RunFolder.of(config).metrics)[:epochs]
         if status == "waiting" and curve:
@@ -184,15 +197,18 @@ def settings_of(record: dict[str, Any]) -> Settings:
     }
 
 
-def _trial_config(checker: Checker, settings: Settings, folder: Path, repeat: int) -> RunConfig:
+def _trial_config(checker: Checker, settings: Settings, name: str, repeat: int) -> RunConfig:
     """Return the whole configuration of a trial, which keeps only the best model when it ends."""
     base = checker.settle(settings, sizes=False).config
     kept = {"save_top_k": 1, "save_weights_only": True, "sample_every_epochs": 0}
     seed = (base.train.seed + repeat) % 2**32
     train = base.train.model_copy(update={"seed": seed, **kept})
-    shards = checker.base.data.shards_dir or RunFolder.of(checker.base).shards
-    data = base.data.model_copy(update={"shards_dir": shards})
-    return base.model_copy(update={"output_dir": folder, "train": train, "data": data})
+    run = RunFolder.of(checker.base)
+    data = base.data.model_copy(update={"shards_dir": run.shards_address or run.shards})
+    place = run.root / TRIALS / name
+    if run.address is not None:
+        place = below(run.address, f"{TRIALS}/{name}")
+    return base.model_copy(update={"output_dir": place, "train": train, "data": data})
 
 
 def _ending(folder: Path) -> tuple[Status, str, int | None]:
@@ -217,8 +233,16 @@ def mark(
 
     ``epochs``: how many count, where training may have gone on until it heard of the end.
     """
+    store = RunStore(folder)
     atomic_write_json(folder.root / f"{ending}.json", {"reason": reason, "epochs": epochs})
+    store.push_files([f"{ending}.json"])
     drop_states(folder)
+    for place in (*STATES, _state_of(folder)):
+        store.remove(place)
+
+
+def _state_of(folder: RunFolder) -> str:
+    return folder.state.relative_to(folder.root).as_posix()
 
 
 def reason_of(error: BaseException) -> str:

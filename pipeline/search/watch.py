@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
 
 from ray.tune.progress_reporter import TrialProgressCallback
 
-from lasaft.errors import StageError
+from lasaft.errors import DataError, StageError
 from pipeline.cluster.connection import resources_of_nodes
 from pipeline.cluster.progress import Progress
+from pipeline.cluster.run_store import RunStore
 from pipeline.cluster.shared_storage import UnsharedError
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -99,6 +101,8 @@ class Watch(TrialProgressCallback):
         if "score" not in result:
             return
         name = trial.config["name"]
+        with suppress(DataError):  # what it has made comes with the next one
+            self.book.fetch(name)
         self.budget.count(name, result["epoch"], result["seconds"])
         self._scores[name] = score = result["score"]
         self._epochs[name] = result["epoch"]
@@ -113,6 +117,7 @@ class Watch(TrialProgressCallback):
         """Write down that a trial was ended early, unless its files say that it is done."""
         name = trial.config["name"]
         self.budget.end(name)
+        self.book.fetch(name)
         found, epochs = self.book.read(name), self._epochs.get(name)
         if found.status == "running" and not (self.budget.used_up or self.budget.holds(name)):
             watched = self.config.search.objectives[0]
@@ -126,6 +131,7 @@ class Watch(TrialProgressCallback):
         """Write down that a trial has failed: its process has ended too often."""
         name, error = trial.config["name"], trial.get_error()
         self.budget.end(name)
+        self.book.fetch(name)
         found, cause = self.book.read(name), getattr(error, "cause", None) or error
         if found.status in ("waiting", "running"):
             known = isinstance(cause, BaseException)
@@ -157,8 +163,11 @@ class Watch(TrialProgressCallback):
         tracker.log_metrics({name: value for name, value in figures.items() if value is not None})
         tracker.set_tags({"search.status": trial.status, "search.reason": trial.reason})
         failed = StageError(trial.reason) if trial.status == "failed" else None
-        thread = threading.Thread(
-            target=tracker.__exit__, args=(type(failed) if failed else None, failed, None)
-        )
+
+        def end() -> None:
+            tracker.__exit__(type(failed) if failed else None, failed, None)
+            RunStore(RunFolder.of(trial.config)).push("tracking")
+
+        thread = threading.Thread(target=end)
         thread.start()
         self._closing.append(thread)

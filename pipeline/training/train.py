@@ -81,7 +81,7 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
                 line(report)
                 if report["phase"] == "epoch":
                     with suppress(DataError):  # the journal, for MLflow, comes with the next one
-                        store.pull("training", but=STATES)
+                        store.fetch("training", but=STATES)
 
             fit(config, folder, heard)
         result = finished(folder, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
@@ -21,13 +22,15 @@ from pipeline.config.fingerprints import content_hash, digest, listing_hash
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import RESUME, STANDS_FOR, identity, values
 from pipeline.data import shards, synthetic
-from pipeline.data.shards.manifest import ShardSettings
+from pipeline.data.shards.manifest import MANIFEST_NAME, ShardSettings
+from pipeline.data.shards.objects import MARK_SUFFIX
 from pipeline.data.shards.store import shard_place
 from pipeline.data.songs.folders import find_places
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
 from pipeline.data.synthetic.writer import song_list
 from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.workflow.stages import make_report, score_songs, search_settings, train_network
+from pipeline.workflow.stamps import StepPlace, read_stamp
 from pipeline.workflow.steps import Step, StepResult, StepRunner
 
 
@@ -77,7 +80,7 @@ class Workflow:
             inputs=lambda: {"options": asdict(song_set(self.config))},
             version=synthetic.VERSION,
             outputs=(folder.songs,),
-            fingerprint=lambda: listing_hash(folder.songs),
+            fingerprint=lambda: self._songs_hash(folder),
             run=lambda: self._connected(_songs),
         )
 
@@ -94,7 +97,7 @@ class Workflow:
             },
             version=shards.VERSION,
             outputs=self._own(folder, folder.shards),
-            fingerprint=lambda: _shards_hash(folder),
+            fingerprint=lambda: shards_hash(folder),
             run=lambda: self._connected(_preprocess),
         )
 
@@ -115,7 +118,7 @@ class Workflow:
                 # As earlier versions wrote it; what the space holds counts where both sides know.
                 "options": search_identity(self.config, space)
                 | {"search.space": digest(repr(space))},
-                "shards": _shards_hash(folder),
+                "shards": _shards_input(folder, "search"),
             },
             version=search.VERSION,
             outputs=(folder.search,),
@@ -136,7 +139,10 @@ class Workflow:
     def _train(self, folder: RunFolder) -> Step:
         return Step(
             "train",
-            inputs=lambda: {"options": identity(self._trained()), "shards": _shards_hash(folder)},
+            inputs=lambda: {
+                "options": identity(self._trained()),
+                "shards": _shards_input(folder, "train"),
+            },
             version=training.VERSION,
             outputs=(folder.checkpoint, folder.checkpoints, folder.training),
             fingerprint=lambda: content_hash(folder.checkpoint, folder.metrics),
@@ -193,7 +199,8 @@ class Workflow:
 
     def _songs_hash(self, folder: RunFolder) -> str | None:
         if wants_songs(self.config):
-            return listing_hash(folder.songs)
+            remote = RunStore(folder).remote
+            return listing_hash(folder.songs) if remote is None else remote.names_hash("songs")
         return listing_hash(folder.songs, times=True)
 
     def _connected(self, stage: Callable[[RunConfig], str]) -> str:
@@ -253,11 +260,35 @@ def _evaluated_hash(folder: RunFolder) -> str | None:
     return None if scores is None else f"{scores}-{listing_hash(folder.estimates)}"
 
 
-def _shards_hash(folder: RunFolder) -> str | None:
-    """Return the hash of the manifest and, in a folder, of the shards' names and sizes."""
+def shards_hash(folder: RunFolder) -> str | None:
+    """Return the hash of the manifest and of the shards' names and sizes, wherever they lie."""
     place = shard_place(folder)
     if isinstance(place, RemoteFolder):
-        file = place / "manifest.json"
-        return None if file.size() is None else digest(file.read_bytes().decode())
-    manifest = content_hash(folder.shards / "manifest.json")
-    return None if manifest is None else f"{manifest}-{listing_hash(folder.shards)}"
+        data = _manifest_in(place)
+        if data is None:
+            return None
+        manifest = digest([{MANIFEST_NAME: hashlib.sha256(data).hexdigest()}])
+        return f"{manifest}-{place.names_hash(but=MARK_SUFFIX)}"
+    manifest = content_hash(folder.shards / MANIFEST_NAME)
+    listed = listing_hash(folder.shards, but=MARK_SUFFIX)
+    return None if manifest is None else f"{manifest}-{listed}"
+
+
+def _manifest_in(place: RemoteFolder) -> bytes | None:
+    try:
+        return (place / MANIFEST_NAME).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _shards_input(folder: RunFolder, step: str) -> str | None:
+    """Return the shards' hash for a step that reads them.
+
+    Stamps of versions before 0.3 have that of the manifest alone where shards lie at an address.
+    """
+    place, stamp = shard_place(folder), read_stamp(StepPlace(folder.root, step, ()).file)
+    if stamp is not None and isinstance(place, RemoteFolder):
+        former = digest((_manifest_in(place) or b"").decode())
+        if stamp["inputs"].get("shards") == former:
+            return former
+    return shards_hash(folder)

@@ -13,15 +13,23 @@ import pytest
 
 from jobs.cli import parse
 from lasaft.errors import ConfigError, DataError, StageError
+from lasaft.files import atomic_write_bytes
 from pipeline.cluster import one_writer, store
 from pipeline.cluster.one_writer import Lease, alone_in_run
 from pipeline.cluster.parcels import parcel
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import RunFolder, below
 from pipeline.training.loop.right_to_write import right_to_write
-from tests.helpers.object_store import address, object_names, object_store, put_object
+from pipeline.workflow.run import shards_hash
+from tests.helpers.object_store import (
+    address,
+    object_names,
+    object_store,
+    put_folder,
+    put_object,
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +134,55 @@ def test_nothing_is_fetched_or_put_twice(
     for each in (a, b):
         each.pull()
         each.push()
+
+
+def test_what_others_write_is_fetched_but_not_over_what_is_written_here(
+    machines: Machines,
+) -> None:
+    there = machines.on("other")
+    for name in ("journal", "result", "state"):
+        atomic_write_bytes(there.root / "training" / name, b"1")
+    there.push()
+    here = machines.on("here")
+    here.fetch("training", but=["training/state"])
+    assert not (here.root / "training" / "state").exists()
+    with (here.root / "training" / "journal").open("ab") as file:
+        file.write(b"more")
+    (there.root / "training" / "journal").write_bytes(b"other")
+    (there.root / "training" / "result").write_bytes(b"22")
+    there.push()
+    here.fetch("training")
+    found = {path.name: path.read_bytes() for path in (here.root / "training").iterdir()}
+    assert found == {"journal": b"1more", "result": b"22", "state": b"1"}
+    here.remove("training/state")
+    assert "training/state" not in object_names(str(machines.config.output_dir))
+
+
+def test_a_trial_of_a_search_lies_in_the_copy_of_its_run(machines: Machines) -> None:
+    root = machines.on("here").root
+    trial = machines.config.model_copy(
+        update={"output_dir": below(str(machines.config.output_dir), "search/trials/0007-seed1")}
+    )
+    assert RunFolder.of(trial).root == root / "search" / "trials" / "0007-seed1"
+
+
+def test_a_folder_and_its_plain_copy_in_a_bucket_have_the_same_hashes(
+    place: str, tmp_path: Path
+) -> None:
+    config = RunConfig(output_dir=tmp_path / "run")
+    folder = RunFolder.of(config)
+    for name in ("manifest.json", "train/a.000.arrow", "train/a.000.json", ".lock"):
+        atomic_write_bytes(folder.shards / name, name.encode())
+    put_folder(folder.root, place)
+    put_object(place, "shards/train/a.000.arrow.sha256", b"a mark")
+    copied = RunFolder.of(RunConfig(output_dir=place))
+    assert shards_hash(copied) == shards_hash(folder) is not None
+    assert RemoteFolder(place).names_hash("shards/train") is not None
+    assert RemoteFolder(place).names_hash("nothing") is None
+    (folder.shards / "train" / "a.000.arrow.sha256").write_bytes(b"a mark")
+    assert shards_hash(copied) == shards_hash(folder)
+    (folder.shards / "train" / "b.000.arrow").write_bytes(b"b")
+    assert shards_hash(copied) != shards_hash(folder)
 
 
 def test_stamps_come_last(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,12 +319,6 @@ def test_a_bucket_that_is_not_there_is_named(port: int) -> None:
         alone_in_run(config),
     ):
         raise AssertionError
-
-
-def test_a_search_wants_a_folder(place: str) -> None:
-    words = ["--output_dir", place, "--space", "small", "--shards_dir", place]
-    with pytest.raises(ConfigError, match=r"output_dir: got s3://.*a folder that all nodes share"):
-        parse(words, "tune")
 
 
 def test_an_unknown_scheme_is_named() -> None:

@@ -23,6 +23,7 @@ from lasaft.checkpoint import WEIGHTS
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError, StageError
 from pipeline.cluster.connection import connected
+from pipeline.cluster.run_store import RunStore
 from pipeline.config import (
     ClusterConfig,
     DataConfig,
@@ -33,10 +34,14 @@ from pipeline.config import (
     to_json,
 )
 from pipeline.config.folders import RunFolder
+from pipeline.search.candidates import Checker, trial_base
 from pipeline.search.ranking import SearchResult
 from pipeline.search.search import search
+from pipeline.search.space_reader import read_space
+from pipeline.search.trials import TrialBook
 from pipeline.workflow.stages import search_settings
 from tests.helpers import ROOT
+from tests.helpers.object_store import address, object_names, object_store
 from tests.helpers.processes import in_processes
 from tests.helpers.shards import make_shards
 from tests.helpers.small_training import session
@@ -161,6 +166,44 @@ def test_a_search_that_is_interrupted_and_killed_ends_as_its_trials_do_alone(
     start = time.monotonic()
     assert _table(search(disturbed)) == _table(found)
     assert time.monotonic() - start < 2
+
+
+def test_a_search_in_a_bucket_goes_on_on_another_machine(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each machine has nothing but the store; the first one is killed in the second trial."""
+    with object_store() as port:
+        place = address("run", port)
+        config = _config(root, "x", space=str(root / "rates.yaml"), seeds=1, top_settings=1)
+        config = config.model_copy(update={"output_dir": place})
+        file = tmp_path / "config.json"
+        file.write_text(to_json(config))
+        state = "search/trials/0001/training/state.safetensors"
+        for machine in ("first", "second"):
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+            with subprocess.Popen(
+                [sys.executable, "-c", DRIVER, str(file)], start_new_session=True, cwd=ROOT
+            ) as driver:
+                if machine == "first":
+                    _when(
+                        lambda: state in object_names(place),
+                        lambda pid=driver.pid: os.killpg(pid, signal.SIGKILL),
+                    ).join()
+                assert driver.wait(120) == (-signal.SIGKILL if machine == "first" else 0)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third"))
+        folder = RunFolder.of(config)
+        RunStore(folder).pull()
+        rows = json.loads((folder.search / "results.json").read_bytes())
+        assert [row["status"] for row in (*rows["trials"], *rows["repeats"])] == ["done"] * 3
+        for number, row in enumerate(sorted(rows["trials"], key=lambda row: row["trial"])):
+            space = read_space(str(root / "rates.yaml"))
+            book = TrialBook(folder.search, Checker(trial_base(config), space))
+            ours = book.read(row["trial"]).config
+            alone = ours.model_copy(update={"output_dir": tmp_path / str(number)})
+            in_processes(1, tmp_path, session, alone)
+            assert training_history(ours) == training_history(alone)
+            weights = [RunFolder.of(one).checkpoint / WEIGHTS for one in (ours, alone)]
+            assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_a_failing_trial_and_a_killed_process_disturb_no_other_trial(

@@ -92,7 +92,7 @@ def examine_tracks(
     allowed = Allowed(root, sample_rate, channels)
     calls = [(track, listen(track)) for track in tracks]
     parcels = [config and parcel(RunFolder.of(config), reads=[track.path]) for track in tracks]
-    if config is not None and any(parcels):
+    if config is not None and any(sent is not None and sent.inputs for sent in parcels):
         with Progress("check", len(tracks), "songs") as progress:
             return run_tasks(
                 allowed.examine,

@@ -63,12 +63,15 @@ class Outlet:
             self._writer.submit(lambda: self._write(write))
 
     def _write(self, write: Write) -> None:
-        write(self.folder.state)
-        drop_states(self.folder, but=self.folder.state)
+        state = self.folder.state
+        write(state)
+        self.store.push_files([state.relative_to(self.folder.root).as_posix()])
+        drop_states(self.folder, but=state)
 
     def drop_states(self) -> None:
         """Remove the states of a training that has ended; the first process calls it."""
         drop_states(self.folder)
+        self.store.push("training")
 
     @property
     def busy(self) -> bool:
