@@ -56,12 +56,17 @@ class OwnCluster:
 
 
 @contextmanager
-def own_cluster() -> Iterator[OwnCluster]:
-    """Have a cluster inside the ``with``; none of its processes is left after it."""
+def own_cluster(*words: str, **settings: str) -> Iterator[OwnCluster]:
+    """Have a cluster inside the ``with``; none of its processes is left after it.
+
+    Args:
+        words: more for ``ray start``.
+        settings: more for its environment.
+    """
     with tempfile.TemporaryDirectory(prefix="oc", dir="/tmp", ignore_cleanup_errors=True) as name:
-        settings = {"RAY_TMPDIR": name, "RAY_AUTH_MODE": "token"}
+        settings |= {"RAY_TMPDIR": name, "RAY_AUTH_MODE": "token"}
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
-        words = [*_RAY, *_SMALL, "--include-log-monitor=false", "--disable-usage-stats"]
+        words = (*_RAY, *_SMALL, "--include-log-monitor=false", "--disable-usage-stats", *words)
         log = Path(name) / "log.txt"
         with log.open("w") as out:
             started = subprocess.Popen(words, env=NEW_SHELL | settings, stdout=out, stderr=out)
