@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Starts MLflow's server with a login, from what is in the environment (compose.yaml, env.example).
+# Starts MLflow's server with a login, from what is in the environment (compose.yaml,
+# kubernetes.yaml).
 set -euo pipefail
 : "${POSTGRES_PASSWORD:?}" "${ARTIFACTS:?}" "${MLFLOW_ALLOWED_HOSTS:?}"
 : "${MLFLOW_AUTH_ADMIN_PASSWORD:?}" "${MLFLOW_FLASK_SERVER_SECRET_KEY:?}"
 umask 077
+# MLflow would take an empty address for the store's, and find no store there; without one it is AWS.
+[[ -n ${MLFLOW_S3_ENDPOINT_URL:-} ]] || unset MLFLOW_S3_ENDPOINT_URL
 
 host=${POSTGRES_HOST:-database}
 password=$(python3 -c 'import os, urllib.parse; print(urllib.parse.quote(os.environ["POSTGRES_PASSWORD"], safe=""))')

@@ -22,6 +22,7 @@ from pydantic.alias_generators import to_camel
 from tests.helpers import ROOT
 from tests.helpers.crd import faults
 from tests.helpers.hosts import NO_METRICS
+from tests.helpers.pod_security import forbidden
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted(DEPLOY.rglob("Dockerfile"))
@@ -55,6 +56,7 @@ class _HeadGroup(_Closed):
 
 class _Autoscaler(_Closed):
     idle_timeout_seconds: int
+    security_context: dict[str, Any]
     upscaling_mode: Literal["Default", "Aggressive", "Conservative"]
     env: list[dict[str, str]] = []
 
@@ -79,6 +81,7 @@ class _JobSpec(_Closed):
     ttl_seconds_after_finished: int
     backoff_limit: int
     runtime_env: str = Field(alias="runtimeEnvYAML")
+    submitter_pod_template: dict[str, Any]
     ray_cluster_spec: _Cluster
 
 
@@ -91,20 +94,64 @@ class _RayJob(_Closed):
     spec: _JobSpec
 
 
+MLFLOW = "mlflow/kubernetes.yaml"
+MANIFESTS = [("rayjob.yaml", variant) for variant in ("", "volume", "kueue", "metrics")]
+MANIFESTS += [(MLFLOW, "")]
+
+
+def _resources(name: str, variant: str = "") -> list[dict[str, Any]]:
+    """Return what a file under deploy/ makes, in one of the variants of its comments."""
+    text = (DEPLOY / name).read_text()
+    if variant:
+        (script,) = re.findall(r"^#   sed -E '(.+?)'", text, re.MULTILINE)
+        script = script.replace("kueue", variant)
+        command = ["sed", "-E", script, DEPLOY / name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return list(yaml.safe_load_all(text))
+
+
+def _kind(name: str, kind: str, variant: str = "") -> dict[str, Any]:
+    (found,) = [one for one in _resources(name, variant) if one["kind"] == kind]
+    return found
+
+
 @pytest.fixture(scope="module")
 def job() -> dict[str, Any]:
-    return yaml.safe_load((DEPLOY / "rayjob.yaml").read_text())
+    return _kind("rayjob.yaml", "RayJob")
 
 
 def _pods(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield every pod that KubeRay makes of a RayJob, as it makes them."""
     cluster = job["spec"]["rayClusterSpec"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        metadata = {"name": "pod", **group["template"].get("metadata", {})}
-        yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, **_spec(group)}
+    yield _pod(job["spec"]["submitterPodTemplate"])
+    for group in _groups(job):
+        pod = _pod(group["template"])
+        ray = pod["spec"]["containers"][0]
+        if group is cluster["headGroupSpec"]:
+            options = cluster["autoscalerOptions"]
+            scaler = {key: options[key] for key in ("env", "securityContext") if key in options}
+            own = {"name": "autoscaler", "image": ray["image"], **scaler}
+            pod["spec"]["containers"].append(own)
+        else:  # waits for the head, with what the container of Ray may do
+            own = {key: ray[key] for key in ("image", "securityContext") if key in ray}
+            pod["spec"]["initContainers"] = [{"name": "wait-gcs-ready", **own}]
+        yield pod
 
 
-def _spec(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group["template"].items() if key != "metadata"}
+def _groups(job: dict[str, Any]) -> list[dict[str, Any]]:
+    cluster = job["spec"]["rayClusterSpec"]
+    return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+
+
+def _nodes(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pods that are nodes of Ray."""
+    return list(_pods(job))[1:]
+
+
+def _pod(template: dict[str, Any]) -> dict[str, Any]:
+    spec = copy.deepcopy(template)
+    metadata = {"name": "pod", **spec.pop("metadata", {})}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, **spec}
 
 
 def _check_pods(job: dict[str, Any]) -> None:
@@ -114,9 +161,159 @@ def _check_pods(job: dict[str, Any]) -> None:
         kubernetes_validate.validate(pod, NEWEST_KUBERNETES, strict=True)
 
 
-def test_the_ray_job_has_known_fields_and_kubernetes_accepts_its_pods(job: dict[str, Any]) -> None:
-    _RayJob.model_validate(job)
-    _check_pods(job)
+@pytest.mark.parametrize(("name", "variant"), MANIFESTS)
+def test_kubernetes_accepts_every_manifest(name: str, variant: str) -> None:
+    import kubernetes_validate
+
+    for resource in _resources(name, variant):
+        if resource["kind"] == "RayJob":
+            _RayJob.model_validate(resource)
+            _check_pods(resource)
+        elif resource["kind"] != "PodMonitor":  # of Prometheus' operator
+            kubernetes_validate.validate(resource, NEWEST_KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize(("name", "variant"), MANIFESTS)
+def test_every_pod_keeps_the_standard_restricted(name: str, variant: str) -> None:
+    pods = []
+    for resource in _resources(name, variant):
+        if resource["kind"] == "RayJob":
+            pods += _pods(resource)
+        elif resource["kind"] in ("Deployment", "StatefulSet"):
+            pods.append(_pod(resource["spec"]["template"]))
+    assert pods
+    assert [forbidden(pod["spec"]) for pod in pods] == [[]] * len(pods)
+
+
+_SAFE = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+_PROFILE = {"seccompProfile": {"type": "RuntimeDefault"}}
+
+
+@pytest.mark.parametrize(
+    ("pod", "container", "wrong"),
+    [
+        ({"runAsNonRoot": True, **_PROFILE}, _SAFE, []),
+        ({}, {"runAsNonRoot": True, **_PROFILE, **_SAFE}, []),
+        (_PROFILE, _SAFE, ["a: runAsNonRoot"]),
+        ({"runAsNonRoot": True}, _SAFE, ["a: seccompProfile"]),
+        ({"runAsNonRoot": True, "runAsUser": 0, **_PROFILE}, _SAFE, ["pod: runAsUser"]),
+        (
+            {"runAsNonRoot": True, **_PROFILE},
+            {},
+            ["a: allowPrivilegeEscalation", "a: capabilities.drop"],
+        ),
+        (
+            {"runAsNonRoot": True, **_PROFILE},
+            {**_SAFE, "privileged": True, "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN"]}},
+            ["a: privileged", "a: capabilities.add"],
+        ),
+    ],
+)
+def test_what_the_standard_forbids_is_found(
+    pod: dict[str, Any], container: dict[str, Any], wrong: list[str]
+) -> None:
+    spec = {"securityContext": pod, "containers": [{"name": "a", "securityContext": container}]}
+    assert forbidden(spec) == wrong
+    assert forbidden({**spec, "hostNetwork": True}) == ["hostNetwork", *wrong]
+    assert forbidden({**spec, "volumes": [{"name": "v", "hostPath": {}}]}) == ["volumes.v", *wrong]
+
+
+def test_an_eviction_waits_for_the_head_and_policies_mean_pods_that_there_are(
+    job: dict[str, Any],
+) -> None:
+    labels = [pod["metadata"]["labels"] for pod in _pods(job)]
+    assert labels == [{"app": "lasaft"}] * len(labels)
+    budget = _kind("rayjob.yaml", "PodDisruptionBudget")["spec"]
+    # KubeRay labels each pod with its part; of pods with no scale, only a number may be demanded.
+    assert budget["selector"]["matchLabels"] == {"app": "lasaft", "ray.io/node-type": "head"}
+    assert budget["minAvailable"] == 1
+    policy = _kind("rayjob.yaml", "NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"] == {"app": "lasaft"}
+
+
+def test_a_queue_starts_all_nodes_or_none() -> None:
+    job = _kind("rayjob.yaml", "RayJob", "kueue")
+    assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "lasaft"}
+    assert job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False
+    for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
+
+
+def test_prometheus_finds_the_ports_that_are_open(job: dict[str, Any]) -> None:
+    assert not {"metrics", "as-metrics", "dash-metrics"} & set(_ports(job))
+    job = _kind("rayjob.yaml", "RayJob", "metrics")
+    monitor = _kind("rayjob.yaml", "PodMonitor", "metrics")["spec"]
+    assert {one["port"] for one in monitor["podMetricsEndpoints"]} <= _ports(job).keys()
+    for pod in _nodes(job):
+        shown = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
+        assert shown["RAY_enable_metrics_collection"] == "1"
+        assert int(shown["AUTOSCALER_METRIC_PORT"]) == _ports(job)["as-metrics"]
+        assert int(shown["DASHBOARD_METRIC_PORT"]) == _ports(job)["dash-metrics"]
+    policy = _kind("rayjob.yaml", "NetworkPolicy", "metrics")["spec"]["ingress"]
+    open_ports = {port["port"] for rule in policy for port in rule.get("ports", [])}
+    assert open_ports == {8265, 8080, 44217, 44227}
+
+
+def _ports(job: dict[str, Any]) -> dict[str, int]:
+    containers = [pod["spec"]["containers"][0] for pod in _nodes(job)]
+    ports = [port for container in containers for port in container.get("ports", [])]
+    return {port["name"]: port["containerPort"] for port in ports}
+
+
+def test_only_the_variant_with_a_volume_mounts_one(job: dict[str, Any]) -> None:
+    assert "/shared" not in str(job)
+    job = _kind("rayjob.yaml", "RayJob", "volume")
+    for pod in _nodes(job):
+        (claim,) = [one for one in pod["spec"]["volumes"] if "persistentVolumeClaim" in one]
+        mounts = pod["spec"]["containers"][0]["volumeMounts"]
+        assert [one["mountPath"] for one in mounts if one["name"] == claim["name"]] == ["/shared"]
+
+
+def test_images_have_the_tag_of_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for name in ("rayjob.yaml", MLFLOW, "Dockerfile", "mlflow/Dockerfile"):
+        tags = re.findall(r"registry\.example\.com/[\w-]+:([\w.-]+)", (DEPLOY / name).read_text())
+        assert tags
+        assert {tag.removesuffix("-cpu").removesuffix("-gpu") for tag in tags} == {version}
+
+
+def test_the_image_of_a_node_fits_what_it_has(job: dict[str, Any]) -> None:
+    for pod in _nodes(job):
+        container = pod["spec"]["containers"][0]
+        has_gpus = "nvidia.com/gpu" in container["resources"]["limits"]
+        assert container["image"].endswith("-gpu" if has_gpus else "-cpu")
+
+
+def test_the_run_finds_the_tracking_server_by_its_service(job: dict[str, Any]) -> None:
+    address = yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]["MLFLOW_TRACKING_URI"]
+    services = {
+        one["metadata"]["name"]: one for one in _resources(MLFLOW) if one["kind"] == "Service"
+    }
+    host, _, port = address.removeprefix("http://").partition(":")
+    assert int(port) in [one["port"] for one in services[host]["spec"]["ports"]]
+    container = _kind(MLFLOW, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    env = {one["name"]: one.get("value") for one in container["env"]}
+    assert f"{host}:{port}" in env["MLFLOW_ALLOWED_HOSTS"].split(",")
+    assert env["POSTGRES_HOST"] in services
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["path"] == "/health"
+    keys = {one["valueFrom"]["secretKeyRef"]["key"] for one in _secrets(job)}
+    made = re.findall(r"--from-literal=(\w+)=", (DEPLOY / MLFLOW).read_text())
+    assert keys < set(made)
+
+
+def _secrets(job: dict[str, Any]) -> list[dict[str, Any]]:
+    containers = [pod["spec"]["containers"][0] for pod in _nodes(job)]
+    return [one for each in containers for one in each["env"] if "valueFrom" in one]
+
+
+def test_start_sh_gets_what_it_needs() -> None:
+    needed = set(re.findall(r'"\$\{(\w+):\?\}"', (DEPLOY / "mlflow" / "start.sh").read_text()))
+    assert len(needed) >= 5
+    container = _kind(MLFLOW, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert needed <= {one["name"] for one in container["env"]}
+    compose = yaml.safe_load((DEPLOY / "mlflow" / "compose.yaml").read_text())
+    assert needed <= compose["services"]["mlflow"]["environment"].keys()
 
 
 def test_a_misspelt_field_of_the_ray_job_is_refused(job: dict[str, Any]) -> None:
@@ -126,10 +323,11 @@ def test_a_misspelt_field_of_the_ray_job_is_refused(job: dict[str, Any]) -> None
         _RayJob.model_validate(wrong)
 
 
-def test_kuberay_s_own_definition_accepts_the_ray_job(job: dict[str, Any]) -> None:
+@pytest.mark.parametrize("variant", ["", "volume", "kueue", "metrics"])
+def test_kuberay_s_own_definition_accepts_the_ray_job(variant: str) -> None:
     if KUBERAY is None:
         pytest.skip("LASAFT_KUBERAY_CRD names no ray.io_rayjobs.yaml of a release of KubeRay")
-    assert faults(Path(KUBERAY).read_text(), job) == []
+    assert faults(Path(KUBERAY).read_text(), _kind("rayjob.yaml", "RayJob", variant)) == []
 
 
 _DEFINITION = """
@@ -193,16 +391,13 @@ def test_the_job_runs_what_the_command_line_accepts(job: dict[str, Any], tmp_pat
 
     words = job["spec"]["entrypoint"].split()
     assert words[:3] == ["python", "-m", "jobs.run"]
-    options = [str(tmp_path) if word.startswith("/shared/musdb18") else word for word in words[3:]]
-    config = parse(options, "run").config
-    assert config.cluster.address == "auto"
-    mounts = [mount["mountPath"] for pod in _pods(job) for mount in _mounts(pod)]
-    assert str(config.output_dir).startswith("/shared/")
-    assert mounts.count("/shared") == 2
-
-
-def _mounts(pod: dict[str, Any]) -> list[dict[str, Any]]:
-    return pod["spec"]["containers"][0]["volumeMounts"]
+    assert [word for word in words if "://" in word] == [
+        "s3://my-bucket/musdb18hq",
+        "s3://my-bucket/runs/film",
+    ]
+    (tmp_path / "musdb18hq").mkdir()
+    here = [word.replace("s3://my-bucket", str(tmp_path)) for word in words[3:]]
+    assert parse(here, "run").config.cluster.address == "auto"
 
 
 def test_the_head_of_the_ray_job_trains_nothing(job: dict[str, Any]) -> None:
@@ -210,11 +405,9 @@ def test_the_head_of_the_ray_job_trains_nothing(job: dict[str, Any]) -> None:
     assert head["rayStartParams"]["num-cpus"] == "0"
 
 
-def test_pods_run_without_root_and_secrets_come_from_kubernetes(job: dict[str, Any]) -> None:
-    for pod in _pods(job):
-        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+def test_secrets_come_from_kubernetes(job: dict[str, Any]) -> None:
+    for pod in _nodes(job):
         container = pod["spec"]["containers"][0]
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
         secret = [one for one in container["env"] if re.search("USERNAME|PASSWORD", one["name"])]
         assert secret
         assert all("secretKeyRef" in one["valueFrom"] for one in secret)
@@ -224,7 +417,7 @@ def test_no_container_of_the_ray_job_shows_its_metrics(job: dict[str, Any]) -> N
     scaler = job["spec"]["rayClusterSpec"]["autoscalerOptions"]["env"]
     assert {one["name"]: one["value"] for one in scaler}.items() <= NO_METRICS.items()
     assert scaler
-    for pod in _pods(job):
+    for pod in _nodes(job):
         shown = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
         assert shown.items() >= NO_METRICS.items()
 
@@ -254,11 +447,18 @@ def test_the_linter_refuses_a_wrong_dockerfile() -> None:
     assert _hadolint(text.replace("WORKDIR /home", "WORKDIR home")).returncode == 1
 
 
-def test_an_image_gets_what_its_dockerfile_copies_and_no_more() -> None:
-    kept = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_an_image_gets_what_its_dockerfile_copies_and_no_more(path: Path) -> None:
+    kept = path.with_name("Dockerfile.dockerignore").read_text().splitlines()
     assert "*" in kept
-    folders = {line[1:].split("/")[0] for line in kept if line.startswith("!")}
-    assert all((ROOT / name).exists() for name in folders)
+    names = {line[1:].removesuffix("/**") for line in kept if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in names)
+    copied = re.findall(r"^COPY (?:--\S+ )?(.+) \S+$", path.read_text(), re.MULTILINE)
+    files = {file for words in copied for file in words.split()} - {"."}
+    assert all(any(file.startswith(name) for name in names) for file in files)
+
+
+def test_the_image_s_extras_are_extras() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
@@ -286,10 +486,19 @@ def test_every_secret_of_the_server_comes_from_the_environment(compose: dict[str
                 assert name in names
 
 
-def test_the_server_is_the_version_that_the_pipeline_uses() -> None:
-    pinned = re.search(r"^mlflow==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert pinned is not None
-    assert f"'mlflow[auth]=={pinned[1]}'" in (DEPLOY / "mlflow" / "Dockerfile").read_text()
+def test_every_version_of_the_server_is_pinned() -> None:
+    text = (DEPLOY / "mlflow" / "Dockerfile").read_text()
+    (words,) = re.findall(r"pip install (.+) \\\n", text)
+    assert "-c /tmp/constraints.txt" in words
+    pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    named = re.findall(r"[\w-]+", words.partition("constraints.txt")[2].replace("[auth]", ""))
+    assert named == ["mlflow", "boto3", "psycopg2-binary"]
+    assert set(named) <= set(pinned)
+    assert re.search(r"^FROM python:\d+\.\d+\.\d+-", text, re.MULTILINE)
+    for name in ("mlflow/compose.yaml", MLFLOW):
+        images = re.findall(r"image: (\S+)", (DEPLOY / name).read_text())
+        assert all(re.search(r":\d+\.\d+", image) for image in images)
+        assert "postgres:17.6" in images
 
 
 class _Metadata(BaseHTTPRequestHandler):

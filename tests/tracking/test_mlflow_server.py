@@ -118,7 +118,8 @@ def _mlflow(folder: Path, database: int, password: str, store: int) -> Iterator[
         "MLFLOW_ALLOWED_HOSTS": "127.0.0.1:*", "MLFLOW_AUTH_ADMIN_PASSWORD": admin,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
         "ARTIFACTS": "s3://bucket/artifacts",
-        "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{store}",
+        # As compose.yaml says it for AWS itself, which is here found by a setting of boto3's own.
+        "MLFLOW_S3_ENDPOINT_URL": "", "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{store}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }  # fmt: skip
     address, log = f"http://127.0.0.1:{port}", folder / "log"
