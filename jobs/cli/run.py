@@ -16,6 +16,7 @@ from lasaft.errors import ConfigError, LasaftError
 from lasaft.output import keep_output, shown_lines
 from pipeline.cluster import interrupts
 from pipeline.cluster.connection import prepare_environment
+from pipeline.cluster.job_log import finish_log
 from pipeline.config.folders import as_given
 
 AnyCommand = TypeVar("AnyCommand", bound=Command)
@@ -65,6 +66,8 @@ def run_job(
             if interrupts.received() is None:
                 raise
             return _interrupted(again[-1])
+        finally:
+            finish_log()
 
 
 def _run(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.errors import LasaftError, StageError
+from pipeline.cluster.job_log import kept_log
 from pipeline.cluster.locks import alone, in_use, is_held, this_command
 from pipeline.cluster.progress import say
 from pipeline.cluster.run_store import LARGE, TRAINED, RunStore, guards
@@ -45,7 +46,7 @@ def alone_in_run(config: RunConfig) -> Iterator[None]:
             yield
             return
         store = RunStore(folder)
-        with _leased(store):
+        with _leased(store) as remote, kept_log(remote):
             store.pull(but=LARGE)
             try:
                 yield
@@ -54,7 +55,7 @@ def alone_in_run(config: RunConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _leased(store: RunStore) -> Iterator[None]:
+def _leased(store: RunStore) -> Iterator[RemoteFolder]:
     assert store.remote is not None
     lease = Lease(store.remote)
     other = lease.take(this_command())
@@ -62,7 +63,7 @@ def _leased(store: RunStore) -> Iterator[None]:
         raise in_use("output_dir", str(store.remote), other)
     guards[store.remote.address] = lease.require
     try:
-        yield
+        yield store.remote
     finally:
         del guards[store.remote.address]
         lease.drop()

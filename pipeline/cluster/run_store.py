@@ -16,7 +16,7 @@ from pipeline.config.folders import TRIALS, RunFolder
 
 _THREADS = 16
 # Folders of a run that the command itself does not read: tasks fetch what they need of them.
-LARGE = ("shards", "songs", "previous", TRIALS)
+LARGE = ("shards", "songs", "previous", "logs", TRIALS)
 # What processes that train make of a run: they take it to the store themselves.
 TRAINED = ("training", "checkpoint", "checkpoints")
 STATES = ("training/ray",)  # in the first of those: what Ray Train keeps and removes
