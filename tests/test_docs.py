@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
+from jobs.cli.arguments import read_arguments
+from jobs.cli.job_table import JOBS
+from pipeline.config.roles import all_options
 from tests.helpers import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -51,3 +58,93 @@ def _hunks() -> list[tuple[str, str]]:
 def test_an_example_changes_lines_that_are_there(name: str, lines: str) -> None:
     before = [line[1:] for line in lines.splitlines() if not line.startswith("+")]
     assert "\n".join(before) in (ROOT / name).read_text()
+
+
+# Clusters are not at hand where tests run. What their commands say is checked by what reads them.
+_FILES = (
+    "cluster.yaml",
+    "deploy/rayjob.yaml",
+    "deploy/mlflow/kubernetes.yaml",
+    "deploy/Dockerfile",
+)
+
+
+def _blocks() -> list[str]:
+    """Return the blocks of commands in the guide's sections on clusters."""
+    text = (ROOT / "docs" / "guide.md").read_text()
+    (section,) = re.findall(r"^## 5\..*?(?=^## Reading)", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```bash\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+
+def _at_the_top_of(name: str) -> str:
+    """Return the commands in the comments that a file begins with."""
+    lines = takewhile(lambda line: line.startswith("#"), (ROOT / name).read_text().splitlines())
+    return "".join(f"{line[4:]}\n" for line in lines if line.startswith("#   "))
+
+
+_CLUSTER_COMMANDS = [*_blocks(), *map(_at_the_top_of, _FILES)]
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each simple command, without what it does with its output."""
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if set(word) <= set(";&|"):
+                yield [one for one in words if not re.fullmatch(r"[A-Z]\w*=.*|/dev/null|>", one)]
+                words = []
+            else:
+                words.append(word)
+
+
+def test_a_block_of_cluster_commands_runs_or_says_what_it_needs(tmp_path: Path) -> None:
+    blocks = _blocks()
+    assert len(blocks) > 5
+    for block in blocks:
+        subprocess.run(["bash", "-n", "-c", block], check=True)
+        if not block.startswith("# needs "):
+            subprocess.run(["bash", "-ec", block], check=True, cwd=ROOT, capture_output=True)
+
+
+def test_ray_knows_every_option_of_its_commands() -> None:
+    from ray.scripts.scripts import cli
+
+    found = set()
+    for words in (words for text in _CLUSTER_COMMANDS for words in _commands(text)):
+        if words[:1] == ["ray"]:
+            command, rest = cli.commands[words[1]], words[2:]
+            if command.name == "job":
+                command, rest = getattr(command, "commands")[rest[0]], rest[1:]  # noqa: B009
+            command.make_context(str(command.name), rest)
+            found.add(command.name)
+    assert {"up", "down", "dashboard", "get-auth-token", "start", "submit", "logs", "stop"} <= found
+
+
+def test_every_job_on_a_cluster_knows_its_options() -> None:
+    found = set()
+    for words in (words for text in _CLUSTER_COMMANDS for words in _commands(text)):
+        if "python" in words and words[words.index("python") + 2].startswith("jobs."):
+            start = words.index("python")
+            job = words[start + 2].removeprefix("jobs.")
+            given = read_arguments(words[start + 3 :], all_options(), flags=JOBS[job].flags)
+            assert given.problems == []
+            found.add(job)
+    assert found == {"doctor", "run", "report"}
+
+
+@pytest.mark.parametrize("name", _FILES)
+def test_the_guide_and_the_file_say_the_same_commands(name: str) -> None:
+    said = [words for block in _blocks() for words in _commands(block)]
+    programs = (
+        "ray",
+        "docker",
+        "kubectl apply -f deploy",
+        "kubectl create secret generic lasaft-mlflow",
+    )
+    own = [words for words in _commands(_at_the_top_of(name)) if words]
+    named = [words for words in own if " ".join(words).startswith(programs)]
+    assert named
+    # Where a file leaves something open, the guide may say it.
+    assert [words for words in named if words not in said and "..." not in " ".join(words)] == []
