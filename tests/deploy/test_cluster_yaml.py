@@ -16,9 +16,9 @@ import yaml
 
 from jobs.cli import parse
 from tests.helpers import NEW_SHELL, ROOT
+from tests.helpers.cluster_file import CLUSTER, cluster_text
 from tests.helpers.hosts import NO_METRICS
 
-CLUSTER = ROOT / "cluster.yaml"
 _MODULE = "deploy.on_demand_{}.SpotOrOnDemand"
 # By the first words of their blocks: what the provider is, and its keys.
 _PLACE = {"type", "module", "region", "availability_zone", "cache_stopped_nodes"}
@@ -31,18 +31,9 @@ VARIANTS = {
 }
 
 
-def _text(block: str) -> str:
-    """Return cluster.yaml as it is after the comment signs of one block were taken away."""
-    text, *blocks = re.split(r"^# ---- ", CLUSTER.read_text(), flags=re.MULTILINE)
-    if not block:
-        return text
-    (chosen,) = (each for each in blocks if each.startswith(block))
-    return text + re.sub(r"^# ?", "", chosen.partition("\n")[2], flags=re.MULTILINE)
-
-
 @pytest.fixture(scope="module", params=VARIANTS)
 def variant(request: pytest.FixtureRequest) -> dict[str, Any]:
-    found = yaml.safe_load(_text(request.param))
+    found = yaml.safe_load(cluster_text(request.param))
     module, keys = VARIANTS[request.param]
     assert found["provider"].get("module") == module
     assert found["provider"]["type"] == ("external" if module else "local")
@@ -183,7 +174,7 @@ def test_the_run_that_is_submitted_is_one_that_the_command_line_accepts(tmp_path
 
 def test_nothing_names_a_folder_that_nobody_mounts() -> None:
     for block in VARIANTS:
-        used = re.findall(r"(?<![\w$])/shared\b", _text(block))
+        used = re.findall(r"(?<![\w$])/shared\b", cluster_text(block))
         assert bool(used) == (block == "a shared folder")
 
 

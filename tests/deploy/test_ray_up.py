@@ -14,28 +14,21 @@ import pytest
 import yaml
 
 from tests.helpers import ROOT
-from tests.helpers.aws import TOKEN, Aws, aws, template
+from tests.helpers.aws import TOKEN, Aws, aws, nodes, template
+from tests.helpers.cluster_file import cluster_text
 
-CLUSTER = ROOT / "cluster.yaml"
 
-
-def cluster_of(place: Aws) -> Path:
-    """Write cluster.yaml with the home folder of the nodes in place of theirs."""
+def ray_up(place: Aws, block: str = "") -> None:
+    """Start the cluster of cluster.yaml, with the home folder of the nodes in place of theirs."""
     path = place.folder / "cluster.yaml"
-    text = CLUSTER.read_text().replace("/home/ubuntu", str(place.node)).replace('"./', f'"{ROOT}/')
-    path.write_text(text)
-    return path
-
-
-def ray_up(place: Aws) -> str:
-    """Start the cluster; return what was said."""
+    text = cluster_text(block).replace("/home/ubuntu", str(place.node))
+    path.write_text(text.replace('"./', f'"{ROOT}/'))
     done = subprocess.run(
-        ["ray", "up", "--yes", "--no-config-cache", cluster_of(place)],
+        ["ray", "up", "--yes", "--no-config-cache", path],
         env=place.settings, cwd=place.folder, capture_output=True, text=True, check=False,
         timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +40,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
 @pytest.fixture(scope="module")
 def cluster() -> dict[str, Any]:
-    return yaml.safe_load(CLUSTER.read_text())
+    return yaml.safe_load(cluster_text())
 
 
 def test_the_head_is_what_the_file_says(up: Aws, cluster: dict[str, Any]) -> None:
@@ -90,8 +83,7 @@ def test_the_head_installs_the_dependencies_and_what_starts_workers(up: Aws) -> 
 
 
 def test_the_head_starts_ray_with_the_settings_of_all_nodes(up: Aws) -> None:
-    *_, stop, start = re.split(r"^ray ", (up.node / "done.txt").read_text(), flags=re.MULTILINE)
-    assert stop.startswith("stop\n")
+    start = _start(up)
     assert start.startswith(
         "start --head --port=6379 --autoscaling-config=\\~/ray_bootstrap_config.yaml "
     )
@@ -102,6 +94,24 @@ def test_the_head_starts_ray_with_the_settings_of_all_nodes(up: Aws) -> None:
     found = {name: one["resources"] for name, one in types.items()}
     gpus = {name: (int(has["CPU"]), has.get("GPU")) for name, has in found.items()}
     assert gpus == {"head": (0, None), "cpu": (16, None), "gpu": (16, 1), "four_gpus": (48, 4)}
+
+
+def _start(place: Aws) -> str:
+    """Return the command with which the head starts Ray, and its settings."""
+    done = (place.node / "done.txt").read_text()
+    *_, stop, start = re.split(r"^ray ", done, flags=re.MULTILINE)
+    assert stop.startswith("stop\n")
+    return start
+
+
+def test_hosts_of_one_s_own_become_a_cluster(tmp_path: Path) -> None:
+    place = nodes(tmp_path)
+    ray_up(place, "hosts of your own")
+    assert (place.node / ".ray" / "auth_token").read_text() == TOKEN
+    start = _start(place)
+    assert start.startswith("start --head --port=6379 --num-cpus=0 ")
+    assert {"RAY_AUTH_MODE=token", "RAY_enable_autoscaler_v2=0"} <= set(start.splitlines())
+    assert "pip install --quiet boto3" not in (place.node / "done.txt").read_text()
 
 
 def test_no_file_on_the_head_but_the_token_holds_a_secret(up: Aws) -> None:

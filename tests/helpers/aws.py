@@ -80,7 +80,8 @@ class Aws:
         stubs = self.folder / "stubs"
         return {
             **NEW_SHELL, **_CREDENTIALS, "AWS_ENDPOINT_URL": self.endpoint,
-            "HOME": str(self.folder / "home"), "NODE": str(self.node), "STUBS": str(stubs),
+            "HOME": str(self.folder / "home"), "RAY_TMPDIR": str(self.folder),
+            "NODE": str(self.node), "STUBS": str(stubs),
             "PATH": f"{stubs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
         }  # fmt: skip
@@ -109,20 +110,23 @@ def aws(folder: Path) -> Iterator[Aws]:
     try:
         with mock.patch.dict(os.environ, _CREDENTIALS):
             host, port = server.get_host_and_port()
-            found = Aws(f"http://{host}:{port}", folder)
-            _make_files(found)
+            found = nodes(folder, f"http://{host}:{port}")
             _set_up(found, template())
             yield found
     finally:
         server.stop()
 
 
-def _make_files(place: Aws) -> None:
+def nodes(folder: Path, endpoint: str = "http://127.0.0.1:9") -> Aws:
+    """Return where nodes are reached; unless told at which address, there is no AWS."""
+    place = Aws(endpoint, folder)
     bins = place.node / "lasaft-env" / "bin"
-    stubs = place.folder / "stubs"
-    for folder in (place.folder / "home" / ".ray", bins, stubs / "node"):
-        folder.mkdir(parents=True)
-    (place.folder / "home" / ".ray" / "auth_token").write_text(TOKEN)
+    stubs = folder / "stubs"
+    home = folder / "home"
+    for made in (home / ".ray", home / ".ssh", bins, stubs / "node"):
+        made.mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text(TOKEN)
+    (home / ".ssh" / "id_ed25519").write_text("the stub of ssh asks for none")
     programs = {
         stubs / "ssh": _SSH, stubs / "rsync": _RSYNC, stubs / "node" / "sudo": _SUDO,
         stubs / "node" / "apt-get": _NOTED, bins / "pip": _NOTED, bins / "ray": _NOTED,
@@ -132,6 +136,7 @@ def _make_files(place: Aws) -> None:
         path.write_text(text)
         path.chmod(0o755)
     (place.node / ".bashrc").write_text("export PATH=$STUBS/node:$PATH\n")
+    return place
 
 
 def template() -> dict[str, Any]:
