@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,21 +13,8 @@ import pytest
 import yaml
 
 from tests.helpers import ROOT
-from tests.helpers.aws import TOKEN, Aws, aws, nodes, template
+from tests.helpers.aws import TOKEN, Aws, aws, nodes, ray_up, template
 from tests.helpers.cluster_file import cluster_text
-
-
-def ray_up(place: Aws, block: str = "") -> None:
-    """Start the cluster of cluster.yaml, with the home folder of the nodes in place of theirs."""
-    path = place.folder / "cluster.yaml"
-    text = cluster_text(block).replace("/home/ubuntu", str(place.node))
-    path.write_text(text.replace('"./', f'"{ROOT}/'))
-    done = subprocess.run(
-        ["ray", "up", "--yes", "--no-config-cache", path],
-        env=place.settings, cwd=place.folder, capture_output=True, text=True, check=False,
-        timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.test_ray_up import ray_up
 from tests.helpers import NEW_SHELL
-from tests.helpers.aws import Aws, aws
+from tests.helpers.aws import Aws, aws, ray_up
 from tests.helpers.own_cluster import own_cluster
 
 _ASK = """
@@ -29,9 +28,6 @@ def ask(tmp_path: Path) -> Iterator[tuple[Aws, Callable[..., None]]]:
     """A cluster whose head is there, and what asks it for nodes."""
     with aws(tmp_path) as place:
         ray_up(place)
-        (place.folder / "ray_bootstrap_config.yaml").symlink_to(
-            place.node / "ray_bootstrap_config.yaml"
-        )
         settings = place.settings | {"HOME": str(place.node), "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         settings |= {"RAY_CLOUD_INSTANCE_ID": place.instances()[0]["InstanceId"]}
         settings |= {"RAY_NODE_TYPE_NAME": "head", "RAY_OVERRIDE_RESOURCES": '{"CPU": 0}'}

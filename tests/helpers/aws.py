@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.request import Request, urlopen
 
 import boto3
 import yaml
 
 from tests.helpers import NEW_SHELL, ROOT
+from tests.helpers.cluster_file import cluster_text
 
 REGION = "eu-central-1"
 TOKEN = "0123456789abcdef" * 4
@@ -111,6 +114,8 @@ def aws(folder: Path) -> Iterator[Aws]:
         with mock.patch.dict(os.environ, _CREDENTIALS):
             host, port = server.get_host_and_port()
             found = nodes(folder, f"http://{host}:{port}")
+            # What others have made lies in this process too.
+            urlopen(Request(f"{found.endpoint}/moto-api/reset", method="POST")).close()
             _set_up(found, template())
             yield found
     finally:
@@ -137,6 +142,19 @@ def nodes(folder: Path, endpoint: str = "http://127.0.0.1:9") -> Aws:
         path.chmod(0o755)
     (place.node / ".bashrc").write_text("export PATH=$STUBS/node:$PATH\n")
     return place
+
+
+def ray_up(place: Aws, block: str = "") -> None:
+    """Start the cluster of cluster.yaml, with the home folder of the nodes in place of theirs."""
+    path = place.folder / "cluster.yaml"
+    text = cluster_text(block).replace("/home/ubuntu", str(place.node))
+    path.write_text(text.replace('"./', f'"{ROOT}/'))
+    done = subprocess.run(
+        ["ray", "up", "--yes", "--no-config-cache", path],
+        env=place.settings, cwd=place.folder, capture_output=True, text=True, check=False,
+        timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def template() -> dict[str, Any]:
