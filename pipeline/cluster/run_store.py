@@ -93,15 +93,10 @@ class RunStore:
             self._put((name, None))
 
     def fetch(self, *places: str, but: Iterable[str] = ()) -> None:
-        """Bring what is new below ``places`` here while others write there, maybe from here too.
-
-        Nothing is removed, and what was changed here since it came from the store stays.
-        """
+        """Bring what is new below ``places`` here, as :meth:`pull` does, and remove nothing."""
         if self.remote is not None:
             there, here = self._both(places, tuple(but))
-            mine = {name for name, found in here.items() if found.seconds is None}
-            new = {name: found for name, found in there.items() if name not in mine}
-            self._pull(new, {name: here[name] for name in here.keys() & new.keys()})
+            self._pull(there, {name: here[name] for name in here.keys() & there.keys()})
 
     def remove(self, place: str) -> None:
         """Remove a folder or a file of the run here and in the store; it may be missing."""

@@ -21,6 +21,7 @@ from pipeline.search.candidates import Candidate, Checker, searcher_of, trial_ba
 from pipeline.search.space import Settings, Space
 from pipeline.training.loop.identity import DATA_HASH, claim_folder
 from pipeline.training.loop.journal import read_history
+from pipeline.training.loop.right_to_write import trains_here
 from pipeline.training.loop.states import drop_states
 
 Status = Literal["waiting", "running", "done", "stopped", "failed"]
@@ -148,10 +149,15 @@ class TrialBook:
         """Where the search is kept."""
         return RunStore(RunFolder.of(self.checker.base))
 
-    def fetch(self, name: str) -> None:
-        """Bring what a trial has made so far, but for its states and models."""
+    def fetch(self, name: str, *but: str) -> None:
+        """Bring what a trial has made so far, but for its states and models, and ``but``.
+
+        Where it trains on this machine, its files are here.
+        """
         trial = RunFolder.of(self.read(name).config)
-        RunStore(trial).fetch(but=(*STATES, _state_of(trial), *TRAINED[1:]))
+        store = RunStore(trial)
+        if not trains_here(store):
+            store.fetch(but=(*STATES, _state_of(trial), *TRAINED[1:], *but))
 
     def plan(self, candidate: Candidate, number: int, repeat: int = 0) -> Trial:
         """Write down what a new trial is, and return it."""

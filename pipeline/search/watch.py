@@ -102,7 +102,7 @@ class Watch(TrialProgressCallback):
             return
         name = trial.config["name"]
         with suppress(DataError):  # what it has made comes with the next one
-            self.book.fetch(name)
+            self.book.fetch(name, "tracking")
         self.budget.count(name, result["epoch"], result["seconds"])
         self._scores[name] = score = result["score"]
         self._epochs[name] = result["epoch"]
@@ -117,7 +117,7 @@ class Watch(TrialProgressCallback):
         """Write down that a trial was ended early, unless its files say that it is done."""
         name = trial.config["name"]
         self.budget.end(name)
-        self.book.fetch(name)
+        self.book.fetch(name, "tracking")
         found, epochs = self.book.read(name), self._epochs.get(name)
         if found.status == "running" and not (self.budget.used_up or self.budget.holds(name)):
             watched = self.config.search.objectives[0]
@@ -131,7 +131,7 @@ class Watch(TrialProgressCallback):
         """Write down that a trial has failed: its process has ended too often."""
         name, error = trial.config["name"], trial.get_error()
         self.budget.end(name)
-        self.book.fetch(name)
+        self.book.fetch(name, "tracking")
         found, cause = self.book.read(name), getattr(error, "cause", None) or error
         if found.status in ("waiting", "running"):
             known = isinstance(cause, BaseException)

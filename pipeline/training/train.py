@@ -29,6 +29,7 @@ from pipeline.data.shards.store import shard_place
 from pipeline.training.loop.identity import claim, finished, has_begun
 from pipeline.training.loop.published import verify
 from pipeline.training.loop.records import TrainResult
+from pipeline.training.loop.right_to_write import trains_here
 from pipeline.training.loop.states import drop_states, newest_state
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
                 line(report)
                 if report["phase"] == "epoch":
                     with suppress(DataError):  # the journal, for MLflow, comes with the next one
-                        store.fetch("training", but=STATES)
+                        if not trains_here(store):
+                            store.pull("training", but=STATES)
 
             fit(config, folder, heard)
         result = finished(folder, config)

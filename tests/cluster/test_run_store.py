@@ -21,7 +21,7 @@ from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder, below
-from pipeline.training.loop.right_to_write import right_to_write
+from pipeline.training.loop.right_to_write import right_to_write, trains_here
 from pipeline.workflow.run import shards_hash
 from tests.helpers.object_store import (
     address,
@@ -117,6 +117,17 @@ def test_what_is_left_out_is_left_alone(machines: Machines) -> None:
     assert _files(b) == {"songs/a.wav": "sound"}
 
 
+def test_what_a_training_of_this_machine_writes_is_not_overwritten_meanwhile(
+    machines: Machines, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = machines.on("a")
+    assert not trains_here(run)
+    with right_to_write(RunFolder.of(machines.config), run):
+        assert trains_here(run)
+        monkeypatch.setattr(os, "uname", lambda: type("Other", (), {"nodename": "other"}))
+        assert not trains_here(run)
+
+
 def test_nothing_is_fetched_or_put_twice(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,26 +147,22 @@ def test_nothing_is_fetched_or_put_twice(
         each.push()
 
 
-def test_what_others_write_is_fetched_but_not_over_what_is_written_here(
-    machines: Machines,
-) -> None:
+def test_what_others_write_is_fetched_and_nothing_removed(machines: Machines) -> None:
     there = machines.on("other")
-    for name in ("journal", "result", "state"):
+    for name in ("journal", "state"):
         atomic_write_bytes(there.root / "training" / name, b"1")
     there.push()
     here = machines.on("here")
     here.fetch("training", but=["training/state"])
     assert not (here.root / "training" / "state").exists()
-    with (here.root / "training" / "journal").open("ab") as file:
-        file.write(b"more")
+    (here.root / "training" / "own").write_bytes(b"mine")
     (there.root / "training" / "journal").write_bytes(b"other")
-    (there.root / "training" / "result").write_bytes(b"22")
     there.push()
     here.fetch("training")
     found = {path.name: path.read_bytes() for path in (here.root / "training").iterdir()}
-    assert found == {"journal": b"1more", "result": b"22", "state": b"1"}
+    assert found == {"journal": b"other", "own": b"mine", "state": b"1"}
     here.remove("training/state")
-    assert "training/state" not in object_names(str(machines.config.output_dir))
+    assert object_names(str(machines.config.output_dir)) == {"training/journal"}
 
 
 def test_a_trial_of_a_search_lies_in_the_copy_of_its_run(machines: Machines) -> None:

@@ -94,9 +94,14 @@ def delete_object(place: str, name: str) -> None:
 
 def object_names(place: str) -> set[str]:
     """Return the names of all objects below an address."""
+    return set(object_sizes(place))
+
+
+def object_sizes(place: str) -> dict[str, int]:
+    """Return the lengths of all objects below an address by their names."""
     system, path = fs.FileSystem.from_uri(place)
     found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    return {info.path.removeprefix(f"{path}/") for info in found if info.is_file}
+    return {info.path.removeprefix(f"{path}/"): info.size for info in found if info.is_file}
 
 
 class DroppingWay:

@@ -17,6 +17,7 @@ from pipeline.config.folders import RunFolder
 
 # Ray ends the workers of a killed command, or of a node that it has lost, within some 5 seconds.
 _PREDECESSOR_SECONDS = 30.0
+_WRITER = "training/.writer.json"  # in an object store: who has the right
 
 
 class Right(Protocol):
@@ -39,11 +40,21 @@ def right_to_write(folder: RunFolder, store: RunStore) -> Right:
     return RightToWrite(folder) if store.remote is None else RightInStore(store.remote)
 
 
+def trains_here(store: RunStore) -> bool:
+    """Return whether a process of this machine trains: what is here of the run is its to change.
+
+    Raises:
+        DataError: the store does not answer or refuses.
+    """
+    owner = None if store.remote is None else owner_of(store.remote / _WRITER)
+    return owner is not None and owner.get("host") == os.uname().nodename
+
+
 class RightInStore:
     """The right to the training of a run in an object store: an object names who has it."""
 
     def __init__(self, remote: RemoteFolder) -> None:
-        self._file, self._place = remote / "training/.writer.json", str(remote)
+        self._file, self._place = remote / _WRITER, str(remote)
         self._own = whoami()
 
     def __enter__(self) -> Self:
