@@ -47,7 +47,8 @@ def trains_here(store: RunStore) -> bool:
         DataError: the store does not answer or refuses.
     """
     owner = None if store.remote is None else owner_of(store.remote / _WRITER)
-    return owner is not None and owner.get("host") == os.uname().nodename
+    here = owner is not None and owner.get("host") == os.uname().nodename
+    return here and not is_dead(owner)
 
 
 class RightInStore:
