@@ -1,4 +1,4 @@
-"""Predicts a run on 1 to 128 GPUs: epoch, data caches, scoring, cost, and what saturates first.
+"""Predicts a run on 1 to 128 GPUs: epochs, caches, scoring, cost, and what saturates first.
 
     python -m benchmarks.scaling --preset gpocm_lasaft             the table, for AWS g5.4xlarge
     python -m benchmarks.scaling --preset gpocm_lasaft --step_seconds 0.12 --windows 8
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +24,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import Table
 from jobs.cli import parse
 from lasaft.network.model import LaSAFT
+from lasaft.separation.chunks import frame_grid, wave_grid
 from pipeline.config import RunConfig
 from pipeline.data.shards.manifest import ShardSettings
+from pipeline.data.windows.draw_plan import windows_of_pass
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128)
-# MUSDB18: 86 songs to train on and 50 to test, 4 minutes on average (musdb's own lists).
-TRAIN_SONGS, TEST_SONGS, SONG_SECONDS = 86, 50, 236.0
+# MUSDB18: songs to train on, to validate and to test, 4 minutes on average (musdb's own lists).
+TRAIN_SONGS, VALID_SONGS, TEST_SONGS, SONG_SECONDS = 86, 14, 50, 236.0
 LONGEST_SONG_SECONDS = 430.0
 
 
@@ -39,7 +42,8 @@ class Work:
     step_seconds: float  # of one process on its own windows, alone
     gradient_bytes: float  # summed over the processes in each step
     windows: int  # of one process in a step
-    epoch_windows: float  # of an epoch; the more processes, the fewer steps
+    epoch_windows: int  # of an epoch, for all targets; the more processes, the fewer steps
+    valid_seconds: float  # of the average validation song, after each epoch
     data_bytes: float  # all shards of the training songs
     window_bytes: float  # read for one window
     score_seconds: float  # of the average test song: separation and BSS Eval
@@ -73,27 +77,34 @@ def predict(work: Work, machines: Machines, gpus: int, epochs: int) -> dict[str,
     step = work.step_seconds + slowest + reduce
     on_node = work.window_bytes * work.windows * min(gpus, machines.gpus_per_node)
     reading = max(0.0, on_node / machines.disk - step)
-    steps = max(1.0, work.epoch_windows / (work.windows * gpus))
+    steps = max(1, work.epoch_windows // (work.windows * gpus))
     # In the end every host has read every shard: draws are even.
     fill = work.data_bytes / min(machines.network, machines.storage / nodes)
-    rounds_of_songs = math.ceil(TEST_SONGS / gpus)
-    score = max(rounds_of_songs, LONGEST_SONG_SECONDS / SONG_SECONDS) * work.score_seconds
-    epoch = steps * (step + reading)
+    score = _rounds(TEST_SONGS, gpus) * work.score_seconds
+    validation = _rounds(VALID_SONGS, gpus) * work.valid_seconds
+    epoch = steps * (step + reading) + validation
     total = epochs * epoch + max(0.0, fill - epoch) + score
     shares = {
-        "waiting for the slowest": slowest / (step + reading),
-        "all-reduce": reduce / (step + reading),
-        "disk": reading / (step + reading),
+        "waiting for the slowest": steps * slowest / epoch,
+        "all-reduce": steps * reduce / epoch,
+        "disk": steps * reading / epoch,
+        "validation": validation / epoch,
         "cache fill": max(0.0, fill - epoch) / total,
         "scoring": score / total,
     }
     worst = max(shares, key=lambda name: shares[name])
     return {
-        "step": step, "epoch": epoch, "fill": fill, "score": score, "total": total,
+        "step": step, "steps": steps, "epoch": epoch, "validation": validation,
+        "fill": fill, "score": score, "total": total,
         "efficiency": work.step_seconds / (step + reading),
         "dollars": nodes * machines.dollars * total / 3600,
         "limit": f"{worst} ({shares[worst]:.0%})" if shares[worst] > 0.01 else "-",
     }  # fmt: skip
+
+
+def _rounds(songs: int, gpus: int) -> float:
+    """How many average songs long it takes until all are done; one song is never divided."""
+    return max(math.ceil(songs / gpus), LONGEST_SONG_SECONDS / SONG_SECONDS)
 
 
 class _Traffic(TorchDispatchMode):
@@ -125,42 +136,59 @@ def counted_step(config: RunConfig, windows: int) -> tuple[float, float]:
     return float(counter.get_total_flops()), traffic.bytes * width
 
 
-def work_of(config: RunConfig, options: argparse.Namespace) -> Work:
-    """Return what a run of this configuration on MUSDB18 asks for."""
-    model, windows = config.model, options.windows
+def work_of(
+    config: RunConfig, options: argparse.Namespace, frames: Sequence[int] | None = None
+) -> Work:
+    """Return what a run of this configuration asks for.
+
+    Args:
+        frames: of each training song; by default those of MUSDB18.
+    """
+    model, train, windows = config.model, config.train, options.windows
     with torch.device("meta"):
         parameters = sum(each.numel() for each in LaSAFT(model).parameters())
     operations, traffic = counted_step(config, windows)
     bound = max(operations / (1e12 * options.tflops), traffic / (1e9 * options.memory_gbs))
     seconds = options.step_seconds or bound / options.reached
     settings = ShardSettings.of(config)
-    frames = TRAIN_SONGS * settings.frames(int(SONG_SECONDS * model.sample_rate))
+    song = int(SONG_SECONDS * model.sample_rate)
+    frames = frames or [settings.frames(song)] * TRAIN_SONGS
+    a_pass = windows_of_pass(frames, config)
+    if train.steps_per_epoch is not None:
+        a_pass = train.steps_per_epoch * train.batch_size
+    # Forward alone is a third of a step; in float32, which moves twice the bytes of 16 bits.
+    forward = seconds / windows / 3 * (1 if train.precision == "32" else 2)
+    targets = len(train.target_names or model.sources)
+    valid = forward * targets * validation_windows(config, settings.frames(song))
+    chunks = len(wave_grid(model, config.evaluate.overlap_ratio).starts(song))
     columns = len(settings.columns)
-    # Forward alone is a third; every second of a song is separated for each source, in halves
-    # that overlap.
-    window_seconds = model.num_frame * model.hop_length / model.sample_rate
-    forwards = SONG_SECONDS / window_seconds / (1 - config.evaluate.overlap_ratio)
-    separation = forwards * len(model.sources) * seconds / windows / 3
     return Work(
         step_seconds=seconds,
         gradient_bytes=4.0 * parameters,
         windows=windows,
-        epoch_windows=frames / model.num_frame,
-        data_bytes=float(frames * settings.row_bytes * columns),
+        epoch_windows=a_pass,
+        valid_seconds=valid + targets * options.sdr_seconds,
+        data_bytes=float(sum(frames) * settings.row_bytes * columns),
         # With remix each source has a place of its own; the mixture is their sum.
         window_bytes=float(model.num_frame * settings.row_bytes * (columns - 1)),
-        score_seconds=separation + options.bss_seconds,
+        score_seconds=forward * len(model.sources) * chunks + options.bss_seconds,
     )
+
+
+def validation_windows(config: RunConfig, frames: int) -> int:
+    """Return the windows in which validation separates a song of so many frames."""
+    return len(frame_grid(config.model).starts(frames))
 
 
 def show(work: Work, machines: Machines, epochs: int) -> None:
     """Print the table."""
-    times = ("cache fill", "scoring", "whole run")
+    times = ("validation", "cache fill", "scoring", "whole run")
     columns = ("GPUs", "step s", "epoch", "efficiency", *times, "cost $", "saturates first")
     rows = Table(*columns)
     for gpus in GPUS:
         found = predict(work, machines, gpus, epochs)
-        epoch, *times = (_clock(float(found[name])) for name in ("epoch", "fill", "score", "total"))
+        names = ("epoch", "validation", "fill", "score", "total")
+        epoch, *times = (_clock(float(found[name])) for name in names)
         shares = f"{found['step']:.3f}", epoch, f"{found['efficiency']:.0%}"
         rows.row(gpus, *shares, *times, f"{found['dollars']:.0f}", found["limit"])
 
@@ -184,6 +212,7 @@ def main() -> None:
     add("--memory_gbs", type=float, default=600.0, help="GPU memory, GB/s (the same data sheet)")
     add("--reached", type=float, default=0.5, help="share of either that is reached (assumed)")
     add("--bss_seconds", type=float, default=30.0, help="BSS Eval of a song, one core (assumed)")
+    add("--sdr_seconds", type=float, default=0.15, help="frame SDR of a source of a song, one core")
     add("--gpus_per_node", type=int, default=1, help="of a host (g5.4xlarge: 1)")
     add("--network_gbits", type=float, default=10.0, help="of a host (g5.4xlarge: 10 sustained)")
     add("--latency_us", type=float, default=50.0, help="of a message between hosts (assumed)")
@@ -207,7 +236,8 @@ def main() -> None:
     print(
         f"A step of {work.windows} windows: {work.step_seconds:.3f} s on one GPU, "
         f"{work.gradient_bytes / 1e6:.0f} MB of gradients; shards of "
-        f"{work.data_bytes / 1e9:.0f} GB; {work.score_seconds:.0f} s to separate and score a song; "
+        f"{work.data_bytes / 1e9:.0f} GB; {work.epoch_windows} windows an epoch; "
+        f"{work.valid_seconds:.0f} s to validate a song, {work.score_seconds:.0f} s to score one; "
         f"{options.epochs} epochs."
     )
     show(work, machines, options.epochs)

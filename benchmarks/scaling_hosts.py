@@ -42,8 +42,8 @@ def measure(cluster: Hosts, steps: int) -> None:
         several = [training(f"{count} {each}", 1) for each in range(count)]
         alone = seconds_of_a_step(cluster, several)
         together = seconds_of_a_step(cluster, [training(f"{count} hosts", count)])
-        windows = float(_WINDOWS * steps * count)
-        work = Work(alone, 4.0 * parameters, _WINDOWS, windows, 0.0, 0.0, 0.0)
+        windows = _WINDOWS * steps * count
+        work = Work(alone, 4.0 * parameters, _WINDOWS, windows, 0.0, 0.0, 0.0, 0.0)
         predicted = float(predict(work, machines, count, 1)["step"])
         rows.row(count, f"{1e3 * together:.1f}", f"{1e3 * predicted:.1f}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,10 +140,15 @@ def steps_per_epoch(manifest: Manifest, config: RunConfig) -> int:
     """Return the steps of an epoch: as set, or windows that fit in the tracks times targets."""
     if config.train.steps_per_epoch is not None:
         return config.train.steps_per_epoch
-    frames = config.model.num_frame
-    windows = sum(track.frames // frames for track in usable_tracks(manifest, frames))
-    targets = len(target_conditions(manifest, config.train.target_names))
-    return max(1, windows * targets // config.train.batch_size)
+    lengths = [track.frames for track in usable_tracks(manifest, config.model.num_frame)]
+    target_conditions(manifest, config.train.target_names)
+    return max(1, windows_of_pass(lengths, config) // config.train.batch_size)
+
+
+def windows_of_pass(lengths: Iterable[int], config: RunConfig) -> int:
+    """Return the windows that fit in tracks of so many frames, once for each target."""
+    targets = config.train.target_names or config.model.sources
+    return len(targets) * sum(length // config.model.num_frame for length in lengths)
 
 
 def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
