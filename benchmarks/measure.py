@@ -53,14 +53,27 @@ def best_of(turns: int, ways: Mapping[str, Callable[[], Figures]]) -> dict[str, 
     return best
 
 
-def in_own_process(module: str, *words: str) -> Any:
-    """Run ``python -m module words`` with one thread; return the JSON that it printed last."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+def in_own_process(module: str, *words: str, threads: int = 1, packages: Path | None = None) -> Any:
+    """Run ``python -m module words``; return the JSON that it printed last.
+
+    Args:
+        threads: of OpenMP and OpenBLAS.
+        packages: a folder of packages that only this process sees, behind its own.
+    """
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    env = os.environ | dict.fromkeys(names, str(threads))
+    if packages is not None:
+        env["PYTHONPATH"] = os.pathsep.join((*filter(None, [env.get("PYTHONPATH")]), str(packages)))
     command = [sys.executable, "-m", module, *words]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | threads
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def cpu_name() -> str:
+    """Return the name of this machine's CPU, and whether it has AMX."""
+    text = Path("/proc/cpuinfo").read_text("utf-8")
+    found = re.search(r"model name\s*: (.*)", text)
+    return f"{found[1] if found else 'CPU'}, {'with' if 'amx_bf16' in text else 'without'} AMX"
 
 
 def peak_bytes(*, anew: bool = False) -> int:
