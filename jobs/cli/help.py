@@ -144,7 +144,7 @@ def _short_allowed(option: Option) -> str:
     low, high = (None if end is None else f"{end:.12g}" for end in (option.low, option.high))
     above = ">" if option.low_excluded else ">="
     match option.kind:
-        case "choice":
+        case _ if option.choices:
             joined = "|".join(option.choices)
             return joined if len(joined) <= _LONGEST_CHOICES else f"{len(option.choices)} choices"
         case "int" | "float" if low is not None and high is not None and not option.low_excluded:

@@ -70,7 +70,7 @@ class Option:
 
     def _allowed_values(self) -> str:
         match self.kind:
-            case "choice":
+            case _ if self.choices:
                 return ", ".join(self.choices)
             case "int" | "float" | "range":
                 noun = "a number" if self.kind == "float" else "a whole number"
@@ -153,7 +153,8 @@ def _typed(option: Option, annotation: Any) -> Option:
         assert len(inner) == 1, f"{option.name}: a union that has no text form"
         return _typed(replace(option, optional=len(inner) < len(parts)), inner[0])
     if origin is Literal:
-        return replace(option, kind="choice", choices=tuple(str(part) for part in parts))
+        kind: Kind = "bool" if True in parts else "choice"
+        return replace(option, kind=kind, choices=tuple(str(part) for part in parts))
     if origin is tuple:
         return replace(option, kind="ints" if parts[0] is int else "names")
     return replace(option, kind=_PLAIN_KINDS[annotation])

@@ -69,7 +69,9 @@ class TrainConfig(Settings):
         None, "validate and save a moving average of weights", gt=0, le=0.99999
     )
     precision: Literal["16", "bf16", "32"] = option("32", "bits of the arithmetic")
-    compile: bool = option(False, "let torch compile the network", role="way")
+    compile: Literal[False, True, "blocks", "graphs"] = option(
+        False, "let torch compile the network (graphs: with CUDA graphs) or its blocks", role="way"
+    )
     activation_checkpointing: bool = option(
         False, "less memory, more time: run each block again in backward", role="way"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -57,29 +57,42 @@ def build_network(
         ConfigError: ``compile`` without a compiler.
     """
     share_dropout(model, config.batch_size // config.accumulate_grad_batches, ranks)
+    network = model.network
+    blocks = (*network.encoders, network.middle, *network.decoders)
     if config.compile:
-        require_compiler()
+        require_compiler(config.compile)
         # In place: a wrapped module would rename every parameter.
-        model.network.compile()
+        if config.compile == "blocks":
+            _compile_each(blocks)
+        else:
+            network.compile(mode="reduce-overhead" if config.compile == "graphs" else None)
     if config.activation_checkpointing:
-        for block in (*model.network.encoders, model.network.middle, *model.network.decoders):
+        for block in blocks:
             _run_again_in_backward(block)
-    network = LossNetwork(model, loss, config.precision)
+    whole = LossNetwork(model, loss, config.precision)
     if ranks.world == 1:
-        return network
+        return whole
     # find_unused_parameters: a loss may not reach every parameter. It also fixes the order of the
     # reduction from the first step on, without which a resumed run of three or more processes
     # could differ in the last bit.
     # Running statistics are shared before they are used (validation), not in every step.
-    buffers = [name for name, _ in network.named_buffers()]
+    buffers = [name for name, _ in whole.named_buffers()]
     # DistributedDataParallel's option for that was renamed between the versions of torch.
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, buffers)
-    return DistributedDataParallel(
-        network, find_unused_parameters=True, gradient_as_bucket_view=True
-    )
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(whole, buffers)
+    return DistributedDataParallel(whole, find_unused_parameters=True, gradient_as_bucket_view=True)
 
 
-def require_compiler() -> None:
+def _compile_each(blocks: Sequence[nn.Module]) -> None:
+    """Compile block by block: less to compile at once, and for each block its own sizes."""
+    from torch._dynamo import config
+
+    # All blocks are one function to torch, which would give up after a few sizes of it.
+    config.recompile_limit = max(config.recompile_limit, 2 * len(blocks))
+    for block in blocks:
+        block.compile(dynamic=False)
+
+
+def require_compiler(value: object) -> None:
     """Refuse ``compile`` where torch would find no C++ compiler in the first step.
 
     Raises:
@@ -88,14 +101,14 @@ def require_compiler() -> None:
     names = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
     if not any(shutil.which(name) for name in names):
         raise ConfigError(
-            "compile: got True, but there is no C++ compiler on this machine (looked for "
+            f"compile: got {value}, but there is no C++ compiler on this machine (looked for "
             f"{', '.join(names)}); install one (Debian: apt-get install g++), or leave compile out"
         )
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
-    """Turn a failure of torch's compiler into one clear error.
+def compiling(value: object) -> Iterator[None]:
+    """Turn a failure of torch's compiler into one clear error; ``value``: of ``compile``.
 
     Raises:
         ConfigError: torch cannot compile the network here.
@@ -107,7 +120,7 @@ def compiling() -> Iterator[None]:
     except TorchDynamoException as error:
         first = next((line for line in str(error).splitlines() if line.strip()), "")
         raise ConfigError(
-            f"compile: got True, but torch cannot compile this network here ({first:.200}); "
+            f"compile: got {value}, but torch cannot compile this network here ({first:.200}); "
             "leave compile out"
         ) from error
 

@@ -34,18 +34,24 @@ def seed_step(seed: int, step: int) -> None:
 def repeatable(wanted: bool) -> Iterator[None]:
     """Let torch use nothing that gives other bits in another run, where that is ``wanted``.
 
+    Otherwise cuDNN tries its algorithms for each shape and takes the fastest. Float32 is float32 in
+    both: no TF32, which has ten bits of mantissa; who wants 16 bits asks for them (``precision``).
+
     What has no such form raises. On CPUs training is repeatable without it, at a fixed number of
     threads; on GPUs sums may otherwise be taken in another order.
     """
-    if not wanted:
-        yield
-        return
-    # cuBLAS reads it when it starts: before the first matrix product on a GPU.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if wanted:
+        # cuBLAS reads it when it starts: before the first matrix product on a GPU.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn, before = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
-    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True):
-        torch.use_deterministic_algorithms(True)
+    products = torch.get_float32_matmul_precision()
+    with cudnn.flags(
+        enabled=cudnn.enabled, benchmark=not wanted, deterministic=wanted, allow_tf32=False
+    ):
+        torch.set_float32_matmul_precision("highest")
+        torch.use_deterministic_algorithms(wanted or before)
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before)
+            torch.set_float32_matmul_precision(products)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ class Wishes(NamedTuple):
 
 
 NONE = Wishes()
+# Divides the steps of a record in the journal.
+READS_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,12 @@ class Stepper:
         self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
         self.bad_steps = 0
         self.bad_in_a_row = 0
+        fused = self.optimizer.defaults.get("fused") and self.average is None
+        # So many steps follow each other before the host waits for what they did.
+        self.reads_every = READS_EVERY if fused else 1
+        self._found: list[torch.Tensor] = []  # of the steps since then
         self._parameters = list(model.parameters())
         self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
         self._network = build_network(model, loss, config, ranks)
         windows = config.batch_size // config.accumulate_grad_batches
         share = share_of_process(windows, ranks.rank, ranks.world)
@@ -72,6 +78,12 @@ class Stepper:
         self._weight = len(share) * ranks.world / windows
 
     def step(self, batch: Batch, rate: float, wishes: Wishes = NONE) -> StepResult:
+        """Take one step as :meth:`take` does, and return what it did."""
+        self.take(batch, rate, wishes)
+        (result,) = self.results()
+        return result
+
+    def take(self, batch: Batch, rate: float, wishes: Wishes = NONE) -> None:
         """Take one step on this process's part of a batch.
 
         Args:
@@ -81,27 +93,47 @@ class Stepper:
                 cost no message of their own.
         """
         set_learning_rate(self.optimizer, rate)
-        _copy_all(self._kept, self._buffers)
+        kept = self._statistics()
         self.optimizer.zero_grad(set_to_none=True)
-        with compiling() if self.config.compile else nullcontext():
+        with compiling(self.config.compile) if self.config.compile else nullcontext():
             loss = self._backward(batch)
         wished = wishes if self.ranks.is_first else NONE
         said = torch.stack([loss, *(torch.full_like(loss, float(wish)) for wish in wished)])
-        means = self.ranks.mean(said).tolist()
-        norm = self._clip()
-        applied = math.isfinite(means[0]) and math.isfinite(norm)
-        if applied:
+        means = self.ranks.mean(said)
+        found = torch.cat([self._clip().to(means).view(1), means])
+        good = found[:2].isfinite().all()
+        if self.reads_every > 1:
+            # The device decides. Fused optimisers read whether to do anything, as from a scaler.
+            vars(self.optimizer).update(found_inf=(~good).float(), grad_scale=None)
+            self.optimizer.step()
+            self._set_statistics(torch.where(good, self._statistics(), kept))
+        elif good:
             self.scaler.step(self.optimizer)
-            self.bad_in_a_row = 0
             if self.average is not None:
                 self.average.update()
         else:
             # The forward pass has put the bad numbers into BatchNorm's running statistics.
-            _copy_all(self._buffers, self._kept)
-            self.bad_in_a_row += 1
-            self.bad_steps += 1
+            self._set_statistics(kept)
         self.scaler.update()
-        return StepResult(means[0], norm, applied, Wishes(*(mean > 0 for mean in means[1:])))
+        self._found.append(found)
+
+    def results(self) -> Iterator[StepResult]:
+        """Wait for the steps taken since the last call, and yield what each did."""
+        found, self._found = torch.stack(self._found).tolist(), []
+        for norm, loss, *wished in found:
+            applied = math.isfinite(loss) and math.isfinite(norm)
+            self.bad_in_a_row = 0 if applied else self.bad_in_a_row + 1
+            self.bad_steps += not applied
+            yield StepResult(loss, norm, applied, Wishes(*(mean > 0 for mean in wished)))
+
+    def _statistics(self) -> torch.Tensor:
+        """Return a copy of all that BatchNorm keeps of batches, in one tensor."""
+        return torch.cat([buffer.flatten() for buffer in self._buffers])
+
+    def _set_statistics(self, values: torch.Tensor) -> None:
+        parts = values.split([buffer.numel() for buffer in self._buffers])
+        shaped = [part.view_as(own) for part, own in zip(parts, self._buffers, strict=True)]
+        torch._foreach_copy_(self._buffers, shaped)  # pyright: ignore[reportPrivateImportUsage]
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         parts = self.config.accumulate_grad_batches
@@ -109,6 +141,9 @@ class Stepper:
         total = torch.zeros((), device=device)
         tensors = (batch.mixture, batch.target, batch.condition)
         pieces = zip(*(tensor.chunk(parts) for tensor in tensors), strict=True)
+        # CUDA graphs may write over what the last step left, and over nothing of this one.
+        if self.config.compile == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()
         for index, piece in enumerate(pieces):
             with self._quiet(last=index == parts - 1):
                 inputs = [part.to(device, non_blocking=True) for part in piece]
@@ -117,14 +152,14 @@ class Stepper:
             total += loss.detach()
         return total
 
-    def _clip(self) -> float:
+    def _clip(self) -> torch.Tensor:
         """Return the norm of the true gradient, and limit it: the loss scale is taken out first."""
         self.scaler.unscale_(self.optimizer)
         gradients = [each.grad for each in self._parameters if each.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if self.config.gradient_clip_val is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.config.gradient_clip_val, norm)
-        return float(norm)
+        return norm
 
     def _quiet(self, *, last: bool) -> Any:
         """Let the processes add their gradients up in the last micro-batch only."""
@@ -148,9 +183,3 @@ class Stepper:
         self.bad_steps, self.bad_in_a_row = state["bad_steps"], state["bad_in_a_row"]
         if self.average is not None:
             self.average.updates = state["averaged_steps"]
-
-
-def _copy_all(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
-    """Copy tensor by tensor, in one launch where the device can."""
-    if targets:
-        torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]

@@ -23,7 +23,7 @@ from pipeline.training.loop.randomness import repeatable, seed_step
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.reporter import SAMPLES, STEPS_PER_RECORD, Reporter
-from pipeline.training.loop.step import Stepper, Wishes
+from pipeline.training.loop.step import NONE, Stepper, StepResult, Wishes
 from pipeline.training.loop.validation import validate
 
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -69,6 +69,7 @@ class Trainer:
         self.report = Reporter(config, folder, ranks, data, self.at)
         self.outlet = outlet or Outlet(folder)
         self._told = -math.inf  # when the last report was
+        self._taken: list[tuple[Batch, float]] = []  # steps whose results nobody has read yet
         self.keeper = Keeper(
             config, folder, ranks,
             networks=networks, optimizer=self.stepper.optimizer, report=self.report,
@@ -130,12 +131,27 @@ class Trainer:
         assert self.at.batch == self.data.steps_per_epoch, f"an epoch of {self.at.batch} batches"
 
     def _take_step(self, batch: Batch) -> Wishes:
-        at = self.at
+        at, taken = self.at, self._taken
         total = self.train.max_epochs * self.data.steps_per_epoch
-        rate = learning_rate(at.step, total, self.train) * at.plateau.factor
-        seed_step(self.train.seed, at.step)
-        result = self.stepper.step(batch, rate, self._wishes())
-        self.timed_out = result.wishes.stop
+        step = at.step + len(taken)
+        rate = learning_rate(step, total, self.train) * at.plateau.factor
+        seed_step(self.train.seed, step)
+        taken.append((batch, rate))
+        read = (step + 1) % self.stepper.reads_every == 0
+        read |= at.batch + len(taken) == self.data.steps_per_epoch
+        self.stepper.take(batch, rate, self._wishes() if read else NONE)
+        if not read:
+            return NONE
+        wishes = NONE
+        for result, (its_batch, its_rate) in zip(self.stepper.results(), taken, strict=True):
+            self._count(result, its_batch, its_rate)
+            wishes = result.wishes
+        taken.clear()
+        self.timed_out = wishes.stop
+        return wishes
+
+    def _count(self, result: StepResult, batch: Batch, rate: float) -> None:
+        at = self.at
         if result.applied:
             at.add_loss(result.loss)
             self.report.health.step(result, rate)
@@ -148,7 +164,6 @@ class Trainer:
         if at.step % STEPS_PER_RECORD == 0:
             self.report.steps(at.recent.value, rate, result.gradient_norm)
             at.recent = Mean()
-        return result.wishes
 
     def _wishes(self) -> Wishes:
         """Return what has to follow the next step; the first process's wishes count."""

@@ -13,7 +13,8 @@ from jaxtyping import TypeCheckError
 
 from lasaft.config import MODULATIONS, Activation
 from lasaft.errors import AudioError, ConfigError
-from lasaft.network.blocks import DenseConvolutions
+from lasaft.network import blocks
+from lasaft.network.blocks import ConvNorm, DenseConvolutions
 from lasaft.network.model import LaSAFT
 from lasaft.network.spectrogram import Spectrogram
 from tests.helpers.models import random_spec, small_config, small_model
@@ -140,8 +141,12 @@ def test_kernel_sizes_are_on_their_own_axes(kernel: tuple[int, int], reach: Any)
     assert (int((frames - 7).abs().max()), int((bins - 7).abs().max())) == reach
 
 
+@pytest.mark.parametrize("sums", [("cpu",), ()])
 @torch.no_grad()
-def test_dense_convolutions_equal_those_over_concatenations() -> None:
+def test_dense_convolutions_equal_those_over_concatenations(
+    sums: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "SUMS_ON", sums)
     dense = DenseConvolutions((3, 2), 4, 4, (3, 5), "relu").eval().double()
     inputs = torch.randn(2, 3, 6, 7).double(), torch.randn(2, 2, 6, 7).double()
     seen = torch.cat(inputs, dim=1)
@@ -149,6 +154,26 @@ def test_dense_convolutions_equal_those_over_concatenations() -> None:
         new = layer(seen)
         seen = torch.cat((new, seen), dim=1)
     assert (dense(*inputs) - seen[:, :4]).abs().max() < 1e-12
+
+
+def test_autocast_casts_a_weight_once_whatever_it_is_split_into() -> None:
+    dense = DenseConvolutions((3, 2), 4, 3, (3, 3), "identity").eval()
+    inputs = torch.randn(2, 3, 6, 7), torch.randn(2, 2, 6, 7)
+    with (
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        output = dense(*inputs)
+    output.float().square().sum().backward()
+    # To bfloat16: for every layer its weight, its bias, and each of the inputs.
+    casts = sum(one.count for one in profile.key_averages() if one.key == "aten::_to_copy")
+    assert casts <= 3 * 4
+    for layer in dense.layers.children():
+        assert isinstance(layer, ConvNorm)
+        gradient = layer.conv.weight.grad
+        assert gradient is not None
+        assert gradient.dtype == torch.float32
+        assert gradient.abs().sum() > 0
 
 
 @torch.no_grad()
