@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ def build_optimizer(
     parameters = list(parameters)
     # One launch for all parameters, where torch has that: the same steps but for rounding.
     fused = name in _FUSED and parameters[0].device.type in FUSED_ON
-    given = {"fused": True} if fused else {}
+    given: dict[str, Any] = {"fused": True} if fused else {}
     return _OPTIMIZERS[name](parameters, lr=lr, **given)  # pyright: ignore[reportCallIssue]
 
 
