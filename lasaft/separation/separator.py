@@ -28,8 +28,11 @@ BuildEstimator = Callable[[LaSAFT, Tensor], Estimator]
 # More channels than this in an array means that its axes are the wrong way round.
 _MOST_CHANNELS = 64
 _RATES_HZ = (1000, 768000)
-# Of a spectrogram, in all windows of one call: more costs memory and gains nothing on a CPU.
-_FRAMES_AT_ONCE = 256
+# Of a spectrogram, in all windows of one call: more costs memory and gains nothing on a CPU, and on
+# a GPU nothing beyond so many, if it has room for them.
+_FRAMES_AT_ONCE, _FRAMES_ON_GPU = 256, 4096
+# A block's input, outputs of layers, latent sources, skips: features that are held together.
+_MAPS_HELD = 40
 
 
 def plain_estimator(model: LaSAFT, conditions: Tensor) -> Estimator:
@@ -217,7 +220,8 @@ def separate_spectrogram(
     """
     names = model.config.sources if targets is None else tuple(targets)
     grid = frame_grid(model.config)
-    device, batch_size = _device(model), max(1, _FRAMES_AT_ONCE // grid.window)
+    device = _device(model)
+    batch_size = max(1, frames_at_once(model.config, device) // grid.window)
     with _evaluating(model), torch.no_grad():
         estimator = specialise(model, _conditions(model, names))
 
@@ -228,6 +232,16 @@ def separate_spectrogram(
 
         pieces = _separated([spec.transpose(-1, -2)], grid, batch_size, separate)
         return torch.cat(list(pieces), dim=-1).transpose(-1, -2)
+
+
+def frames_at_once(config: ModelConfig, device: torch.device) -> int:
+    """Return how many frames of a spectrogram go through the network's fast form together."""
+    if device.type != "cuda":
+        return _FRAMES_AT_ONCE
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    each = 4 * _MAPS_HELD * config.internal_channels * config.bins
+    return min(_FRAMES_ON_GPU, free // 2 // each)
 
 
 def _separated(

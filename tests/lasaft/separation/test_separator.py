@@ -17,11 +17,13 @@ from lasaft.audio import Samples
 from lasaft.config import ModelConfig
 from lasaft.errors import AudioError, ConfigError
 from lasaft.network.model import LaSAFT
+from lasaft.separation import separator
 from lasaft.separation.chunks import ChunkGrid, chunk_frames, cut, overlap_add, wave_grid
 from lasaft.separation.separator import (
     BuildEstimator,
     Estimator,
     Separator,
+    frames_at_once,
     plain_estimator,
     separate_spectrogram,
 )
@@ -409,3 +411,21 @@ def test_a_spectrogram_is_separated_in_windows_with_zeros_outside(
             ours = result[1, :, start : start + inner]
             # Two conditions in one batch against one: the sums may be in another order.
             assert torch.allclose(ours, wanted, atol=1e-5)
+
+
+def test_a_gpu_takes_as_many_windows_as_fit_and_that_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, gpu = ModelConfig(), torch.device("cuda")
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 * 10**9, 80 * 10**9))
+    assert frames_at_once(config, gpu) == 4096
+    assert frames_at_once(config, torch.device("cpu")) == 256
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 10**9, 80 * 10**9))
+    assert 256 < frames_at_once(config, gpu) < 1100
+    model = tiny_model()
+    spec = torch.from_numpy(noise(4 * 900, 129).reshape(4, 900, 129))
+    few = separate_spectrogram(model, spec)
+    monkeypatch.setattr(separator, "frames_at_once", lambda config, device: 4096)
+    torch.testing.assert_close(separate_spectrogram(model, spec), few, atol=1e-5, rtol=1e-5)
