@@ -83,8 +83,8 @@ class Stepper:
         (result,) = self.results()
         return result
 
-    def take(self, batch: Batch, rate: float, wishes: Wishes = NONE) -> None:
-        """Take one step on this process's part of a batch.
+    def take(self, batch: Batch, rate: float, wishes: Wishes = NONE) -> Batch:
+        """Take one step on this process's part of a batch; return that on this process's device.
 
         Args:
             batch: its windows are split into ``accumulate_grad_batches`` equal parts.
@@ -93,6 +93,9 @@ class Stepper:
                 cost no message of their own.
         """
         set_learning_rate(self.optimizer, rate)
+        # Where it came from may be filled again when the next batch is asked for.
+        parts = (batch.mixture, batch.target, batch.condition)
+        batch = Batch(*(part.to(self.ranks.device, non_blocking=True) for part in parts))
         kept = self._statistics()
         self.optimizer.zero_grad(set_to_none=True)
         with compiling(self.config.compile) if self.config.compile else nullcontext():
@@ -116,6 +119,7 @@ class Stepper:
             self._set_statistics(kept)
         self.scaler.update()
         self._found.append(found)
+        return batch
 
     def results(self) -> Iterator[StepResult]:
         """Wait for the steps taken since the last call, and yield what each did."""
@@ -137,8 +141,7 @@ class Stepper:
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         parts = self.config.accumulate_grad_batches
-        device = self.ranks.device
-        total = torch.zeros((), device=device)
+        total = torch.zeros((), device=self.ranks.device)
         tensors = (batch.mixture, batch.target, batch.condition)
         pieces = zip(*(tensor.chunk(parts) for tensor in tensors), strict=True)
         # CUDA graphs may write over what the last step left, and over nothing of this one.
@@ -146,8 +149,7 @@ class Stepper:
             torch.compiler.cudagraph_mark_step_begin()
         for index, piece in enumerate(pieces):
             with self._quiet(last=index == parts - 1):
-                inputs = [part.to(device, non_blocking=True) for part in piece]
-                loss = self._network(*inputs) * self._weight / parts
+                loss = self._network(*piece) * self._weight / parts
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total

@@ -136,10 +136,9 @@ class Trainer:
         step = at.step + len(taken)
         rate = learning_rate(step, total, self.train) * at.plateau.factor
         seed_step(self.train.seed, step)
-        taken.append((batch, rate))
         read = (step + 1) % self.stepper.reads_every == 0
-        read |= at.batch + len(taken) == self.data.steps_per_epoch
-        self.stepper.take(batch, rate, self._wishes() if read else NONE)
+        read |= at.batch + len(taken) + 1 == self.data.steps_per_epoch
+        taken.append((self.stepper.take(batch, rate, self._wishes() if read else NONE), rate))
         if not read:
             return NONE
         wishes = NONE
