@@ -47,8 +47,9 @@ def trains_here(store: RunStore) -> bool:
         DataError: the store does not answer or refuses.
     """
     owner = None if store.remote is None else owner_of(store.remote / _WRITER)
-    here = owner is not None and owner.get("host") == os.uname().nodename
-    return here and not is_dead(owner)
+    if owner is None or is_dead(owner):
+        return False
+    return owner.get("host") == os.uname().nodename
 
 
 class RightInStore:
