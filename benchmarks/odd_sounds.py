@@ -53,15 +53,24 @@ def _with_id3(draw: random.Random, data: bytes) -> bytes:
     return b"ID3\x04\0\0" + bytes([0, 0, size >> 7, size & 127]) + bytes(size) + data
 
 
+def _far_behind_id3(draw: random.Random, data: bytes) -> bytes:
+    return _with_id3(draw, bytes(10**5) + data)
+
+
 def _with_ape(draw: random.Random, data: bytes) -> bytes:
     size = draw.randrange(32, 400)
     footer = b"APETAGEX" + b"".join(n.to_bytes(4, "little") for n in (2000, size, 1, 0)) + bytes(8)
     return data + bytes(size - 32) + footer
 
 
-def _open_length(_: random.Random, data: bytes) -> bytes:
-    """Return a FLAC whose header leaves the number of its samples open."""
-    return data[:21] + bytes([data[21] & 0xF0]) + bytes(4) + data[26:]
+def _counting(samples: int) -> Odd:
+    """Return what lets a FLAC's header say how many samples it has (0: leaves it open)."""
+    count = samples.to_bytes(4, "big")
+    return lambda _, data: data[:21] + bytes([data[21] & 0xF0]) + count + data[26:]
+
+
+def _after(first: Odd, second: Odd) -> Odd:
+    return lambda draw, data: second(draw, first(draw, data))
 
 
 def _flipped(draw: random.Random, data: bytes) -> bytes:
@@ -81,12 +90,17 @@ KINDS: dict[str, tuple[str, Odd]] = {
     "mp3 with ID3 in front": ("mp3", _with_id3),
     "mp3 with an APE tag": ("mp3", _with_ape),
     "mp3 cut off": ("mp3", _cut),
-    "flac of open length": ("flac", _open_length),
+    "mp3 without a tag, far behind ID3": ("mp3", _after(_untagged, _far_behind_id3)),
+    "flac of open length": ("flac", _counting(0)),
+    "flac of open length behind ID3": ("flac", _after(_counting(0), _with_id3)),
+    "flac with an APE tag": ("flac", _with_ape),
+    "flac that says less than it has": ("flac", _counting(10_000)),
     "flac cut off": ("flac", _cut),
     "ogg cut off": ("ogg", _cut),
     "wav, sizes 0": ("wav", lambda draw, data: _number(40, 0)(draw, _number(4, 0)(draw, data))),
     "wav, sizes of a pipe": ("wav", _number(40, 0x7FFFF000)),
     "wav, sizes 2^32 - 1": ("wav", _number(40, 0xFFFFFFFF)),
+    "wav that says less than it has": ("wav", _number(40, 40_000)),
     "wav that promises more": ("wav", _promising),
     "wav cut off": ("wav", _cut),
     "any, a bit flipped": ("", _flipped),

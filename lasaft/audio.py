@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lasaft.errors import AudioError, ConfigError
 from lasaft.interrupts import held
-from lasaft.sound_file import holds_several, open_sound
+from lasaft.sound_file import SEVERAL, holds_several, open_sound
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -129,7 +129,7 @@ class AudioReader(_AudioFile):
             raise AudioError(f"{refusal}: {error}") from error
         if holds_several(path):
             self._file.close()
-            raise AudioError(f"{path}: holds several streams in one file, give each by itself")
+            raise AudioError(f"{path}: {SEVERAL}")
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         self.frames, self.missing_bytes = self._sound.samples, self._sound.missing_bytes
         if self.frames == 0:
@@ -140,8 +140,8 @@ class AudioReader(_AudioFile):
         if self.missing_bytes:
             lacking = f"{self.missing_bytes} bytes are missing at its end"
             self.note = f"is cut short: {lacking}; {seconds} are there"
-        elif self._sound.open_ended:
-            self.note = f"its header leaves the length open: all {seconds} that are there were read"
+        elif self._sound.header:
+            self.note = f"its header {self._sound.header}: all {seconds} that are there were read"
 
     def blocks(self, size: int = BLOCK_SAMPLES) -> Iterator[Samples]:
         """Yield the audio as float32 blocks [channel, sample] of at most ``size`` samples.

@@ -17,7 +17,7 @@ _KBITS = (
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
 )
 _SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xeb]", re.DOTALL)
-_SEARCHED_BYTES = 1 << 16  # for the first frame
+_BLOCK_BYTES = 1 << 16
 _IN_A_ROW = 3  # frames after each other are no coincidence
 _MOST_TRIES = 100_000  # more than in gigabytes of other things
 _LAME_BYTES = 36  # the part of a tag with the samples to leave out at both ends
@@ -57,19 +57,21 @@ class _Scan:
     """All whole frames of an MPEG file, between whatever else is in it.
 
     Attributes:
-        spans: where frames follow each other.
+        spans: where frames follow each other, tags left out.
         count: the frames in them.
-        first: one of them.
+        first: what kind of frames.
+        tags: in the first frames of each of the joined files.
     """
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._size = file, size
-        self.spans: list[list[int]] = []
+        self.spans: list[tuple[int, int]] = []
         self.count = self._tries = 0
         self.first: _Frame | None = None
-        at: int | None = self._next(0, _SEARCHED_BYTES)
+        self.tags: list[_Tag] = []
+        at = self._next(0)
         while at is not None:
-            at = self._next(self._run(at), size)
+            at = self._next(self._run(at))
 
     def read(self, at: int, count: int) -> bytes:
         """Return ``count`` bytes from ``at`` on."""
@@ -82,12 +84,17 @@ class _Scan:
 
     def _run(self, at: int) -> int:
         """Take the frames from ``at`` on, and return where the last ends."""
-        start = at
+        begin = start = at
         while (frame := self._frame(at)) and (not self.first or frame.kind == self.first.kind):
             self.first = self.first or frame
-            self.count += 1
+            if tag := _tag(self.read(at, frame.bytes), frame):
+                self.tags.append(tag)
+                self.spans.append((start, at))
+                start = at + frame.bytes
+            else:
+                self.count += 1
             at += frame.bytes
-        if at == start:
+        if at == begin:
             frame = self._frame(at)
             assert frame is not None
             assert self.first is not None
@@ -95,17 +102,14 @@ class _Scan:
                 f"goes from {self.first} to {frame} after {self.count} MPEG frames; allowed: one "
                 "sample rate and number of channels"
             )
-        self.spans.append([start, at])
+        self.spans.append((start, at))
         return at
 
-    def _next(self, at: int, searched: int) -> int | None:
+    def _next(self, at: int) -> int | None:
         """Return where frames begin from ``at`` on, ID3 tags left out."""
-        while (tag := self.read(at, 10))[:3] == b"ID3" and len(tag) == 10:
-            first, second, third, last = tag[6:]
-            at += 10 + (first << 21 | second << 14 | third << 7 | last) + (10 if tag[5] & 16 else 0)
-        end = min(self._size, at + searched)
-        while at < end:
-            data = self.read(at, min(end - at, 1 << 16) + 2)
+        at = after_tags(self._file, at)
+        while at < self._size:
+            data = self.read(at, _BLOCK_BYTES + 2)
             for found in _SYNC.finditer(data):
                 if self._begins(at + found.start()):
                     return at + found.start()
@@ -128,6 +132,16 @@ class _Scan:
         return True
 
 
+def after_tags(file: IO[bytes], at: int) -> int:
+    """Return where the ID3 tags that begin at ``at`` end."""
+    file.seek(at)
+    while (tag := file.read(10))[:3] == b"ID3" and len(tag) == 10:
+        first, second, third, last = tag[6:]
+        at += 10 + (first << 21 | second << 14 | third << 7 | last) + (10 if tag[5] & 16 else 0)
+        file.seek(at)
+    return at
+
+
 def whole_mpeg(file: IO[bytes], size: int) -> tuple[int, list[Piece]]:
     """Return what to show a decoder so that it reads each whole frame, and how many bytes lack.
 
@@ -143,24 +157,20 @@ def whole_mpeg(file: IO[bytes], size: int) -> tuple[int, list[Piece]]:
         AudioError: the frames are not all of one sample rate and number of channels.
     """
     scan = _Scan(file, size)
-    if scan.first is None:
+    spans = [(begin, stop) for begin, stop in scan.spans if begin < stop]
+    if scan.first is None or not scan.count:
         return 0, []
-    start, head = scan.spans[0][0], scan.read(scan.spans[0][0], scan.first.bytes)
-    tag = _tag(head, scan.first)
-    if tag is not None:
-        scan.count -= 1
-        scan.spans[0][0] += scan.first.bytes
-    if not scan.count:
-        return 0, []
-    spans = [(begin, stop) for begin, stop in scan.spans]
-    if tag is None:
+    head = scan.read(spans[0][0], 4)
+    if not scan.tags:
         return 0, [*_right_tag(head, scan.count, None), *spans]
-    lame, missing = tag.lame, 0
-    if tag.frames > scan.count + 1:  # some count the tag's own frame
+    promised, missing = sum(tag.frames for tag in scan.tags), 0
+    lame = scan.tags[0].lame if spans[0] != scan.spans[0] else None
+    if promised > scan.count + len(scan.tags):  # some count the tag's own frame
         there = sum(stop - begin for begin, stop in spans)
-        lacking = (tag.frames - scan.count) * there // scan.count
-        missing = max(tag.bytes - (spans[-1][1] - start), 0) or max(lacking, 1)
-    if tag.frames not in (0, scan.count) and lame:  # the end that it speaks of is another
+        lacking = (promised - scan.count) * there // scan.count
+        known = sum(tag.bytes for tag in scan.tags) - (spans[-1][1] - scan.spans[0][0])
+        missing = max(known, 0) or max(lacking, 1)
+    if scan.tags[0].frames not in (0, scan.count) and lame:  # the end that it speaks of is another
         lame = lame[:_PADDING_AT] + bytes([lame[_PADDING_AT] & 0xF0, 0]) + lame[_PADDING_AT + 2 :]
     return missing, [*_right_tag(head, scan.count, lame), *spans]
 
@@ -177,7 +187,7 @@ def _right_tag(head: bytes, count: int, lame: bytes | None) -> list[Piece]:
     """Return a first frame whose tag says how many there are.
 
     Args:
-        head: the beginning of the first frame.
+        head: the header of a frame.
         count: the frames after the tag.
         lame: LAME's part (None: the file has no tag; then no sample may be left out for it).
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ from typing import IO, TYPE_CHECKING, Any
 import soundfile
 
 from lasaft.errors import AudioError
+from lasaft.flac import flac_in_ogg, whole_flac
 from lasaft.interrupts import held
-from lasaft.mpeg import Piece, whole_mpeg
+from lasaft.mpeg import Piece, after_tags, whole_mpeg
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_BLOCK_SAMPLES = 1 << 16
-_NO_LENGTH = 2**63 - 1  # libsndfile's, where a header leaves it open
+SEVERAL = "holds several streams in one file, give each by itself"
+_OPEN = "leaves the length open"  # as a writer to a pipe or one that died does
+# What libsndfile knows by its first bytes, besides what is looked into here.
+_OTHERS = (b"OggS", b"RIFX", b"FORM", b".snd", b"caff", b"riff")
 
 
 class Sound(soundfile.SoundFile):
@@ -30,30 +34,26 @@ class Sound(soundfile.SoundFile):
     Attributes:
         samples: per channel.
         missing_bytes: how many bytes of sound its header promises that are not there.
-        open_ended: its header leaves the length open.
+        header: what it says of the length, if that is not all there is: a verb and its object.
     """
 
     def __init__(self, path: Path, contents: Contents) -> None:
-        self.missing_bytes, self.open_ended = contents.missing_bytes, contents.open_ended
+        self.missing_bytes, self.header = contents.missing_bytes, contents.header
         source: Any = None if contents.pieces is None else Pieces(path, contents.pieces)
         self._source: Pieces | None = source
         with held():  # libsndfile may call the source back
             super().__init__(source or _name(path))
         self.samples = self.frames
-        if self.frames == _NO_LENGTH:
-            self.open_ended, self.samples = True, 0
-            while count := len(self.read(_BLOCK_SAMPLES, "float32")):
-                self.samples += count
-            self.seek(0)
 
     def seekable(self) -> bool:
         """Return False: else soundfile seeks after each read, and fails at an end not known."""
         return False
 
-    def read(self, *arguments: Any, **options: Any) -> Any:
-        """Read as soundfile does."""
+    def read(self, frames: int, *arguments: Any, **options: Any) -> Any:
+        """Read as soundfile does, and nothing of what lies behind the sound."""
         with held():
-            result = super().read(*arguments, **options)
+            frames = min(frames, self.samples - self.tell())
+            result = super().read(frames, *arguments, **options)
         if self._source is not None and self._source.error is not None:
             raise self._source.error
         return result
@@ -83,15 +83,13 @@ def open_sound(path: Path) -> Sound:
             raise AudioError(f"it is {video}, extract its audio first")
         return Sound(path, _look_into(path))
     except (soundfile.SoundFileError, OSError) as error:
-        text = reason(error)
-        # What libsndfile says of files without MPEG frames.
-        missing = text.startswith("File does not exist")
-        raise AudioError("no audio in it is recognised" if missing else text) from error
+        raise AudioError(reason(error)) from error
 
 
 def holds_several(path: Path) -> bool:
     """Return whether another FLAC or Ogg stream follows the first, which alone would be read."""
     with path.open("rb") as file:
+        file.seek(after_tags(file, 0))
         mark = {b"fLaC": b"fLaC\x00\x00\x00\x22", b"OggS": b"OggS\x00\x02"}.get(file.read(4))
         before = b""
         while mark is not None and (data := file.read(1 << 20)):
@@ -132,12 +130,12 @@ class Contents:
 
     Args:
         missing_bytes: how many bytes of sound its header promises that are not there.
-        open_ended: its header leaves the length open, as a writer to a pipe or one that died does.
+        header: what it says of the length, if that is not all there is: a verb and its object.
         pieces: what libsndfile must be shown instead of the file (None: the file as it is).
     """
 
     missing_bytes: int = 0
-    open_ended: bool = False
+    header: str = ""
     pieces: Sequence[Piece] | None = None
 
 
@@ -194,21 +192,41 @@ class Pieces(io.RawIOBase):
 
 
 def _look_into(path: Path) -> Contents:
-    """Return what wav and MP3 files hold; nothing of note for other formats.
+    """Return what wav, FLAC and MP3 files hold; nothing of note for other formats.
 
     Raises:
-        AudioError: an MP3 file changes its sample rate or channels on the way; without its name.
+        AudioError: no sound is found, or an MP3 file changes its sample rate or channels on the
+            way; without its name.
         OSError: the file cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
+        start = after_tags(file, 0)
+        file.seek(start)
         head = file.read(12)
         if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE":
-            return _wav(file, size, head)
-        if head[:4] in (b"fLaC", b"OggS", b"FORM", b".snd", b"caff", b"riff"):
-            return Contents()
+            return _wav(file, size, start, head)
+        spans: Sequence[Piece] = [(start, size)] if head[:4] == b"fLaC" else []
+        if spans or (head[:4] == b"OggS" and (spans := flac_in_ogg(file, start, size))):
+            return _flac(path, spans)
+        if head[:4] in _OTHERS:
+            return Contents(pieces=[(start, size)] if start else None)
         missing, pieces = whole_mpeg(file, size)
-        return Contents(missing, pieces=pieces or None)
+        if not pieces:
+            raise AudioError("Format not recognised")
+        return Contents(missing, pieces=pieces)
+
+
+def _flac(path: Path, spans: Sequence[Piece]) -> Contents:
+    file: Any = Pieces(path, spans)
+    with file:
+        size = file.seek(0, io.SEEK_END)
+        stated, there, pieces = whole_flac(file, size, spans)
+        if file.error is not None:
+            raise file.error
+    missing = max(0, stated - there) * size // there if there else 0
+    header = "" if pieces is None else f"says {stated} samples" if stated else _OPEN
+    return Contents(missing, header, spans if pieces is None else pieces)
 
 
 # A program that writes to a pipe cannot know the length. Some write 0, others the most that the
@@ -216,33 +234,58 @@ def _look_into(path: Path) -> Contents:
 _UNKNOWN = (0x7FFFFFFF, 0xFFFFFFFF)
 _AROUND = 4096
 _MOST_CHUNKS = 10_000
+_CHUNK = re.compile(rb"[ -~]{4}")
+_TAGS = (b"TAG", b"APETAGEX", b"ID3")
 
 
 def _is_unknown(length: int, size: int) -> bool:
     return length > size and any(abs(length - mark) <= _AROUND for mark in _UNKNOWN)
 
 
-def _wav(file: IO[bytes], size: int, head: bytes) -> Contents:
+def _wav(file: IO[bytes], size: int, begin: int, head: bytes) -> Contents:
     riff = int.from_bytes(head[4:8], "little")
-    long: tuple[int, int] | None = None  # of RF64: where the length is, and what
+    whole = [(begin, size)] if begin else None
+    rest, long = begin + 12, None  # of RF64: where its own chunk ends, and the length that it says
     for _ in range(_MOST_CHUNKS):
         chunk = file.read(8)
         if len(chunk) < 8:
             break
         start, length = file.tell(), int.from_bytes(chunk[4:], "little")
         if chunk[:4] == b"ds64":
-            long = start + 8, int.from_bytes(file.read(16)[8:], "little")
+            rest, long = start + length, int.from_bytes(file.read(16)[8:], "little")
         elif chunk[:4] == b"data":
-            field, width = start - 4, 4
             if long is not None and length == 0xFFFFFFFF:
-                (field, length), width = long, 8
+                length = long
             # With a right size of the whole, no sound is meant.
-            if length == 0 and riff + 8 != size and size > start:
-                there = (size - start).to_bytes(width, "little")
-                return Contents(0, True, [(0, field), there, (field + width, size)])
+            is_open = length == 0 and begin + riff + 8 != size and size > start
+            if is_open or not _ends(file, start + length, size):
+                header = _OPEN if is_open else f"says {length} bytes of sound"
+                # As RF64, whose lengths have room for whatever is there.
+                lengths = (28).to_bytes(4, "little") + size.to_bytes(8, "little")
+                lengths += (size - start).to_bytes(8, "little") + bytes(12)
+                top = b"RF64\xff\xff\xff\xffWAVEds64" + lengths
+                pieces = [top, (rest, start - 4), b"\xff" * 4, (start, size)]
+                return Contents(0, header, pieces)
             lacking = max(0, start + length - size)
             riff_is_unknown = long is None and (riff == 0 or _is_unknown(riff, size))
             is_open = lacking > 0 and (riff_is_unknown or _is_unknown(length, size))
-            return Contents(0 if is_open else lacking, is_open)
+            return Contents(0 if is_open else lacking, _OPEN if is_open else "", whole)
         file.seek(start + length + length % 2)
-    return Contents()
+    return Contents(pieces=whole)
+
+
+def _ends(file: IO[bytes], at: int, size: int) -> bool:
+    """Return whether no sound goes on at ``at``: a chunk is there, a tag, filler or nothing."""
+    for place in (at, at + 1):  # with an odd length
+        file.seek(place)
+        head = file.read(8)
+        length = int.from_bytes(head[4:], "little")
+        if len(head) < 8 or head.startswith(_TAGS):
+            return True
+        if _CHUNK.match(head) and place + 8 + length <= size + 1:
+            return True
+    file.seek(at)
+    while block := file.read(1 << 20):
+        if block.count(0) < len(block):
+            return False
+    return True

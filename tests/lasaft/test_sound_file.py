@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.helpers.audio import RATE, noise, read, tone, write
 
 # An MP3 decoder gives whole frames: of 1152 samples here.
 FRAME = 1152
+DELAY = 576 + 529  # samples that encoder and decoder put before the sound
 
 
 @pytest.fixture
@@ -91,7 +93,9 @@ def test_joined_mp3s_with_their_tags_are_read_to_the_end(tmp_path: Path, mp3: by
     known = read_audio(tmp_path / "whole.mp3")[0]
     joined = _id3(3000) + mp3 + ID3_AT_THE_END + _id3(500) + mp3 + APE + ID3_AT_THE_END
     audio, reader = _read(tmp_path / "a.mp3", joined)
-    assert 10 * RATE < audio.shape[1] < 10 * RATE + 4 * FRAME
+    # No tag is sound, nor what is between; the first says what to leave out in front.
+    both = 2 * len(_read(tmp_path / "b.mp3", mp3[417:])[0][0])
+    assert audio.shape[1] == both - DELAY
     assert np.array_equal(audio[:, : 5 * RATE], known)
     start = audio.shape[1] - known.shape[1] - 2 * FRAME
     middle = known[:, 2 * RATE : 3 * RATE]
@@ -101,6 +105,29 @@ def test_joined_mp3s_with_their_tags_are_read_to_the_end(tmp_path: Path, mp3: by
     ]
     assert min(fit) < 1e-3
     assert reader.note == ""
+
+
+def test_an_mp3_far_behind_its_tag_is_found(tmp_path: Path, mp3: bytes) -> None:
+    audio, reader = _read(tmp_path / "a.mp3", _id3(100) + bytes(100_000) + mp3)
+    assert np.array_equal(audio, read_audio(tmp_path / "whole.mp3")[0])
+    assert reader.note == ""
+
+
+def test_the_tags_of_joined_mp3s_promise_together(tmp_path: Path, mp3: bytes) -> None:
+    _, reader = _read(tmp_path / "a.mp3", mp3 + mp3[: len(mp3) // 2])
+    lacking = len(mp3) - len(mp3) // 2
+    assert lacking <= reader.missing_bytes < lacking + 1500
+    audio, reader = _read(tmp_path / "b.mp3", mp3[417:] + mp3)  # the second alone has one
+    assert (audio.shape[1] % FRAME, reader.note) == (0, "")
+
+
+@pytest.mark.parametrize("data", [_id3(1) + bytes(1000), b"\xff\xfb\x90\x64" + bytes(200)])
+def test_no_decoder_speaks_of_what_is_no_sound(
+    tmp_path: Path, data: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(AudioError, match=r"a\.mp3: .*Format not recognised"):
+        _read(tmp_path / "a.mp3", data)
+    assert capfd.readouterr().err == ""
 
 
 def test_an_mp3_that_broke_off_is_read_as_far_as_it_goes_and_told(
@@ -187,16 +214,94 @@ def test_a_wav_that_says_2_gb_is_told_and_one_that_counts_wrongly_is_not(tmp_pat
     assert _read(tmp_path / "b.wav", longer)[1].note == ""
 
 
-def test_a_flac_that_leaves_its_length_open_is_read_to_its_end(tmp_path: Path) -> None:
+def _data_size(whole: bytes, size: int) -> bytes:
+    return _with(whole, whole.index(b"data") + 4, size.to_bytes(4, "little"))
+
+
+@pytest.mark.parametrize("format", ["WAV", "RF64"])
+def test_a_wav_that_holds_more_than_it_says_is_read_to_its_end(tmp_path: Path, format: str) -> None:
     song = noise(2, 100_000)
-    data = bytearray(write(tmp_path / "a.flac", song).read_bytes())
-    data[21] &= 0xF0  # 36 bits of total samples
-    data[22:26] = bytes(4)
-    audio, reader = _read(tmp_path / "b.flac", bytes(data))
-    assert np.array_equal(audio, read(tmp_path / "a.flac"))
-    assert reader.note == "its header leaves the length open: all 2.3 s that are there were read"
-    with pytest.raises(AudioError, match=r"b\.flac: "):
-        _read(tmp_path / "b.flac", bytes(data[: len(data) // 2]))
+    whole = write(tmp_path / "a.wav", song, format=format).read_bytes()
+    for size in (4000, 4001):
+        data = _with(_data_size(whole, size), 4, (size + 36).to_bytes(4, "little"))
+        if format == "RF64":
+            data = _with(whole, 28, size.to_bytes(8, "little"))
+        audio, reader = _read(tmp_path / "b.wav", _id3(3) + data)
+        assert np.array_equal(audio, read(tmp_path / "a.wav"))
+        assert reader.note == (
+            f"its header says {size} bytes of sound: all 2.3 s that are there were read"
+        )
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"LIST\x14\0\0\0INFOISFT" + bytes(12), b"id3 \x03\0\0\0abc", ID3_AT_THE_END, APE, bytes(5000)],
+)
+def test_what_lies_behind_the_sound_of_a_wav_is_no_sound(tmp_path: Path, behind: bytes) -> None:
+    whole = write(tmp_path / "a.wav", noise(1, 1001), subtype="PCM_24").read_bytes()
+    for pad in (b"", b"\0"):
+        audio, reader = _read(tmp_path / "b.wav", whole[: 44 + 3003] + pad + behind)
+        assert np.array_equal(audio, read(tmp_path / "a.wav"))
+        assert reader.note == ""
+
+
+def test_a_wav_longer_than_its_header_can_say_is_read_to_its_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(2, 1000), subtype="PCM_16")
+    path.write_bytes(_with(_data_size(path.read_bytes(), 0), 4, bytes(4)))
+    with path.open("r+b") as file:
+        file.truncate(5 * 2**30)  # of which nothing is stored
+    assert AudioReader(path).frames == (5 * 2**30 - 44) // 4
+
+
+def _flac_count(data: bytes, samples: int) -> bytes:
+    """Put the number of all samples into a FLAC header."""
+    return _with(data, 21, bytes([data[21] & 0xF0]) + samples.to_bytes(4, "big"))
+
+
+def _in_ogg(flac: bytes) -> bytes:
+    """Put a FLAC file into pages of an Ogg file, with no sums and no positions."""
+    at = 4
+    while not flac[at] & 0x80:
+        at += 4 + int.from_bytes(flac[at + 1 : at + 4], "big")
+    at += 4 + int.from_bytes(flac[at + 1 : at + 4], "big")
+    first = b"\x7fFLAC\x01\0\0\0" + flac[:42]
+    parts = [first, flac[42:at], *(flac[n : n + 9000] for n in range(at, len(flac), 9000))]
+    pages = b""
+    for number, part in enumerate(parts):
+        sizes = bytes([255] * (len(part) // 255) + [len(part) % 255])
+        flags = bytes([0, 2 if number == 0 else 0])
+        pages += b"OggS" + flags + bytes(20) + bytes([len(sizes)]) + sizes + part
+    return pages
+
+
+@pytest.mark.parametrize("wrap", [bytes, _in_ogg], ids=["bare", "in Ogg"])
+@pytest.mark.parametrize("behind", [b"", ID3_AT_THE_END, APE, bytes(300_000)])
+@pytest.mark.parametrize("said", [0, 30_000, 100_000])
+def test_a_flac_is_read_to_its_end_whatever_it_says_and_is_behind_it(
+    tmp_path: Path, wrap: Callable[[bytes], bytes], behind: bytes, said: int
+) -> None:
+    whole = write(tmp_path / "a.flac", noise(2, 100_000)).read_bytes()
+    for before in (b"", _id3(3)):
+        data = before + wrap(_flac_count(whole, said)) + behind
+        audio, reader = _read(tmp_path / "b.flac", data)
+        assert np.array_equal(audio, read(tmp_path / "a.flac"))
+        header = {0: "leaves the length open", 30_000: "says 30000 samples"}.get(said)
+        note = f"its header {header}: all 2.3 s that are there were read" if header else ""
+        assert (reader.note, reader.missing_bytes) == (note, 0)
+
+
+@pytest.mark.parametrize("wrap", [bytes, _in_ogg], ids=["bare", "in Ogg"])
+def test_a_flac_that_lacks_some_is_told_or_an_error(
+    tmp_path: Path, wrap: Callable[[bytes], bytes]
+) -> None:
+    whole = write(tmp_path / "a.flac", noise(2, 100_000)).read_bytes()
+    audio, reader = _read(tmp_path / "b.flac", wrap(_flac_count(whole, 120_000)))
+    assert audio.shape[1] == 100_000
+    assert reader.note.startswith("is cut short: ")
+    for said in (0, 100_000):
+        data = wrap(_flac_count(whole, said))
+        with pytest.raises(AudioError, match=r"b\.flac: is damaged after 0\.0 s"):
+            _read(tmp_path / "b.flac", data[: len(data) // 2])
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.ogg"])

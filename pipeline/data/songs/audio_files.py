@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lasaft.errors import AudioError, DataError
-from lasaft.sound_file import Sound, open_sound, reason
+from lasaft.sound_file import SEVERAL, Sound, holds_several, open_sound, reason
 
 # The audio streams of a MUSDB18 file, in the file's order.
 STEM_MP4_STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -148,6 +148,9 @@ def sound_blocks(
     """
     with ExitStack() as stack:
         files = [stack.enter_context(_open_sound(path, f"{path.name} ")) for path in paths]
+        for path in paths:
+            if holds_several(path):
+                raise AudioError(f"{path.name} {SEVERAL}")
         end = max(file.samples for file in files) if stop is None else stop
         if start:
             for path, file in zip(paths, files, strict=True):

@@ -14,8 +14,8 @@ import scipy.io.wavfile
 import soundfile
 import torch
 
-from lasaft.errors import DataError
-from pipeline.data.songs.audio_files import STEM_MP4_STREAMS
+from lasaft.errors import AudioError, DataError
+from pipeline.data.songs.audio_files import STEM_MP4_STREAMS, sound_blocks
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.tracks import (
     Track,
@@ -204,3 +204,12 @@ def test_blocks_of_any_size_are_the_same_audio(tmp_path: Path) -> None:
     whole = torch.cat(list(audio_blocks(track, 1_000_000)), dim=-1)
     pieces = torch.cat(list(audio_blocks(track, 777)), dim=-1)
     assert torch.equal(whole, pieces)
+
+
+def test_joined_flacs_of_which_the_first_alone_would_be_read_are_refused(tmp_path: Path) -> None:
+    for name in ("vocals", "drums"):
+        path = tmp_path / f"{name}.flac"
+        soundfile.write(path, noise(1), 44100)
+        path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(AudioError, match=r"^vocals\.flac holds several streams in one file"):
+        list(sound_blocks([tmp_path / "vocals.flac", tmp_path / "drums.flac"], 100))
