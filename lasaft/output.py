@@ -15,20 +15,23 @@ if TYPE_CHECKING:
 
 # Control characters, which a terminal obeys; what ends a line; what turns the writing around.
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202d\u202e]")
+# What embeds writing of another direction, and so can reorder the rest of a line, is in names all
+# the same, where other programs have put it.
+_ESCAPED = re.compile(f"{_HARMFUL.pattern}|[\u202a-\u202c\u2066-\u2069]")
 
 
 def is_harmless(name: str) -> bool:
-    """Return whether a name can be shown as it is, as whatever people write names with can be."""
+    """Return whether a name holds nothing but what people write names with."""
     return not _HARMFUL.search(name)
 
 
 def shown(name: str) -> str:
-    r"""Return a name with its harmful characters escaped.
+    r"""Return a name with what a terminal obeys, or would reorder a line for, escaped.
 
     >>> print(shown("a\x1b[31mb ヒカル"))
     a\x1b[31mb ヒカル
     """
-    return _HARMFUL.sub(lambda found: repr(found[0])[1:-1], name)
+    return _ESCAPED.sub(lambda found: repr(found[0])[1:-1], name)
 
 
 def shown_lines(text: str) -> str:

@@ -15,6 +15,7 @@ from jobs.cli.job_table import JOBS, Job, steps_of
 from jobs.cli.presets import read_preset
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem, refuse
+from pipeline.cluster.address import address_problems
 from pipeline.cluster.inputs import InputFolder
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.config import RunConfig
@@ -80,6 +81,8 @@ def parse(argv: Sequence[str], job: str) -> Command:
         bring(config, row)
         # First what is missing: that an option has no effect may only follow from it.
         builder.note(row.needs(config))
+        if row.reads(options["address"]):
+            builder.note(address_problems(config.cluster))
         builder.note(idle_options(config, explicit_names(arguments.given), job, row))
         for step in [step for step in arguments.rerun if step not in steps_of(config)]:
             others = ("space", "musdb_root", *SYNTHETIC_COUNTS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli.run import EXIT_FAILED, Result
+from lasaft import output
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.search.ranking import Row, SearchResult, training_command
@@ -204,7 +205,8 @@ def _cells(row: Row, heads: list[str], options: list[str]) -> list[str]:
     ended = trial.status if trial.status == "done" else f"{trial.status}: {trial.reason}"
     if len(ended) > _LONGEST_REASON:
         ended = ended[: _LONGEST_REASON - 3] + "..."
-    return [*(figures[head] for head in heads), *settings, ended.rstrip(": ")]
+    cells = [*(figures[head] for head in heads), *settings, ended.rstrip(": ")]
+    return [*map(output.shown, cells)]
 
 
 def _number(value: float | None, form: str) -> str:

@@ -58,12 +58,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a result for people, in columns; nothing if there are no rows."""
     if not rows:
         return
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        # A file name need not be Unicode.
-        line = shown("  ".join(cells).rstrip()).encode(errors="backslashreplace").decode()
-        sys.stdout.write(f"{line}\n")
+    # A file name need not be Unicode, or have all its characters in the terminal's encoding.
+    code = sys.stdout.encoding or "utf-8"
+    lines = [
+        [shown(cell).encode(code, "backslashreplace").decode(code) for cell in row]
+        for row in (header, *rows)
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
 def say(text: str) -> None:

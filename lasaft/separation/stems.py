@@ -19,6 +19,7 @@ from lasaft.separation.separator import Separator
 
 DEFAULT_NAME = "{track}/{source}"
 _FIELDS = ("track", "source")
+_MOST_BYTES = 255  # in one part of a path, on common file systems
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def plan_files(
 
     Raises:
         ConfigError: the template has other fields or leaves the folder, a file or folder there is
-            a link, two files would get one path, or a song would be overwritten.
+            a link, a part of a path is too long, two files would get one path, or a song would
+            be overwritten.
     """
     _check_template(template)
     if not template.lower().endswith(f".{suffix}"):
@@ -86,6 +88,11 @@ def plan_files(
         for target in targets:
             names = {"track": safe_name(song.stem), "source": safe_name(target)}
             path = folder / re.sub(r"\{(\w+)\}", lambda found, n=names: n[found[1]], template)
+            if long := next((p for p in path.parts if len(os.fsencode(p)) > _MOST_BYTES), None):
+                raise ConfigError(
+                    f"name: {template!r} gives {target} of {song} a path with a part of "
+                    f"{len(os.fsencode(long))} bytes; allowed: {_MOST_BYTES}"
+                )
             if (link := link_on_the_way(path, folder)) is not None:
                 raise ConfigError(
                     f"output_dir: {link} is a link, and nothing is written where a link leads"

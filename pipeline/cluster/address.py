@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 from lasaft.errors import ConfigError, Problem
 from pipeline.config import ClusterConfig
+from pipeline.config.addresses import shown
 
 ALLOWED = "HOST:PORT of a running cluster, 'auto', or 'local' for a cluster on this machine"
 _LET_IN = "RAY_AUTH_MODE=token and the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token)"
@@ -36,6 +38,21 @@ def named_address(config: ClusterConfig) -> str | None:
     return None if named == "local" else named
 
 
+def address_problems(config: ClusterConfig) -> Iterator[Problem]:
+    """Yield what is wrong with the address of a cluster by its form."""
+    named = named_address(config)
+    if named not in (None, "auto") and (reason := _malformed(named)):
+        yield _problem(named, named, reason)
+
+
+def _problem(named: str, address: str | None, reason: str, allowed: str = ALLOWED) -> Problem:
+    origin = " of RAY_ADDRESS" if named == os.environ.get("RAY_ADDRESS") else ""
+    origin += f" ({address})" if named == "auto" and address else ""
+    # Nothing says where a password would end: before the @.
+    text = shown(named).rpartition("@")[2]
+    return Problem("address", f"{text!r}{origin}", allowed, reason=reason)
+
+
 def require_cluster(named: str) -> None:
     """Refuse an address at which Ray would not let this machine in, within 20 s.
 
@@ -48,9 +65,7 @@ def require_cluster(named: str) -> None:
     if reason is None and address is not None:
         reason, allowed = _refusal(address, _token(searched=searched))
     if reason is not None:
-        origin = " of RAY_ADDRESS" if named == os.environ.get("RAY_ADDRESS") else ""
-        origin += f" ({address})" if searched and address else ""
-        raise ConfigError(Problem("address", f"{named!r}{origin}", allowed, reason=reason))
+        raise ConfigError(_problem(named, address, reason, allowed))
 
 
 def _malformed(address: str | None) -> str | None:
@@ -60,7 +75,7 @@ def _malformed(address: str | None) -> str | None:
     if "://" in address:
         return "a job runs on a node of the cluster, without Ray Client"
     host, _, port = address.rpartition(":")
-    well = host and port.isdecimal() and 0 < int(port) < 1 << 16
+    well = host and "@" not in host and port.isdecimal() and 0 < int(port) < 1 << 16
     return None if well else "is no HOST:PORT"
 
 
@@ -74,8 +89,8 @@ def _refusal(address: str, token: str | None) -> tuple[str | None, str]:
         said = getattr(error, "strerror", None) or error
         return f"no Ray cluster answers there ({said})", ALLOWED
     if answer == "UNAUTHENTICATED":
-        shown = "none is shown to it" if token is None else "the one here is wrong"
-        return f"the cluster wants a token, and {shown}", _LET_IN
+        found = "none is shown to it" if token is None else "the one here is wrong"
+        return f"the cluster wants a token, and {found}", _LET_IN
     if answer == "DEADLINE_EXCEEDED":
         return f"what listens there says nothing for {_PATIENCE_SECONDS:g} s", ALLOWED
     if answer in ("UNAVAILABLE", "UNIMPLEMENTED"):
@@ -98,11 +113,11 @@ def _answer(address: str, token: str | None) -> str:
         host = ray.util.get_node_ip_address()  # as Ray itself takes it
     end = time.monotonic() + _PATIENCE_SECONDS
     socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_SECONDS).close()
-    shown = None if token is None else (("authorization", f"Bearer {token}"),)
+    metadata = None if token is None else (("authorization", f"Bearer {token}"),)
     with grpc.insecure_channel(f"{host}:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
 
         def ask(call: str, seconds: float) -> str:
-            return channel.unary_unary(call).future(b"", seconds, shown).code().name
+            return channel.unary_unary(call).future(b"", seconds, metadata).code().name
 
         status = ask(_FIRST_CALL, end - time.monotonic())
         if status in ("DEADLINE_EXCEEDED", "UNIMPLEMENTED"):

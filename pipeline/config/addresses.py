@@ -5,24 +5,57 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from lasaft.errors import ConfigError, Problem
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
-_SECRET = re.compile(r"secret|password|token|credential|access_key|account_key|signature|sas", re.I)
+_SECRET = re.compile(r"secret|passw|pwd|token|credential|key|sig|sas|auth", re.I)
+_HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9A-Fa-f:.]+(%.+)?")
 
-_USER = re.compile(r"(?<=://)[^/\s]+@")
-_PARAMETER = re.compile(r"(?i)([?&][^=&\s]*(?:secret|password|token)[^=&\s]*=)[^&\s]+")
+_ADDRESS = re.compile(r"[^\s\"'<>]*(://|\?)[^\s\"'<>]*")
+_USER = re.compile(r"(?<=://)([^\s/]*:\S*|[^\s/]+)@")  # in a password there may be anything
+_PORT = re.compile(r"[^:]*:\d+/")  # in a path behind it there may be an @
+_IN_PATH = re.compile(r"(;[^=;?#]*=)[^;?#]*")
+_QUERY = re.compile(r"[?#].*")
+_OPTION = re.compile(r"([?&;#]+)([^=?&;#]*)(=?)([^?&;#]*)")
+# The options whose values are shown: those of pyarrow.fs, of the databases of MLflow, and its own.
+_HARMLESS = {
+    "allow_bucket_creation", "allow_bucket_deletion", "allow_delayed_open", "charset",
+    "connect_timeout", "dbname", "driver", "endpoint_override", "host", "port", "region",
+    "scheme", "ssl", "sslmode", "timeout", "user", "workflowtype",
+}  # fmt: skip
 
 
-def shown(address: str) -> str:
-    """Return a text without the names, passwords and tokens of the addresses in it.
+def shown(text: str) -> str:
+    """Return a text without the names, passwords and unknown options of the addresses in it.
 
     >>> shown("http://me:geheim@host/path"), shown("mysql://host/base?password=geheim&ssl=1")
     ('http://host/path', 'mysql://host/base?password=&ssl=1')
     """
-    return _PARAMETER.sub(r"\1", _USER.sub("", address))
+
+    def option(found: re.Match[str]) -> str:
+        mark, name, equals, value = found.groups()
+        harmless = name.lower() in _HARMLESS and "@" not in unquote(value)
+        return found[0] if harmless else mark + (name + equals if equals else "")
+
+    def address(found: re.Match[str]) -> str:
+        place = _IN_PATH.sub(r"\1", _USER.sub("", found[0]))
+        return _QUERY.sub(lambda query: _OPTION.sub(option, query[0]), place)
+
+    return _ADDRESS.sub(address, text)
+
+
+def impossible(address: str) -> str:
+    """Return why no machine can be at an address; empty: one may be."""
+    try:
+        parts = urlsplit(shown(address))
+        host, port = parts.hostname, parts.port
+    except ValueError:  # brackets that do not match, or no number
+        return "its host or port is none"
+    if port is not None and not port:
+        return "its port is 0"
+    return "" if not host or _HOST.fullmatch(host) else "its host is no name of one"
 
 
 def check_place(name: str, value: Any) -> Any:
@@ -44,18 +77,24 @@ def check_place(name: str, value: Any) -> Any:
         raise ConfigError(Problem(name, repr(value or ""), allowed))
     if "://" not in value:
         return Path(value)
-    parts = urlsplit(value)
-    options = parse_qsl(parts.query, keep_blank_values=True)
-    secret = any(_SECRET.search(key) or "@" in text for key, text in options)
-    if parts.password is not None or (parts.username and parts.scheme == "s3") or secret:
+    plain = value.partition("?")[0]
+    options = {found[2]: unquote(found[4]) for found in _OPTION.finditer(value)}
+    secret = any(_SECRET.search(key) or "@" in text for key, text in options.items())
+    user = _USER.search(plain)
+    if user and (":" in user[1] or value.startswith("s3:")) and not _PORT.match(user[1]):
+        secret = True
+    if secret:
         allowed = (
             "secrets in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY ...) or in the "
             "store's own files"
         )
         raise ConfigError(Problem(name, reason="the address holds a secret", allowed=allowed))
+    for place in (plain, f"//{options.get('endpoint_override', '').rpartition('//')[2]}"):
+        if reason := impossible(place):
+            raise ConfigError(Problem(name, repr(value), "HOST or HOST:PORT", reason=reason))
+    parts = urlsplit(value)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.strip("/"):
         return Path(unquote(parts.path))
-    plain = value.partition("?")[0]
     if not _SCHEME.fullmatch(parts.scheme) or parts.scheme == "file" or not plain.isprintable():
         allowed = "a path, s3://bucket/folder, file:///a/b"
         raise ConfigError(Problem(name, repr(value), allowed))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from lasaft.errors import Problem
 from pipeline.config import RunConfig
-from pipeline.config.addresses import shown
+from pipeline.config.addresses import impossible, shown
 from pipeline.config.folders import RunFolder
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -36,7 +36,7 @@ def store_problems(config: RunConfig) -> Iterator[Problem]:
     """Yield why MLflow would take no records at the run's address."""
     folder = RunFolder.of(config)
     address = tracking_address(config)
-    if config.tracking.log and not _known(address):
+    if config.tracking.log and (impossible(address) or not _known(address)):
         origin = "" if config.tracking.tracking_uri else " of MLFLOW_TRACKING_URI"
         # Without a right scheme nothing says where a password ends: before the @, if there is one.
         text = shown(address).rpartition("@")[2]
@@ -52,14 +52,10 @@ def store_problems(config: RunConfig) -> Iterator[Problem]:
 
 def _known(address: str) -> bool:
     """Return whether MLflow keeps records at such an address; plain folders it takes no more."""
-    try:
-        parts = urlsplit(address)
-        host = parts.hostname
-    except ValueError:  # brackets that do not match
-        return False
+    parts = urlsplit(shown(address))
     scheme = parts.scheme.partition("+")[0]
     if scheme in ("http", "https"):
-        return bool(host)
+        return bool(parts.hostname)
     if scheme in _DATABASES:
         return "://" in address and bool(parts.path.strip("/"))
     known = {"databricks", *(one.name for one in entry_points(group="mlflow.tracking_store"))}
@@ -73,4 +69,4 @@ def ui_command(config: RunConfig) -> str:
         page = shlex.quote(shown(address).rstrip("/") + "/?workflowType=machine_learning")
         return f"{shlex.quote(sys.executable)} -m webbrowser {page}"
     words = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1"]
-    return shlex.join([*words, "--backend-store-uri", address])
+    return shlex.join([*words, "--backend-store-uri", shown(address)])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from jobs.cli.command import parse
 from lasaft.errors import ConfigError, StageError
 from pipeline.cluster import address, connection
 from pipeline.cluster.address import named_address, require_cluster
@@ -131,3 +132,18 @@ def test_ray_is_used_by_its_public_names_only() -> None:
         if re.search(r"\bray(\.\w+)*\._[a-z]", line)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    "given", ["h:99999", "h:abc", "h", "ray://h:1", "http://h:1", "a:s3cret@h:1"]
+)
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_a_malformed_address_is_told_with_the_other_options(
+    tmp_path: Path, given: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", given if by == "environment" else "")
+    words = ["--address", given] if by == "option" else []
+    with pytest.raises(ConfigError, match=r"address: got '.*h.*'.*, allowed: HOST:PORT") as caught:
+        parse(["--preset", "demo", "--output_dir", str(tmp_path / "run"), *words], "run")
+    assert "s3cret" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

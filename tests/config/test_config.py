@@ -22,6 +22,7 @@ from pipeline.config import (
     RunConfig,
     TrackingConfig,
     TrainConfig,
+    addresses,
     from_json,
     to_json,
     without_secrets,
@@ -287,6 +288,17 @@ def test_a_file_of_very_many_unknown_options_is_told_in_part() -> None:
         ("https://u:ge@heim@h", "https://h"),
         ("postgresql+psycopg://u:geheim@h/b?sslmode=a", "postgresql+psycopg://h/b?sslmode=a"),
         ("mysql://h/b?user=u&password=geheim", "mysql://h/b?user=u&password="),
+        ("mysql://u:ge/he?i#m@h/b", "mysql://h/b"),
+        ("http://h:1/x?key=geheim&region=eu", "http://h:1/x?key=&region=eu"),
+        ("http://h/x?api_key=geheim", "http://h/x?api_key="),
+        ("https://h/x?sv=1&sig=geheim%3D", "https://h/x?sv=&sig="),
+        ("https://h/x?X-Amz-Signature=geheim", "https://h/x?X-Amz-Signature="),
+        ("https://h/x#access_token=geheim&scheme=a", "https://h/x#access_token=&scheme=a"),
+        ("https://h/x?geheim", "https://h/x?"),
+        ("mssql://h/b;password=geheim", "mssql://h/b;password="),
+        ("mssql:///?odbc_connect=DRIVER%3D{A}%3BPWD%3Dgeheim", "mssql:///?odbc_connect="),
+        ("s3://b/x?endpoint_override=http%3A%2F%2Fu%3Ageheim%40h", "s3://b/x?endpoint_override="),
+        ("s3://b/x?endpoint_override=h:1&scheme=a", "s3://b/x?endpoint_override=h:1&scheme=a"),
         ("sqlite:////data/a@b.db", "sqlite:////data/a@b.db"),
         (None, None),
     ],
@@ -299,3 +311,9 @@ def test_no_secret_of_an_address_is_written_to_files(address: str | None, kept: 
     assert "geheim" not in to_json(safe)
     assert provenance(config, "data")["config"]["tracking"]["tracking_uri"] == kept
     assert from_json(to_json(safe)) == safe
+
+
+def test_secrets_are_left_out_of_what_others_say_and_nothing_else() -> None:
+    said = "failed with url: /api?token=geheim (at 'http://u:geheim@h:1/a?b=c', see a;b=c #3, x=1)"
+    kept = "failed with url: /api?token= (at 'http://h:1/a?b=', see a;b=c #3, x=1)"
+    assert addresses.shown(said) == kept

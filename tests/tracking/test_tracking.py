@@ -318,6 +318,7 @@ def test_a_folder_that_cannot_hold_the_database_is_refused(
     [
         "./mlruns", "/data/mlruns", "file:///data/mlruns", "127.0.0.1:5000", "localhost", "http://",
         "foo://bar", "sqlite:relative.db", "sqlite://", "postgres://host/base", "http://[::1",
+        "http://h:99999", "http://h:abc", "https://h:0/x", "http://a b", "mysql://h:99999/b",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("by", ["option", "environment"])

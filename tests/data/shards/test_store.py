@@ -58,7 +58,9 @@ def test_shards_for_an_address_are_made_below_the_output() -> None:
     "place",
     ["s3://KEY:hidden@bucket/a", "s3://KEY@bucket/a", "s3://b/a?secret_key=hidden",
      "https://user:hidden@host/a", "gs://b/a?access_token=hidden",
-     "s3://b/a?endpoint_override=KEY:hidden@host"],
+     "s3://b/a?endpoint_override=KEY:hidden@host", "s3://KEY:hid/den@b/a", "https://h/a?key=hidden",
+     "https://h/a?api_key=hidden", "https://h/a?X-Amz-Signature=hidden", "s3://b/a#token=hidden",
+     "abfs://c@account/a?sig=hidden", "hdfs://h/a;password=hidden"],
 )  # fmt: skip
 def test_secrets_in_an_address_are_refused_and_not_repeated(place: str) -> None:
     with pytest.raises(ValidationError) as caught:
@@ -67,6 +69,21 @@ def test_secrets_in_an_address_are_refused_and_not_repeated(place: str) -> None:
     assert "shards_dir: the address holds a secret, allowed: secrets in the environment" in text
     assert "hidden" not in text
     assert "KEY" not in text.replace("ACCESS_KEY", "")
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["http://h:99999/a", "http://h:abc/a", "http://h:0/a", "http://[::1/a",
+     "s3://b/a?endpoint_override=h:99999", "s3://b/a?endpoint_override=http://h:x"],
+)  # fmt: skip
+def test_an_address_at_which_nothing_can_be_is_refused(place: str) -> None:
+    with pytest.raises(ValidationError, match=r"shards_dir: got .*, its .*, allowed: HOST"):
+        DataConfig(shards_dir=place)
+
+
+@pytest.mark.parametrize("place", ["hdfs://me@host:8020/a@b", "abfs://c@account/a", "s3://b/R&B"])
+def test_an_address_with_a_name_or_an_at_is_one(place: str) -> None:
+    assert DataConfig(shards_dir=place).shards_dir == place
 
 
 @pytest.mark.parametrize("place", ["s3://", "1s://b/a", "file://host/a", "s3://b/../a", 7, ""])

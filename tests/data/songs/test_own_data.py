@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import soundfile
 import torch
 
 from lasaft.errors import DataError
+from lasaft.output import shown
 from pipeline.config.fingerprints import content_hash, listing_hash
 from pipeline.data.shards.manifest import Manifest
 from pipeline.data.songs.tracks import list_tracks, read_track, source_hash
@@ -248,6 +250,15 @@ def test_names_that_could_mislead_are_faults(tmp_path: Path, name: str) -> None:
     (fault,) = _faults(tmp_path)
     assert fault.endswith("rename it")
     assert fault.isprintable()
+
+
+@pytest.mark.parametrize(
+    "name", ["\u200ea", "a\u200fb", "a\u200cb", "\u2066a\u2069 b", "\u202aa\u202c"]
+)
+def test_names_with_marks_of_direction_are_names(tmp_path: Path, name: str) -> None:
+    _own(tmp_path, f"train/{name}")
+    assert _faults(tmp_path) == []
+    assert not re.search("[\u202a-\u202e\u2066-\u2069]", shown(name))
 
 
 def test_very_long_and_odd_names_stay_inside_the_shard_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import torch
 
 from lasaft.checkpoint import load_checkpoint, save_checkpoint
 from lasaft.cli import commands as cli
+from lasaft.cli.console import print_table
 from lasaft.errors import ConfigError
 from lasaft.files import safe_name
 from lasaft.separation import stems
@@ -201,6 +203,8 @@ def test_track_names_never_leave_the_output_folder(tmp_path: Path) -> None:
         ("\x1b[31m{track}/{source}", r"got '\\x1b.*no characters that a terminal obeys"),
         ("{track}\n{source}", "no characters that a terminal obeys"),
         ("{track.__class__}{source}", "allowed in braces"),
+        ("x" * 300 + "/{source}", "a path with a part of 300 bytes; allowed: 255"),
+        ("{track}/{source}" + "ä" * 124, r"part of 258 bytes; allowed: 255"),
         ("{track}", "which is that of vocals of"),
         ("{source}", "which is that of vocals of"),
     ],
@@ -224,6 +228,20 @@ def test_stems_are_not_written_where_a_link_leads(
     assert separate(checkpoint, tmp_path / "out", song) == 2
     assert f"output_dir: {place} is a link, and nothing is written" in capsys.readouterr().err
     assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_columns_stand_below_each_other_whatever_is_escaped(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding, "backslashreplace"))
+    names = ["a\u2067b", "a\x1bb", "a\udc80", "\u5149", "plain"]
+    print_table(("file", "seconds"), [(name, "1.0") for name in names])
+    sys.stdout.flush()
+    lines = stream.getvalue().decode(encoding).splitlines()
+    assert {line.rindex("1.0") for line in lines[1:]} == {lines[0].index("seconds")}
+    assert lines[1].startswith(r"a\u2067b ")
 
 
 def test_two_songs_of_one_name_and_overwriting_a_song_are_rejected(tmp_path: Path) -> None:
