@@ -24,7 +24,7 @@ def _work(command: Command) -> Result:
     config = command.config
     # Finished scores need no cluster: there is nothing to compute.
     cluster = ready_cluster(config) if config.evaluate.scores_dir is None else nullcontext()
-    with alone_in_run(config), cluster:
+    with alone_in_run(config, "scores", "estimates"), cluster:
         score_songs(config)
         return scores_result(config)
 

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from pipeline.workflow.stages import make_report
 
-    with alone_in_run(command.config):
+    with alone_in_run(command.config, "report"):
         return scores_result(command.config, make_report(command.config).page)
 
 

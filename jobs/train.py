@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from pipeline.workflow.stages import train_network
 
-    with alone_in_run(command.config), ready_cluster(command.config):
+    parts = ("training", "checkpoint", "checkpoints")
+    with alone_in_run(command.config, *parts), ready_cluster(command.config):
         return training_result(train_network(command.config))
 
 

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from pipeline.workflow.stages import search_settings
 
-    with alone_in_run(command.config):
+    with alone_in_run(command.config, "search"):
         return search_result(command.config, search_settings(command.config))
 
 

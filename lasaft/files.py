@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from lasaft.errors import StageError
 
 # Not allowed in file names on one system or another, with a meaning in paths, or not Unicode.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
+SPECIAL = "a pipe, a socket or a device"
 _LONGEST_NAME_BYTES = 180  # leaves room for endings below the 255 of common file systems
 
 
@@ -59,21 +61,50 @@ def link_on_the_way(path: Path, top: Path) -> Path | None:
     return next((place for place in reversed(inside) if place.is_symlink()), None)
 
 
+def first_special(places: Iterable[Path]) -> Path | None:
+    """Return the first of ``places``, or of all in them, that is neither a file nor a folder.
+
+    Whoever opens a pipe waits for ever. Links are followed, for they are read too.
+    """
+    seen: set[str] = set()
+    for place in places:
+        if place.exists() and not place.is_file() and not place.is_dir():
+            return place
+        for top, folders, files in os.walk(place, followlinks=True):
+            real = os.path.realpath(top)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            for name in sorted(files):
+                if (file := Path(top, name)).exists() and not file.is_file():
+                    return file
+    return None
+
+
 def open_own(path: Path, mode: str, **options: Any) -> IO[Any]:
     """Open a file to write, which is made where it is missing, but not where a link leads.
 
     Raises:
-        OSError: it is a link, or cannot be opened.
+        OSError: it is a link or no file, or cannot be opened.
     """
 
     def opened(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        # Without waiting: it may be a pipe.
+        handle = os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return handle
+        os.close(handle)
+        raise OSError(errno.ENXIO, "", name)
 
     try:
         return open(path, mode, opener=opened, **options)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            error.strerror = "is a link, and nothing is written where a link leads"
+        said = {
+            errno.ELOOP: "is a link, and nothing is written where a link leads",
+            errno.ENXIO: f"is {SPECIAL}",
+        }
+        error.strerror = said.get(error.errno or 0, error.strerror)
         raise
 
 

@@ -20,7 +20,7 @@ from pipeline.cluster.inputs import InputFolder
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import RunFolder, misplaced
 from pipeline.config.options import Option, did_you_mean, problems_of, value_of
 from pipeline.config.roles import all_options
 from pipeline.config.run import without_effect
@@ -79,6 +79,7 @@ def parse(argv: Sequence[str], job: str) -> Command:
             output_dir = config.output_dir.expanduser().absolute()
             config = config.model_copy(update={"output_dir": output_dir})
         bring(config, row)
+        refuse(misplaced(config))
         # First what is missing: that an option has no effect may only follow from it.
         builder.note(row.needs(config))
         if row.reads(options["address"]):

@@ -24,7 +24,7 @@ from jobs.cli.job_table import JOBS, needs_estimates, needs_songs_and_start
 from lasaft.config import Settings, option, variant_name
 from lasaft.errors import ConfigError, Problem, refuse
 from pipeline.config import RunConfig, from_json
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import RunFolder, misplaced
 from pipeline.config.options import options_of, value_of
 from pipeline.config.roles import all_options
 
@@ -211,6 +211,7 @@ def _evaluation(arguments: Arguments) -> ReadmeCommand:
         builder.build(ReadmeTree)
         builder.note(error.problems)
         raise ConfigError(builder.problems) from error
+    refuse(misplaced(RunConfig(output_dir=folder)))
     path = RunFolder.of(RunConfig(output_dir=folder)).config
     stored = from_json(path.read_bytes(), origin=str(path))
     builder = _builder(arguments, stored)

@@ -25,7 +25,7 @@ EXIT_FAILED = 1
 # Faults of the machine that a person mends; their text names the file.
 _OUTSIDE = {
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.EEXIST,
-    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.ELOOP,
 }  # fmt: skip
 
 

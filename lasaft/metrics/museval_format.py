@@ -12,6 +12,8 @@ import numpy as np
 from lasaft.errors import DataError
 from lasaft.metrics.bss_eval import METRICS, Scores
 
+LIMIT_DB = 1e6  # no score is beyond it: 64 bits of floating point end at some 6,000
+
 MUSEVAL_VERSION = "0.4.1"  # the version whose structure and numbers these are
 _ORDER = ("SDR", "SIR", "SAR", "ISR")  # museval's order of keys
 
@@ -99,5 +101,7 @@ def _scores_of(targets: list[dict[str, Any]]) -> tuple[tuple[str, ...], Scores]:
     arrays = [np.array(table, np.float64) for table in tables]
     for array in arrays:
         array[np.isinf(array)] = np.nan
+        if np.nanmax(np.abs(array), initial=0) > LIMIT_DB:
+            raise ValueError(f"a score of {np.nanmax(np.abs(array)):g} dB")
     hop = times[1] - times[0] if len(times) > 1 else window
     return names, Scores(*arrays, window_seconds=window, hop_seconds=hop)

@@ -18,6 +18,7 @@ from lasaft.files import first_link, open_own
 
 # What file systems of the network answer that have no locks, or whose lock service is off.
 _REFUSED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
 _NAME = ".lock"
 _held: set[tuple[Path, int]] = set()  # folders, each with the thread that works alone in it
 
@@ -141,7 +142,7 @@ def alone(folder: Path, option: str, written: Iterable[Path] = ()) -> Iterator[N
     try:
         other = lock.take(this_command())
     except OSError as error:
-        reason = f"{_NAME} {error.strerror}" if error.errno == errno.ELOOP else error.strerror
+        reason = f"{_NAME} {error.strerror}" if error.errno in _NO_FILE else error.strerror
         raise ConfigError(
             f"{option}: cannot write in {folder} ({reason}); allowed: a folder of yours"
         ) from error

@@ -12,36 +12,45 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lasaft.errors import LasaftError, StageError
+from lasaft.errors import LasaftError, StageError, refuse
 from pipeline.cluster.job_log import kept_log
 from pipeline.cluster.locks import alone, in_use, is_held, this_command
 from pipeline.cluster.progress import say
 from pipeline.cluster.run_store import LARGE, TRAINED, RunStore, guards
 from pipeline.cluster.store import RemoteFile, RemoteFolder
 from pipeline.config import RunConfig
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import RunFolder, misplaced
 
+_RECORDS = ("tracking", "database", "artifacts")
 _BEAT_SECONDS = 5.0
 _STALE_SECONDS = 20.0
 _SETTLE_SECONDS = 1.0
 
 
 @contextmanager
-def alone_in_run(config: RunConfig) -> Iterator[None]:
+def alone_in_run(config: RunConfig, *parts: str) -> Iterator[None]:
     """Be the only command that writes to a run; a thread may say so again inside of it.
 
     Of a run in an object store, the copy here is made current before, and what was made of it
     goes to the store after; what nodes make, they take there themselves.
 
+    Args:
+        parts: what is written besides records for MLflow, by the names of :class:`RunFolder`
+            (default: everything). The rest may be links: it is read at most.
+
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder cannot be written, or something in it is not what it should be.
         DataError: the store does not answer or refuses.
         StageError: another command writes there.
     """
     folder = RunFolder.of(config)
     again = is_held(folder.root)
-    written = (*folder.made, *folder.training.glob("*"), *folder.tracking.glob("*"))
+    written = [getattr(folder, part) for part in (*parts, *_RECORDS)] if parts else folder.made
+    written = [*written, *folder.tracking.glob("*")]
+    if folder.training in written:
+        written += folder.training.glob("*")
     with alone(folder.root, "output_dir", written):
+        refuse(() if again else misplaced(config))
         if folder.address is None or again:
             yield
             return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lasaft.errors import Problem
+from lasaft.files import SPECIAL, first_special
 from pipeline.config.addresses import shown
 from pipeline.config.run import RunConfig
 
@@ -234,3 +236,24 @@ def _inputs(config: RunConfig) -> tuple[tuple[Input, ...], dict[str, Path]]:
         elif place is not None:
             given[option] = place.absolute()
     return tuple(inputs), given
+
+
+def misplaced(config: RunConfig) -> Iterator[Problem]:
+    """Yield what of a run, or of what it reads, is no file or no folder where it should be one."""
+    run = RunFolder.of(config)
+    record, weights = run.checkpoint / "config.json", run.checkpoint / "weights.safetensors"
+    files = {run.config, run.metrics, run.database, record, weights}
+    for place in (*sorted(files), run.training, run.checkpoint):
+        if place.is_dir() if place in files else place.is_file():
+            found, allowed = ("folder", "file") if place in files else ("file", "folder")
+            yield Problem("output_dir", reason=f"{place} is a {found}", allowed=f"a {allowed}")
+    here = [path for path in run.root.iterdir() if not path.is_dir()] if run.root.is_dir() else []
+    places = {
+        "output_dir": [*here, *run.made, run.root / "songs"],
+        "shards_dir": [run.shards],
+        "resume_from_checkpoint": [config.train.resume_from_checkpoint],
+        **{option: [place] for option, place in run.given.items() if option != "musdb_root"},
+    }
+    for option, read in places.items():
+        if (found := first_special(filter(None, read))) is not None:
+            yield Problem(option, reason=f"{found} is {SPECIAL}", allowed="files and folders")

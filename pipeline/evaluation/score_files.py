@@ -15,6 +15,7 @@ import numpy as np
 from lasaft.errors import DataError, StageError
 from lasaft.files import atomic_write_bytes, atomic_write_json, file_sha256, read_json, safe_name
 from lasaft.metrics import METRICS, Scores, museval_json, read_museval_json
+from lasaft.metrics.museval_format import LIMIT_DB
 
 # Of a whole song, with no frames: the MDX challenges' SDR, and the scale-invariant one.
 WHOLE_METRICS = ("uSDR", "SI-SDR")
@@ -111,16 +112,19 @@ def read_scores(path: Path) -> FrameScores:
 
 def _whole_of(content: Any, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
     try:
-        return {
+        table = {
             name: {m: None if row[m] is None else float(row[m]) for m in WHOLE_METRICS}
             for name, row in content.items()
             if name in names
         }
+        if any(abs(v or 0) > LIMIT_DB for row in table.values() for v in row.values()):
+            raise ValueError(f"a score beyond {LIMIT_DB:g} dB")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{_WHOLE_KEY} is not a table of {', '.join(WHOLE_METRICS)} for each source "
             f"({type(error).__name__} {error})"
         ) from error
+    return table
 
 
 def require_writable(folder: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_json, file_sha256
+from lasaft.metrics.museval_format import LIMIT_DB
 from pipeline.config.fingerprints import digest
 from pipeline.evaluation.score_files import WHOLE_METRICS
 
@@ -90,7 +91,8 @@ def usual_aggregation(metric: str) -> Literal["median", "mean"]:
 LARGEST_DB = 100.0
 
 Kind = Literal["model", "mixture", "irm", "ibm", "estimates", "scores"]
-Table = dict[str, dict[str, float | None]]
+Decibels = Annotated[float, Field(ge=-LIMIT_DB, le=LIMIT_DB)]
+Table = dict[str, dict[str, Decibels | None]]
 
 
 _SEAL = "sha256"
@@ -104,8 +106,8 @@ class _Record(BaseModel):
 class Figure(_Record):
     """One score over all tracks in dB, aggregated in two ways (None: every frame is NaN)."""
 
-    median: float | None
-    mean: float | None
+    median: Decibels | None
+    mean: Decibels | None
 
 
 class TrackSummary(_Record):

@@ -100,7 +100,7 @@ def curves(
             steps, values = zip(*_thin(points), strict=True)
             line = "-o" if len(points) < 40 else "-"
             axes.plot(steps, values, line, color=colour, linewidth=1.7, markersize=3, label=title)
-        if logarithmic and all(v > 0 for points in drawn.values() for _, v in points):
+        if logarithmic and all(v > 1e-30 for points in drawn.values() for _, v in points):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_minor_locator(NullLocator())

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lasaft.errors import DataError
+from pipeline.cluster.progress import say
 from pipeline.report.plots import SERIES, curves
 
+_LARGEST = 1e30
 _Points = list[tuple[float, float]]
 
 
@@ -53,7 +55,7 @@ _NO_RECORD = (
 
 
 def _read(journal: Path) -> dict[str, _Points]:
-    if not journal.is_file():
+    if not journal.exists():
         return {}
     data = journal.read_bytes()
     lines = data.splitlines()
@@ -61,11 +63,14 @@ def _read(journal: Path) -> dict[str, _Points]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
+            step = float(record["step"])
             for name, value in record["values"].items():
-                if value is not None:  # a value that was no number leaves a gap
-                    series[name][float(record["step"])] = float(value)
+                # A value that was no number, or that no plot can show, leaves a gap.
+                if value is not None and abs(float(value)) < _LARGEST and step < _LARGEST:
+                    series[name][step] = float(value)
         except _NO_RECORD as error:
             if number == len(lines) and not data.endswith(b"\n"):
-                break  # cut off while it was written: the run was killed here
+                say(f"report: {journal}: its last line is cut off and left out")
+                break
             raise DataError(f"{journal}, line {number}: not a record of training") from error
     return {name: sorted(points.items()) for name, points in sorted(series.items())}

@@ -132,3 +132,14 @@ def test_scores_are_current_only_with_the_same_key_and_content(tmp_path: Path) -
     assert facts_if_current(scores, key_file, key) is None
     key_file.write_text(json.dumps({"key": key}))
     assert facts_if_current(scores, key_file, key) is None
+
+
+@pytest.mark.parametrize("value", [1e308, -1e7])
+def test_a_score_beyond_all_scores_is_an_error(tmp_path: Path, value: float) -> None:
+    frame = {"time": 0.0, "duration": 1.0, "metrics": dict.fromkeys(METRICS, 1.0) | {"SDR": value}}
+    text = json.dumps({"targets": [{"name": "vocals", "frames": [frame]}]})
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(
+        DataError, match=r"a\.json: not museval's structure .* a score of 1e\+\d+ dB"
+    ):
+        read_scores(tmp_path / "a.json")

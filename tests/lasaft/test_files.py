@@ -14,6 +14,7 @@ from lasaft.files import (
     atomic_paths,
     atomic_write_bytes,
     atomic_write_json,
+    first_special,
     open_own,
     publish_folder,
     recover_folder,
@@ -155,3 +156,15 @@ def test_an_error_names_the_file_that_was_wanted(tmp_path: Path) -> None:
     assert found.value.filename == str(tmp_path / "a")
     assert found.value.filename2 is None
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for mode in ("a", "r+", "ab+"):
+        with pytest.raises(OSError, match="is a pipe, a socket or a device"):
+            open_own(tmp_path / "pipe", mode)
+    (tmp_path / "around").symlink_to(tmp_path)
+    assert first_special([tmp_path / "none", tmp_path]) == tmp_path / "pipe"
+    (tmp_path / "pipe").unlink()
+    assert first_special([tmp_path]) is None
