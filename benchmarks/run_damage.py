@@ -2,6 +2,7 @@
 
     python -m benchmarks.run_damage                                    all: hours
     python -m benchmarks.run_damage --commands report run --count 200  a draw of them
+    python -m benchmarks.run_damage --minutes 25                       as many as that takes
 
 A command passes if it mends the file to the same bytes, if it gives the right result without it, or
 if it ends with one clear line. Ends with 1 if any gave a traceback or, unnoticed, another result.
@@ -13,6 +14,7 @@ import argparse
 import random
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -25,16 +27,21 @@ def main() -> int:
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--count", type=int, help="how many, drawn at random (default: all)")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw, found, wrong = random.Random(options.seed), Counter[tuple[str, str]](), []
     with tempfile.TemporaryDirectory() as root, finished_run(Path(root)) as run:
         cases = list(every(run, options.ways, options.commands))
+        end = time.monotonic() + 60 * options.minutes
         for file, way, command in draw.sample(cases, options.count or len(cases)):
+            if time.monotonic() > end:
+                break
             outcome, told = run.outcome(file, way, command, draw)
             found[command, outcome] += 1
             if outcome == WRONG:
                 wrong.append(f"{command}, {file}, {way}: {told.strip()[-300:]}")
+    print(f"{found.total()} of {len(cases)} damages")
     outcomes = (MENDED, RIGHT, TOLD, WRONG)
     rows = Table("command", *outcomes)
     for command in options.commands:

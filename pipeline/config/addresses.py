@@ -13,8 +13,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _SECRET = re.compile(r"secret|passw|pwd|token|credential|key|sig|sas|auth", re.I)
 _HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9A-Fa-f:.]+(%.+)?")
 
-_ADDRESS = re.compile(r"[^\s\"'<>]*(://|\?)[^\s\"'<>]*")
-_USER = re.compile(r"(?<=://)([^\s/]*:\S*|[^\s/]+)@")  # in a password there may be anything
+_WORD = re.compile(r"[^\s\"'<>]+")
+_LONGEST_HOST = 300
 _PORT = re.compile(r"[^:]*:\d+/")  # in a path behind it there may be an @
 _IN_PATH = re.compile(r"(;[^=;?#]*=)[^;?#]*")
 _QUERY = re.compile(r"[?#].*")
@@ -39,11 +39,29 @@ def shown(text: str) -> str:
         harmless = name.lower() in _HARMLESS and "@" not in unquote(value)
         return found[0] if harmless else mark + (name + equals if equals else "")
 
-    def address(found: re.Match[str]) -> str:
-        place = _IN_PATH.sub(r"\1", _USER.sub("", found[0]))
+    def plain(word: str) -> str:
+        if "://" not in word and "?" not in word:
+            return word
+        before, _, rest = _user(word)
+        place = _IN_PATH.sub(r"\1", before + rest)
         return _QUERY.sub(lambda query: _OPTION.sub(option, query[0]), place)
 
-    return _ADDRESS.sub(address, text)
+    if len(text.split()) == 1:  # an address alone, whatever is in it
+        return plain(text)
+    return _WORD.sub(lambda found: plain(found[0]), text)
+
+
+def _user(place: str) -> tuple[str, str, str]:
+    """Return what is before name and password in an address, these, and what is behind their @.
+
+    In a password there may be anything.
+    """
+    start, (head, _, rest) = 0, place.rpartition("@")
+    while (start := head.find("://", start) + 3) > 2:
+        first, slash, _ = head[start : start + _LONGEST_HOST].partition("/")
+        if ":" in first or not slash:
+            return head[:start], head[start:], rest
+    return "", "", place
 
 
 def impossible(address: str) -> str:
@@ -80,10 +98,9 @@ def check_place(name: str, value: Any) -> Any:
     plain = value.partition("?")[0]
     options = {found[2]: unquote(found[4]) for found in _OPTION.finditer(value)}
     secret = any(_SECRET.search(key) or "@" in text for key, text in options.items())
-    user = _USER.search(plain)
-    if user and (":" in user[1] or value.startswith("s3:")) and not _PORT.match(user[1]):
-        secret = True
-    if secret:
+    user = _user(plain)[1]
+    named = ":" in user or (user and value.startswith("s3:"))
+    if secret or (named and not _PORT.match(user)):
         allowed = (
             "secrets in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY ...) or in the "
             "store's own files"

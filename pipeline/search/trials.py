@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from lasaft.errors import LasaftError
+from lasaft.errors import LasaftError, StageError
 from lasaft.files import atomic_write_json, read_json
 from pipeline.cluster.run_store import STATES, TRAINED, RunStore
 from pipeline.config import RunConfig, SearchConfig
@@ -175,8 +175,17 @@ class TrialBook:
         return sorted(names, key=lambda name: ("-" in name, name))
 
     def all(self) -> list[Trial]:
-        """Return every trial as it is now."""
-        return [self.read(name) for name in self.names()]
+        """Return every trial as it is now.
+
+        Raises:
+            StageError: one is missing; the next would get the number of another.
+        """
+        names = self.names()
+        own = [name for name in names if "-" not in name]
+        for number, name in enumerate(own):
+            if name != (expected := f"{number:04d}"):
+                raise StageError(f"{self.root}/plan/{expected}.json: is missing; {_ANEW}")
+        return [self.read(name) for name in names]
 
     def read(self, name: str) -> Trial:
         """Return one trial as it is now."""

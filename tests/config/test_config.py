@@ -289,6 +289,7 @@ def test_a_file_of_very_many_unknown_options_is_told_in_part() -> None:
         ("postgresql+psycopg://u:geheim@h/b?sslmode=a", "postgresql+psycopg://h/b?sslmode=a"),
         ("mysql://h/b?user=u&password=geheim", "mysql://h/b?user=u&password="),
         ("mysql://u:ge/he?i#m@h/b", "mysql://h/b"),
+        ("mysql://u:'ge\"geheim<@h/b", "mysql://h/b"),
         ("http://h:1/x?key=geheim&region=eu", "http://h:1/x?key=&region=eu"),
         ("http://h/x?api_key=geheim", "http://h/x?api_key="),
         ("https://h/x?sv=1&sig=geheim%3D", "https://h/x?sv=&sig="),
@@ -317,3 +318,9 @@ def test_secrets_are_left_out_of_what_others_say_and_nothing_else() -> None:
     said = "failed with url: /api?token=geheim (at 'http://u:geheim@h:1/a?b=c', see a;b=c #3, x=1)"
     kept = "failed with url: /api?token= (at 'http://h:1/a?b=', see a;b=c #3, x=1)"
     assert addresses.shown(said) == kept
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("part", ["x", "://", "a@://", "?", ";a=", "://a:b@", "=&"])
+def test_a_long_text_is_looked_through_soon(part: str) -> None:
+    addresses.shown(part * 100_000)

@@ -210,6 +210,18 @@ def test_a_trial_is_what_its_files_say(tmp_path: Path) -> None:
     assert book.names() == ["0003", "0003-seed2"]
 
 
+def test_a_search_that_lacks_a_trial_gives_no_number_twice(tmp_path: Path) -> None:
+    checker = Checker(BASE.model_copy(update={"output_dir": tmp_path}), SPACE)
+    book = TrialBook(tmp_path / "search", checker)
+    for number in range(3):
+        book.plan(checker.settle({"lr": 0.001 * (number + 1)}), number)
+    (tmp_path / "search" / "plan" / "0002.json").unlink()
+    assert [trial.number for trial in book.all()] == [0, 1]  # the last is proposed again
+    (tmp_path / "search" / "plan" / "0000.json").unlink()
+    with pytest.raises(StageError, match=r"plan/0000\.json: is missing; put a copy of it back"):
+        book.all()
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"numb\x80r": 1}', b"[" * 99_999])
 def test_a_damaged_file_of_a_search_is_named(tmp_path: Path, content: bytes) -> None:
     checker = Checker(BASE.model_copy(update={"output_dir": tmp_path}), SPACE)
