@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lasaft.errors import LasaftError, StageError
-from lasaft.files import atomic_write_json, read_json
+from lasaft.files import atomic_write_json, file_sha256, read_json
 from pipeline.cluster.run_store import STATES, TRAINED, RunStore
 from pipeline.config import RunConfig, SearchConfig
 from pipeline.config.fingerprints import digest
@@ -19,7 +19,7 @@ from pipeline.config.folders import TRIALS, RunFolder, below
 from pipeline.config.roles import STANDS_FOR, identity, values
 from pipeline.search.candidates import Candidate, Checker, searcher_of, trial_base
 from pipeline.search.space import Settings, Space
-from pipeline.training.loop.identity import DATA_HASH, claim_folder
+from pipeline.training.loop.identity import DATA_HASH, claim_folder, hashes_of
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.right_to_write import trains_here
 from pipeline.training.loop.states import drop_states
@@ -27,6 +27,7 @@ from pipeline.training.loop.states import drop_states
 Status = Literal["waiting", "running", "done", "stopped", "failed"]
 _LONGEST_NAME = 90
 _PLAN = {"number", "repeat", "settings", "parameters"}
+_SEAL = "sha256"
 _ANEW = "put a copy of it back, or search anew in another output_dir"
 
 
@@ -165,7 +166,7 @@ class TrialBook:
         name = f"{number:04d}" + (f"-seed{repeat}" if repeat else "")
         plan = {"number": number, "repeat": repeat, "settings": candidate.settings}
         plan["parameters"] = candidate.parameters
-        atomic_write_json(self.root / "plan" / f"{name}.json", plan)
+        atomic_write_json(self.root / "plan" / f"{name}.json", plan | {_SEAL: digest(plan)})
         self.store.push_files([f"search/plan/{name}.json"])  # before anything of the trial is there
         return self.read(name)
 
@@ -189,12 +190,22 @@ class TrialBook:
 
     def read(self, name: str) -> Trial:
         """Return one trial as it is now."""
-        plan = read_json(self.root / "plan" / f"{name}.json", _PLAN, _ANEW)
+        file = self.root / "plan" / f"{name}.json"
+        plan = read_json(file, _PLAN, _ANEW)
+        if plan.pop(_SEAL, None) not in (None, digest(plan)):  # earlier versions wrote none
+            raise StageError(f"{file}: was changed after it was written; {_ANEW}")
         settings = settings_of(plan)
         config = _trial_config(self.checker, settings, name, plan["repeat"])
         folder = RunFolder.of(config).root
         status, reason, epochs = _ending(folder)
-        curve = read_curve(RunFolder.of(config).metrics)[:epochs]
+        journal = RunFolder.of(config).metrics
+        curve = read_curve(journal)[:epochs]
+        known = hashes_of(RunFolder.of(config)) if status == "done" else {}
+        if known.get("journal") not in (None, file_sha256(journal) if curve else ""):
+            raise StageError(
+                f"{journal}: is not as the trial has left it; put a copy of it back, or remove "
+                f"{folder}: the trial is made again then"
+            )
         if status == "waiting" and curve:
             status = "running"
         speed = _json(folder / "speed.json", "seconds_per_song").get("seconds_per_song")

@@ -13,6 +13,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError, DataError, StageError
+from lasaft.files import file_sha256
 from pipeline.config import RunConfig, SearchConfig, TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import STANDS_FOR
@@ -31,7 +32,9 @@ from pipeline.search.trials import (
     read_curve,
 )
 from pipeline.search.tune_parts import build_scheduler, replay
+from pipeline.training.loop.identity import finish
 from pipeline.training.loop.journal import History, make_record
+from pipeline.training.loop.records import TrainResult
 
 SPACE = Space("x", (Dimension("lr", "log", (), 1e-4, 1e-2),))
 BASE = RunConfig(model=ModelConfig(n_fft=512, hop_length=256, num_frame=32, n_blocks=3))
@@ -220,6 +223,29 @@ def test_a_search_that_lacks_a_trial_gives_no_number_twice(tmp_path: Path) -> No
     (tmp_path / "search" / "plan" / "0000.json").unlink()
     with pytest.raises(StageError, match=r"plan/0000\.json: is missing; put a copy of it back"):
         book.all()
+
+
+def test_a_trial_that_was_changed_is_told(tmp_path: Path) -> None:
+    checker = Checker(BASE.model_copy(update={"output_dir": tmp_path}), SPACE)
+    book = TrialBook(tmp_path / "search", checker)
+    trial = book.plan(checker.settle({"lr": 0.001}), 0)
+    folder = RunFolder.of(trial.config)
+    journal = History(folder.metrics)
+    values = {"valid/loss": 1.5, "valid/vocals/SDR": 4.25}
+    journal.append(make_record("epoch", step=0, epoch=0, seconds=1.0, values=values))
+    journal.close()
+    result = TrainResult(folder.checkpoint, 0, 1.5, {}, 1, 1, 0, 1.0, 0.0, "all epochs")
+    finish(folder, trial.config, result, {"journal": file_sha256(folder.metrics)})
+    assert book.read("0000").figure("sdr") == 4.25
+    text = folder.metrics.read_text()
+    folder.metrics.write_text(text.replace("4.25", "9.25"))
+    with pytest.raises(StageError, match=r"metrics\.jsonl: is not as the trial has left it"):
+        book.read("0000")
+    folder.metrics.write_text(text)
+    plan = tmp_path / "search" / "plan" / "0000.json"
+    plan.write_text(plan.read_text().replace("0.001", "0.002"))
+    with pytest.raises(StageError, match=r"0000\.json: was changed after it was written"):
+        book.read("0000")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"numb\x80r": 1}', b"[" * 99_999])
