@@ -238,9 +238,10 @@ def test_a_trial_that_was_changed_is_told(tmp_path: Path) -> None:
     finish(folder, trial.config, result, {"journal": file_sha256(folder.metrics)})
     assert book.read("0000").figure("sdr") == 4.25
     text = folder.metrics.read_text()
-    folder.metrics.write_text(text.replace("4.25", "9.25"))
-    with pytest.raises(StageError, match=r"metrics\.jsonl: is not as the trial has left it"):
-        book.read("0000")
+    for damaged in (text.replace("4.25", "9.25"), ""):
+        folder.metrics.write_text(damaged)
+        with pytest.raises(StageError, match=r"metrics\.jsonl: is not as the trial has left it"):
+            book.read("0000")
     folder.metrics.write_text(text)
     plan = tmp_path / "search" / "plan" / "0000.json"
     plan.write_text(plan.read_text().replace("0.001", "0.002"))
