@@ -17,6 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 from lasaft.errors import AudioError, ConfigError
+from lasaft.files import no_file
 from lasaft.interrupts import held
 from lasaft.sound_file import SEVERAL, holds_several, open_sound
 
@@ -120,8 +121,7 @@ class AudioReader(_AudioFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise AudioError(f"{path}: {what}, give an audio file ({READABLE})")
+            raise AudioError(f"{path}: {no_file(path)}, give an audio file ({READABLE})")
         refusal = f"{path}: is not an audio file that can be read ({READABLE})"
         try:
             self._file = self._sound = open_sound(path)

@@ -61,6 +61,13 @@ def link_on_the_way(path: Path, top: Path) -> Path | None:
     return next((place for place in reversed(inside) if place.is_symlink()), None)
 
 
+def no_file(path: Path) -> str:
+    """Return what is to be said of a path at which there is no file."""
+    if path.is_dir():
+        return "is a folder"
+    return f"is {SPECIAL}" if path.exists() else "does not exist"
+
+
 def first_special(places: Iterable[Path]) -> Path | None:
     """Return the first of ``places``, or of all in them, that is neither a file nor a folder.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lasaft.authors.pickle_reader import StandIn, as_dict, read_pickle
 from lasaft.errors import CheckpointError
-from lasaft.files import file_sha256
+from lasaft.files import file_sha256, no_file
 
 _DTYPES = {
     "BFloat16Storage": torch.bfloat16, "BoolStorage": torch.bool, "ByteStorage": torch.uint8,
@@ -85,8 +85,7 @@ def read_authors_checkpoint(path: str | Path) -> AuthorsCheckpoint:
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path}: {what}, give a checkpoint file (.ckpt)")
+        raise CheckpointError(f"{path}: {no_file(path)}, give a checkpoint file (.ckpt)")
     sha256 = file_sha256(path)
     with path.open("rb") as stream:
         try:

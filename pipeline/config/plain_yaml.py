@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lasaft.errors import ConfigError, Problem
+from lasaft.files import no_file
 from pipeline.config.options import did_you_mean
 
 PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
@@ -119,7 +120,7 @@ class NamedFiles:
         if path.is_file():
             return path.absolute()
         if path.exists():
-            reason, allowed = f"{name} is a folder", f"a YAML file or a {self.option}'s name"
+            reason, allowed = f"{name} {no_file(path)}", f"a YAML file or a {self.option}'s name"
             raise ConfigError(Problem(self.option, reason=reason, allowed=allowed))
         allowed = f"a YAML file, or {', '.join(names)}{did_you_mean(name, names)}"
         raise ConfigError(Problem(self.option, repr(name), allowed))

@@ -15,6 +15,7 @@ from lasaft.files import (
     atomic_write_bytes,
     atomic_write_json,
     first_special,
+    no_file,
     open_own,
     publish_folder,
     recover_folder,
@@ -166,5 +167,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
             open_own(tmp_path / "pipe", mode)
     (tmp_path / "around").symlink_to(tmp_path)
     assert first_special([tmp_path / "none", tmp_path]) == tmp_path / "pipe"
+    assert no_file(tmp_path / "pipe") == "is a pipe, a socket or a device"
+    assert (no_file(tmp_path), no_file(tmp_path / "a")) == ("is a folder", "does not exist")
     (tmp_path / "pipe").unlink()
     assert first_special([tmp_path]) is None
