@@ -67,8 +67,8 @@ from tests.helpers.training import run_tiny, tiny_config, training_tensors
 
 _LIMIT_SECONDS = 470.0
 _NETWORK = "CUNET_TFC_GPoCM_LaSAFT"
-# Sums in another order; without TF32. Gradients of a step are compared with float64.
-_MOST_ERROR, _MOST_GRADIENT_ERROR = 3e-5, 1e-3
+# Sums in another order, and cuDNN's faster algorithms; TF32 alone would be some 1e-3.
+_MOST_ERROR = 1e-4
 Row = tuple[str, str, str]  # what, how much, the goal
 
 
@@ -122,8 +122,8 @@ def equality(where: Where) -> Iterator[Row]:
             ours = every[rows, rows]
             wanted = model.to_spectrogram(model.estimate(mixture, condition), mixture)
             fast = max(fast, relative_error(ours, wanted))
-    yield _within(f"{len(names)} networks against the reference", plain, _MOST_ERROR)
-    yield _within("their fast form against the plain one", fast, _MOST_ERROR)
+    yield _within(f"{len(names)} networks against the reference", plain)
+    yield _within("their fast form against the plain one", fast)
     fixture = Fixture("train_gpocm_lasaft")
     model = fixture.model().train().to(where.device)
     for module in model.modules():
@@ -140,14 +140,13 @@ def equality(where: Where) -> Iterator[Row]:
     norm = float(
         torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     )
-    yield _within("loss of a step", abs(loss.item() / truth["value_fp64"] - 1), _MOST_ERROR)
-    error = abs(norm / truth["total_grad_norm"] - 1)
-    yield _within("norm of its gradient", error, _MOST_GRADIENT_ERROR)
+    yield _within("loss of a step", abs(loss.item() / truth["value_fp64"] - 1))
+    yield _within("norm of its gradient", abs(norm / truth["total_grad_norm"] - 1))
 
 
-def _within(what: str, error: float, most: float) -> Row:
-    assert error < most, f"{what}: differs by {error:.1e}, allowed: below {most:.0e}"
-    return what, f"{error:.1e} apart", f"< {most:.0e}"
+def _within(what: str, error: float) -> Row:
+    assert error < _MOST_ERROR, f"{what}: differs by {error:.1e}, allowed: below {_MOST_ERROR:.0e}"
+    return what, f"{error:.1e} apart", f"< {_MOST_ERROR:.0e}"
 
 
 def _stepper(where: Where, windows: int, **train: Any) -> tuple[Stepper, Batch]:
@@ -300,7 +299,7 @@ def out_of_memory(where: Where) -> Iterator[Row]:
         train = short.train.model_copy(update={"activation_checkpointing": True})
         run_tiny(short.model_copy(update={"train": train}), ranks=ranks)
         error = _differences(whole, short)
-        yield _within("out of memory, gone on with activation_checkpointing", error, 1e-4)
+        yield _within("out of memory, gone on with activation_checkpointing", error)
 
 
 def _differences(first: RunConfig, second: RunConfig) -> float:
@@ -406,6 +405,13 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="these alone")
     parser.add_argument("--json", type=Path, help="a file for the same rows")
     options = parser.parse_args()
+    # Asked in another process: one that has asked cannot be divided into parts any more.
+    ask = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    if (
+        options.device == "cuda"
+        and subprocess.run((sys.executable, "-c", ask), check=False).returncode
+    ):
+        parser.error("device: got cuda, but torch sees no GPU here")
     where, began = Where(torch.device(options.device), options.tiny), time.monotonic()
     print(f"{versions(options.device)}\n")
     table, faults, kept = Table("part", "what", "measured", "goal"), [], []

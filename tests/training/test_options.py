@@ -154,6 +154,7 @@ def _train_compiled(folder: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_tiny(_compiled_config(folder, "interrupted", compile=True), stop_at=5)
     run_tiny(_compiled_config(folder, "interrupted", compile=True))
+    run_tiny(_compiled_config(folder, "blocks", compile="blocks"))
 
 
 def test_a_compiled_training_is_the_same_and_goes_on_bit_for_bit(
@@ -163,17 +164,17 @@ def test_a_compiled_training_is_the_same_and_goes_on_bit_for_bit(
     folder = str(tmp_path)
     # In a process of its own: torch cannot compile the shape checks that tests put into the code.
     in_processes(1, tmp_path, _train_compiled, folder)
-    plain, compiled, interrupted = (
-        _compiled_config(folder, name) for name in ("plain", "compiled", "interrupted")
-    )
+    names = ("plain", "compiled", "interrupted", "blocks")
+    plain, compiled, interrupted, blocks = (_compiled_config(folder, name) for name in names)
     run_tiny(plain)
     assert_same_training(compiled, interrupted)
-    ours, theirs = training_tensors(compiled), training_tensors(plain)
-    assert ours.keys() == theirs.keys()  # no _orig_mod.
-    for name, value in theirs.items():
-        # Fused kernels round in another order.
-        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
-    assert any(not torch.equal(ours[name], value) for name, value in theirs.items())
+    theirs = training_tensors(plain)
+    for ours in map(training_tensors, (compiled, blocks)):
+        assert ours.keys() == theirs.keys()  # no _orig_mod.
+        for name, value in theirs.items():
+            # Fused kernels round in another order.
+            torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
+        assert any(not torch.equal(ours[name], value) for name, value in theirs.items())
     assert lasaft.load_model(RunFolder.of(compiled).checkpoint)
 
 
