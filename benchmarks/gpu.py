@@ -16,20 +16,15 @@ import argparse
 import importlib.util
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +44,7 @@ _NAMES = ("ray", "mlflow", "pyarrow", "yaml", "psutil")
 _MISSING = [name for name in _NAMES if importlib.util.find_spec(name) is None]
 sys.modules.update({name: _StandIn(name) for name in _MISSING})
 
+from benchmarks.bounded import Row, within
 from benchmarks.measure import Table, cpu_name, timed
 from lasaft.config import VARIANTS, ModelConfig
 from lasaft.fast.specialise import specialise
@@ -69,7 +65,6 @@ _LIMIT_SECONDS = 470.0
 _NETWORK = "CUNET_TFC_GPoCM_LaSAFT"
 # Sums in another order, and cuDNN's faster algorithms; TF32 alone would be some 1e-3.
 _MOST_ERROR = 1e-4
-Row = tuple[str, str, str]  # what, how much, the goal
 
 
 @dataclass(frozen=True)
@@ -340,46 +335,12 @@ PARTS: dict[str, tuple[Callable[[Where], Iterator[Row]], float]] = {
 TINY = [name for name in PARTS if name not in ("graphs", "blocks", "compiled")]
 
 
-def _work(name: str, where: Where, into: Connection) -> None:
-    """Do one part in this process, which nobody else shares; send its rows as they come."""
-    os.setsid()  # what it starts ends with it
+def rows_of(name: str, where: Where) -> Iterator[Row]:
+    """Yield a part's rows, with the settings of a training."""
     if where.device.type == "cpu":
         torch.set_num_threads(1)  # several would wait for each other where others work as well
-    try:
-        with repeatable(False):
-            for row in PARTS[name][0](where):
-                into.send(row)
-        into.send(None)
-    except BaseException as error:  # noqa: BLE001  it is told by whoever waits
-        traceback.print_exc()
-        into.send(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-
-
-def run_part(name: str, where: Where, seconds: float) -> tuple[list[Row], str]:
-    """Return a part's rows, and what went wrong with it."""
-    context = get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(name, where, theirs))
-    process.start()
-    theirs.close()
-    rows: list[Row] = []
-    end = time.monotonic() + seconds
-    fault = f"took more than {seconds:.0f} s"
-    while ours.poll(max(0.0, end - time.monotonic())):
-        try:
-            found = ours.recv()
-        except EOFError:
-            fault = "its process died"
-            break
-        if not isinstance(found, tuple):
-            fault = found or ""
-            break
-        rows.append(found)
-    process.join(2)
-    if process.is_alive() and process.pid is not None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-    return rows, fault
+    with repeatable(False):
+        yield from PARTS[name][0](where)
 
 
 def versions(device: str) -> str:
@@ -418,7 +379,7 @@ def main() -> None:
     for name in options.parts or (TINY if options.tiny else PARTS):
         left = _LIMIT_SECONDS - (time.monotonic() - began)
         bound = PARTS[name][1] * (1 if options.device == "cuda" else 3)
-        rows, fault = run_part(name, where, min(bound, max(left, 1.0)))
+        rows, fault = within(min(bound, max(left, 1.0)), partial(rows_of, name, where))
         rows += [("failed", fault, "")] if fault else []
         faults += [name] if fault else []
         for row in rows:
