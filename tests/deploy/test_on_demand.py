@@ -1,10 +1,15 @@
-"""Google's machines, where there are no spot ones; tests/deploy/test_ray_up_on_ray.py has AWS's."""
+"""Google Cloud's provider, with answers of Google's; tests/deploy/test_ray_up.py has AWS's."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+import yaml
+
+from tests.helpers.cluster_file import cluster_text
 
 CAPACITY = {"errors": [{"code": "ZONE_RESOURCE_POOL_EXHAUSTED", "message": "none left"}]}
 SPOT = {
@@ -51,3 +56,40 @@ def test_where_there_is_none_the_same_one_comes_on_demand(monkeypatch: pytest.Mo
 def test_another_error_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="invalid image"):
         _asked_for(SPOT, monkeypatch, "invalid image")
+
+
+def test_ray_makes_of_the_file_what_google_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("googleapiclient")
+    from ray.autoscaler._private.gcp import config as gcp
+    from ray.autoscaler._private.util import prepare_config
+
+    from deploy.on_demand_gcp import SpotOrOnDemand
+
+    monkeypatch.setenv("HOME", str(tmp_path))  # for the key that Ray makes
+    crm, iam, compute = MagicMock(), MagicMock(), MagicMock()
+    project = {"projectId": "my-project", "lifecycleState": "ACTIVE"}
+    crm.projects().get().execute.return_value = project
+    crm.projects().getIamPolicy().execute.return_value = {"bindings": []}
+    crm.projects().setIamPolicy().execute.return_value = {}
+    head_account = "ray-autoscaler-sa-v1@my-project.iam.gserviceaccount.com"
+    account = {"email": head_account, "projectId": "my-project"}
+    iam.projects().serviceAccounts().get().execute.return_value = account
+    metadata = {"name": "my-project", "commonInstanceMetadata": {"items": []}}
+    compute.projects().get().execute.return_value = metadata
+    compute.globalOperations().get().execute.return_value = {"status": "DONE"}
+    compute.subnetworks().list().execute.return_value = {"items": [{"selfLink": "a subnet"}]}
+    clients = (crm, iam, compute, None)
+    monkeypatch.setattr(gcp, "construct_clients_from_provider_config", lambda _: clients)
+
+    config = prepare_config(yaml.safe_load(cluster_text("Google Cloud")))
+    made = SpotOrOnDemand.bootstrap_config(config)
+    assert made["head_node"]["serviceAccounts"][0]["email"] == head_account
+    types = made["available_node_types"]
+    assert types.keys() == {"head", "cpu", "gpu", "four_gpus"}
+    for name in types.keys() - {"head"}:
+        node = types[name]["node_config"]
+        (own,) = node["serviceAccounts"]
+        assert own["email"] == "lasaft-worker@my-project.iam.gserviceaccount.com"
+        assert node["networkInterfaces"][0]["subnetwork"] == "a subnet"
