@@ -31,7 +31,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw, found, wrong = random.Random(options.seed), Counter[tuple[str, str]](), []
-    with tempfile.TemporaryDirectory() as root, finished_run(Path(root)) as run:
+    more = {"tune"} & set(options.commands)  # a search in the same folder
+    with tempfile.TemporaryDirectory() as root, finished_run(Path(root), *more) as run:
         cases = list(every(run, options.ways, options.commands))
         end = time.monotonic() + 60 * options.minutes
         for file, way, command in draw.sample(cases, options.count or len(cases)):

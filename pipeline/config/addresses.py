@@ -59,7 +59,8 @@ def _user(place: str) -> tuple[str, str, str]:
     start, (head, _, rest) = 0, place.rpartition("@")
     while (start := head.find("://", start) + 3) > 2:
         first, slash, _ = head[start : start + _LONGEST_HOST].partition("/")
-        if ":" in first or not slash:
+        web = head[:start].lower().endswith(("http://", "https://"))  # of a database: a password
+        if (":" in first or not slash) and not (web and _PORT.match(head, start)):
             return head[:start], head[start:], rest
     return "", "", place
 
