@@ -9,13 +9,16 @@ import os
 import re
 import shutil
 import stat
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from lasaft.errors import StageError
+
+Result = TypeVar("Result")
 
 # Not allowed in file names on one system or another, with a meaning in paths, or not Unicode.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
@@ -115,10 +118,42 @@ def open_own(path: Path, mode: str, **options: Any) -> IO[Any]:
         raise
 
 
+# What a file system on another machine answers while that is away, or has forgotten a file.
+AWAY = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ESTALE", "EIO", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN",
+        "ENETUNREACH", "ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "ESHUTDOWN", "EREMOTEIO",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
+AWAY_SECONDS = [0.5, 2.0, 5.0]  # pauses before further tries
+
+
+def steadily(action: Callable[[], Result]) -> Result:
+    """Return ``action()``, tried again a few times where the file system is away.
+
+    Raises:
+        OSError: of the last try.
+    """
+    for pause in AWAY_SECONDS:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in AWAY:
+                raise
+        time.sleep(pause)
+    return action()
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def read() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return steadily(read)
 
 
 def _sync(path: Path) -> None:
@@ -188,8 +223,12 @@ def _name_target(error: BaseException, temporary: Path, path: Path) -> None:
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+
+    def write() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+
+    steadily(write)
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
@@ -203,12 +242,15 @@ def read_json(path: Path, keys: Set[str], advice: str) -> dict[str, Any]:
 
     Raises:
         StageError: it has not, or cannot be read; ends with ``advice``.
+        OSError: its file system is away.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(steadily(path.read_bytes))
         if not isinstance(found, dict) or not keys <= found.keys():
             raise ValueError(f"it is not what was written: {str(found)[:40]}")
     except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno in AWAY:
+            raise
         raise StageError(f"{path}: is damaged ({error}); {advice}") from error
     return found
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from jobs.cli.command import Command
 from lasaft.errors import ConfigError, LasaftError
+from lasaft.files import AWAY
 from lasaft.output import keep_output, shown_lines
 from pipeline.cluster import interrupts
 from pipeline.cluster.connection import prepare_environment
@@ -23,7 +24,7 @@ AnyCommand = TypeVar("AnyCommand", bound=Command)
 
 EXIT_FAILED = 1
 # Faults of the machine that a person mends; their text names the file.
-_OUTSIDE = {
+_OUTSIDE = AWAY | {
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.EEXIST,
     errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.ELOOP,
 }  # fmt: skip
@@ -98,7 +99,8 @@ def _run(
         if error.errno not in _OUTSIDE:
             raise
         where = "" if error.filename is None else f": {error.filename}"
-        _complain(f"{name}: error: {error.strerror}{where}")
+        hint = "; its file system does not answer as it should" if error.errno in AWAY else ""
+        _complain(f"{name}: error: {error.strerror}{where}{hint}")
         return EXIT_FAILED
 
 

@@ -99,8 +99,10 @@ def _raising(error: BaseException) -> Callable[[Command], Result]:
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/o/x"), 1,
          "run: error: No space left on device: /o/x\n"),
+        (OSError(errno.ESTALE, "Stale file handle", "/o/x"), 1, "run: error: Stale file handle: "
+         "/o/x; its file system does not answer as it should\n"),
     ],
-    ids=["data", "stage", "config", "configs", "interrupt", "disk"],
+    ids=["data", "stage", "config", "configs", "interrupt", "disk", "network"],
 )  # fmt: skip
 def test_an_error_is_one_message_and_an_exit_code(
     capsys: pytest.CaptureFixture[str], error: BaseException, code: int, message: str

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lasaft import files
+from lasaft.errors import StageError
 from lasaft.files import (
     atomic_path,
     atomic_paths,
@@ -171,3 +176,48 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert (no_file(tmp_path), no_file(tmp_path / "a")) == ("is a folder", "does not exist")
     (tmp_path / "pipe").unlink()
     assert first_special([tmp_path]) is None
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The answers of the file system to opening a file: an error each, then all is well."""
+    answers: list[int] = []
+    really = Path.open
+
+    def open_(self: Path, *arguments: Any, **options: Any) -> Any:
+        if answers:
+            raise OSError(answers[0], os.strerror(answers.pop(0)), str(self))
+        return really(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_)
+    monkeypatch.setattr(files, "AWAY_SECONDS", [0.01, 0.01])
+    return answers
+
+
+@pytest.mark.parametrize("code", sorted(files.AWAY), ids=lambda code: errno.errorcode[code])
+def test_a_file_system_that_is_away_is_tried_again(
+    tmp_path: Path, away: list[int], code: int
+) -> None:
+    file = tmp_path / "a.json"
+    away += [code, code]
+    files.atomic_write_bytes(file, b'{"a": 1}')
+    away += [code, code]
+    assert files.read_json(file, {"a"}, "") == {"a": 1}
+    away += [code]
+    assert len(files.file_sha256(file)) == 64
+    away += [code] * 3
+    with pytest.raises(OSError, match=re.escape(str(file))) as caught:
+        files.read_json(file, {"a"}, "")
+    assert caught.value.errno == code
+    away += [code] * 3
+    with pytest.raises(OSError, match=r"a\.json"):
+        files.atomic_write_bytes(file, b"{}")
+    assert file.read_bytes() == b'{"a": 1}'
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_other_faults_are_told_at_once(tmp_path: Path, away: list[int]) -> None:
+    away += [errno.EACCES]
+    with pytest.raises(StageError, match=r"a\.json: is damaged .*Permission denied"):
+        files.read_json(tmp_path / "a.json", {"a"}, "")
+    assert away == []
