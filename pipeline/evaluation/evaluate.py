@@ -22,6 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
 from pipeline.data.songs.checks import check_tracks
+from pipeline.data.songs.make import fetch_songs
 from pipeline.data.songs.tracks import Track, list_tracks
 from pipeline.evaluation.adopted_scores import adopt_scores
 from pipeline.evaluation.aggregate import summarise, summarise_track
@@ -159,6 +160,7 @@ def _tracks(
 ) -> tuple[list[Track], list[float]]:
     """Return the checked tracks of the split and their lengths in seconds."""
     model = checkpoint.config if checkpoint is not None else config.model
+    fetch_songs(config)
     listed = list_tracks(
         folder.songs,
         sources=model.sources,

@@ -87,12 +87,11 @@ class Workflow:
     def _preprocess(self, folder: RunFolder) -> Step:
         settings = ShardSettings.of(self.config).model_dump(mode="json", exclude={"format"})
         settings |= values(self.config, "data", "songs")
-        is_wav = settings["musdb_is_wav"]
         return Step(
             "preprocess",
             inputs=lambda: {
                 "options": settings,
-                STANDS_FOR["musdb_is_wav"]: f"is_wav {find_places(folder.songs, is_wav)[1]}",
+                STANDS_FOR["musdb_is_wav"]: f"is_wav {self._is_wav(folder)}",
                 "songs": self._songs_hash(folder),
             },
             version=shards.VERSION,
@@ -202,6 +201,11 @@ class Workflow:
             remote = RunStore(folder).remote
             return listing_hash(folder.songs) if remote is None else remote.names_hash("songs")
         return listing_hash(folder.songs, times=True)
+
+    def _is_wav(self, folder: RunFolder) -> bool:
+        """Return whether the songs are folders of stems; synthetic ones always are."""
+        is_wav = self.config.data.musdb_is_wav
+        return wants_songs(self.config) or find_places(folder.songs, is_wav)[1]
 
     def _connected(self, stage: Callable[[RunConfig], str]) -> str:
         self._stack.enter_context(ready_cluster(self.config))

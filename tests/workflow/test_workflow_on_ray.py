@@ -235,7 +235,7 @@ def test_a_run_in_a_bucket_on_hosts_that_share_nothing_ends_alike(
         assert any(line.startswith("training: ") for line in first.stderr)
         os.killpg(first.pid, signal.SIGKILL)
         first.communicate()
-        for steps in ({"songs", "train", "evaluate", "report"}, {"songs"}):
+        for steps in ({"train", "evaluate", "report"}, set[str]()):
             assert cloud.run(0, "rm", "-r", "/home/.cache").returncode == 0
             done = cloud.run(0, *words)
             assert done.returncode == 0, done.stderr

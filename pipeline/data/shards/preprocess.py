@@ -32,6 +32,7 @@ from pipeline.data.shards.manifest import (
 )
 from pipeline.data.shards.upload import upload_shards
 from pipeline.data.songs.checks import examine_tracks, refuse_faults
+from pipeline.data.songs.make import fetch_songs
 from pipeline.data.songs.splits import SPLITS
 from pipeline.data.songs.tracks import Track, list_tracks
 
@@ -54,6 +55,7 @@ def preprocess(config: RunConfig) -> Manifest:
     data, store = config.data, None
     if folders.shards_address is not None:
         store = RemoteFolder(folders.shards_address)
+    fetch_songs(config)
     tracks = list_tracks(
         folders.songs, sources=settings.sources, is_wav=data.musdb_is_wav, dev_mode=data.dev_mode
     )

@@ -39,6 +39,7 @@ from pipeline.data.shards.preprocess import (
 )
 from pipeline.data.shards.upload import upload_shards
 from pipeline.data.songs.checks import check_tracks
+from pipeline.data.songs.make import fetch_songs
 from pipeline.data.songs.tracks import list_tracks
 
 _AGAIN = "run python -m jobs.preprocess with the options that the shards were made with"
@@ -168,6 +169,7 @@ def _build(config: RunConfig, before: Inspection, damaged: set[str]) -> Tracks:
     if not damaged:
         return {}
     folders, settings = RunFolder.of(config), before.settings
+    fetch_songs(config)
     listed = list_tracks(folders.songs, sources=settings.sources, is_wav=config.data.musdb_is_wav)
     found = {_stem(shard_name(track.split, track.name, 0)): track for track in listed}
     missing = sorted(damaged - found.keys())

@@ -19,6 +19,12 @@ def wants_songs(config: RunConfig) -> bool:
     return synthetic_songs(config) > 0
 
 
+def fetch_songs(config: RunConfig) -> None:
+    """Bring the songs that the run has made here, where it is kept elsewhere."""
+    if wants_songs(config):
+        RunStore(RunFolder.of(config)).pull("songs")
+
+
 def song_set(config: RunConfig) -> SongSet:
     """Return the parameters of the run's synthetic songs."""
     data = config.data
