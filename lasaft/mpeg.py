@@ -133,11 +133,16 @@ class _Scan:
 
 
 def after_tags(file: IO[bytes], at: int) -> int:
-    """Return where the ID3 tags that begin at ``at`` end."""
+    """Return where the ID3 tags that begin at ``at`` end; one that would end behind all is none."""
+    size = file.seek(0, 2)
     file.seek(at)
     while (tag := file.read(10))[:3] == b"ID3" and len(tag) == 10:
         first, second, third, last = tag[6:]
-        at += 10 + (first << 21 | second << 14 | third << 7 | last) + (10 if tag[5] & 16 else 0)
+        end = at + 10 + (first << 21 | second << 14 | third << 7 | last)
+        end += 10 if tag[5] & 16 else 0
+        if end > size:
+            break
+        at = end
         file.seek(at)
     return at
 

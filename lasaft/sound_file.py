@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 SEVERAL = "holds several streams in one file, give each by itself"
 _OPEN = "leaves the length open"  # as a writer to a pipe or one that died does
+# How a stream begins, by the first bytes of a file.
+_BEGINNINGS = {
+    b"fLaC": re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
+    b"OggS": re.compile(rb"OggS\x00\x02"),
+}
+_LONGEST_BEGINNING = 8
 # What libsndfile knows by its first bytes, besides what is looked into here.
 _OTHERS = (b"OggS", b"RIFX", b"FORM", b".snd", b"caff", b"riff")
 
@@ -90,12 +96,12 @@ def holds_several(path: Path) -> bool:
     """Return whether another FLAC or Ogg stream follows the first, which alone would be read."""
     with path.open("rb") as file:
         file.seek(after_tags(file, 0))
-        mark = {b"fLaC": b"fLaC\x00\x00\x00\x22", b"OggS": b"OggS\x00\x02"}.get(file.read(4))
+        mark = _BEGINNINGS.get(file.read(4))
         before = b""
         while mark is not None and (data := file.read(1 << 20)):
-            if mark in before + data:
+            if mark.search(before + data):
                 return True
-            before = data[-len(mark) :]
+            before = data[-_LONGEST_BEGINNING:]
     return False
 
 
@@ -231,7 +237,7 @@ def _flac(path: Path, spans: Sequence[Piece]) -> Contents:
 
 # A program that writes to a pipe cannot know the length. Some write 0, others the most that the
 # field holds, as signed or unsigned, or that less or more the size of the header, or of a page.
-_UNKNOWN = (0x7FFFFFFF, 0xFFFFFFFF)
+_UNKNOWN = (0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
 _AROUND = 4096
 _MOST_CHUNKS = 10_000
 _CHUNK = re.compile(rb"[ -~]{4}")
@@ -243,39 +249,60 @@ def _is_unknown(length: int, size: int) -> bool:
 
 
 def _wav(file: IO[bytes], size: int, begin: int, head: bytes) -> Contents:
-    riff = int.from_bytes(head[4:8], "little")
-    whole = [(begin, size)] if begin else None
-    rest, long = begin + 12, None  # of RF64: where its own chunk ends, and the length that it says
+    riff, kind = int.from_bytes(head[4:8], "little"), b""
+    whole: Sequence[Piece] | None = [(begin, size)] if begin else None
+    long: int | None = None  # the length that RF64 says
     for _ in range(_MOST_CHUNKS):
         chunk = file.read(8)
         if len(chunk) < 8:
             break
         start, length = file.tell(), int.from_bytes(chunk[4:], "little")
         if chunk[:4] == b"ds64":
-            rest, long = start + length, int.from_bytes(file.read(16)[8:], "little")
+            long = int.from_bytes(file.read(16)[8:], "little")
+        elif chunk[:4] == b"fmt ":
+            kind = file.read(min(length, _AROUND))
         elif chunk[:4] == b"data":
             if long is not None and length == 0xFFFFFFFF:
                 length = long
             # With a right size of the whole, no sound is meant.
             is_open = length == 0 and begin + riff + 8 != size and size > start
-            if is_open or not _ends(file, start + length, size):
-                header = _OPEN if is_open else f"says {length} bytes of sound"
-                # As RF64, whose lengths have room for whatever is there.
-                lengths = (28).to_bytes(4, "little") + size.to_bytes(8, "little")
-                lengths += (size - start).to_bytes(8, "little") + bytes(12)
-                top = b"RF64\xff\xff\xff\xffWAVEds64" + lengths
-                pieces = [top, (rest, start - 4), b"\xff" * 4, (start, size)]
-                return Contents(0, header, pieces)
+            says_less = not is_open and not _ends(file, start + length, size)
             lacking = max(0, start + length - size)
             riff_is_unknown = long is None and (riff == 0 or _is_unknown(riff, size))
-            is_open = lacking > 0 and (riff_is_unknown or _is_unknown(length, size))
-            return Contents(0 if is_open else lacking, _OPEN if is_open else "", whole)
+            is_unknown = lacking > 0 and (riff_is_unknown or _is_unknown(length, size))
+            header = _OPEN if is_open or is_unknown else ""
+            header = f"says {length} bytes of sound" if says_less else header
+            missing, pieces = 0 if is_unknown else lacking, whole
+            # libsndfile believes 64 bits, and knows no BW64.
+            if is_open or says_less or (is_unknown and long is not None) or head[:4] == b"BW64":
+                stop = size if header else min(start + length, size)
+                pieces = [_right_header(kind, stop - start), (start, stop)]
+            return Contents(missing, header, pieces)
         file.seek(start + length + length % 2)
     return Contents(pieces=whole)
 
 
+def _right_header(kind: bytes, length: int) -> bytes:
+    """Return the beginning of a wav file of so many bytes of sound; RF64 where they are many.
+
+    Args:
+        kind: what its ``fmt `` chunk holds.
+    """
+    chunk = b"fmt " + len(kind).to_bytes(4, "little") + kind + bytes(len(kind) % 2)
+    whole = 4 + len(chunk) + 8 + length
+    if whole < 0xFFFFFFFF:
+        sizes = [number.to_bytes(4, "little") for number in (whole, length)]
+        return b"RIFF" + sizes[0] + b"WAVE" + chunk + b"data" + sizes[1]
+    lengths = b"".join(number.to_bytes(8, "little") for number in (whole + 36, length, 0))
+    unknown = b"\xff" * 4
+    long = b"ds64" + (28).to_bytes(4, "little") + lengths + bytes(4)
+    return b"RF64" + unknown + b"WAVE" + long + chunk + b"data" + unknown
+
+
 def _ends(file: IO[bytes], at: int, size: int) -> bool:
     """Return whether no sound goes on at ``at``: a chunk is there, a tag, filler or nothing."""
+    if at >= size:
+        return True
     for place in (at, at + 1):  # with an odd length
         file.seek(place)
         head = file.read(8)

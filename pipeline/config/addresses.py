@@ -27,8 +27,12 @@ _HARMLESS = {
 }  # fmt: skip
 
 
-def shown(text: str) -> str:
+def shown(text: str, *, alone: bool = False) -> str:
     """Return a text without the names, passwords and unknown options of the addresses in it.
+
+    Args:
+        text: with any addresses in it, which end at white space.
+        alone: it is one address, in which there may be white space.
 
     >>> shown("http://me:geheim@host/path"), shown("mysql://host/base?password=geheim&ssl=1")
     ('http://host/path', 'mysql://host/base?password=&ssl=1')
@@ -46,7 +50,7 @@ def shown(text: str) -> str:
         place = _IN_PATH.sub(r"\1", before + rest)
         return _QUERY.sub(lambda query: _OPTION.sub(option, query[0]), place)
 
-    if len(text.split()) == 1:  # an address alone, whatever is in it
+    if alone or len(text.split()) == 1:
         return plain(text)
     return _WORD.sub(lambda found: plain(found[0]), text)
 

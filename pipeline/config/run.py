@@ -91,8 +91,10 @@ def to_json(config: RunConfig) -> str:
 def without_secrets(config: RunConfig) -> RunConfig:
     """Return the configuration as it is written to files: without the password of an address."""
     store, head = config.tracking.tracking_uri, config.cluster.address
-    tracking = config.tracking.model_copy(update={"tracking_uri": store and shown(store)})
-    cluster = config.cluster.model_copy(update={"address": head and shown(head)})
+    tracking = config.tracking.model_copy(
+        update={"tracking_uri": store and shown(store, alone=True)}
+    )
+    cluster = config.cluster.model_copy(update={"address": head and shown(head, alone=True)})
     return config.model_copy(update={"tracking": tracking, "cluster": cluster})
 
 

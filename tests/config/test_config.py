@@ -303,6 +303,9 @@ def test_a_file_of_very_many_unknown_options_is_told_in_part() -> None:
         ("mssql:///?odbc_connect=DRIVER%3D{A}%3BPWD%3Dgeheim", "mssql:///?odbc_connect="),
         ("s3://b/x?endpoint_override=http%3A%2F%2Fu%3Ageheim%40h", "s3://b/x?endpoint_override="),
         ("s3://b/x?endpoint_override=h:1&scheme=a", "s3://b/x?endpoint_override=h:1&scheme=a"),
+        ("http://u:ge heim@h:1", "http://h:1"),
+        ("mysql://u:ge\theim geheim@h/b", "mysql://h/b"),
+        ("sqlite:////data/a b/c d.db", "sqlite:////data/a b/c d.db"),
         ("sqlite:////data/a@b.db", "sqlite:////data/a@b.db"),
         (None, None),
     ],
@@ -312,7 +315,7 @@ def test_no_secret_of_an_address_is_written_to_files(address: str | None, kept: 
     config = config.model_copy(update={"cluster": ClusterConfig(address=address)})
     safe = without_secrets(config)
     assert (safe.tracking.tracking_uri, safe.cluster.address) == (kept, kept)
-    assert "geheim" not in to_json(safe)
+    assert not re.search("ge.*heim", to_json(safe))
     assert provenance(config, "data")["config"]["tracking"]["tracking_uri"] == kept
     assert from_json(to_json(safe)) == safe
 

@@ -113,6 +113,13 @@ def test_an_mp3_far_behind_its_tag_is_found(tmp_path: Path, mp3: bytes) -> None:
     assert reader.note == ""
 
 
+def test_a_tag_that_would_end_behind_the_file_hides_no_sound(tmp_path: Path, mp3: bytes) -> None:
+    tag = _id3(100)[:6] + b"\x7f\x7f\x7f\x7f"
+    known = _read(tmp_path / "a.mp3", mp3 + mp3)[0]
+    assert np.array_equal(_read(tmp_path / "b.mp3", mp3 + tag + mp3)[0], known)
+    assert np.array_equal(_read(tmp_path / "c.mp3", tag + mp3 + mp3)[0], known)
+
+
 def test_the_tags_of_joined_mp3s_promise_together(tmp_path: Path, mp3: bytes) -> None:
     _, reader = _read(tmp_path / "a.mp3", mp3 + mp3[: len(mp3) // 2])
     lacking = len(mp3) - len(mp3) // 2
@@ -233,6 +240,35 @@ def test_a_wav_that_holds_more_than_it_says_is_read_to_its_end(tmp_path: Path, f
         )
 
 
+@pytest.mark.parametrize("size", [0, 4000, 0xFFFFFFFF])
+@pytest.mark.parametrize("name", [b"bext", b"iXML", b"LIST", b"junk", b"id3 ", b"fact"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "MS_ADPCM"])
+def test_chunks_of_odd_length_before_the_sound_are_passed_over(
+    tmp_path: Path, subtype: str, name: bytes, size: int
+) -> None:
+    song = noise(2, 50_000, scale=0.1)
+    whole = write(tmp_path / "a.wav", song, subtype=subtype).read_bytes()
+    at = whole.index(b"data")
+    odd = name + (7).to_bytes(4, "little") + b"1234567\0"
+    data = whole[:at] + odd + b"data" + size.to_bytes(4, "little") + whole[at + 8 :]
+    audio, reader = _read(tmp_path / "b.wav", _with(data, 4, size.to_bytes(4, "little")))
+    assert np.array_equal(audio, read(tmp_path / "a.wav"))
+    assert reader.note.startswith("its header says 4000" if size == 4000 else "its header leaves")
+
+
+@pytest.mark.parametrize("size", [0, 4000, 400_000, 500_000, 2**63 - 1, 2**64 - 1])
+@pytest.mark.parametrize("mark", [b"RF64", b"BW64"])
+def test_wavs_of_64_bits_are_read_whole_or_told(tmp_path: Path, mark: bytes, size: int) -> None:
+    song = noise(2, 50_000)
+    whole = write(tmp_path / "a.wav", song, format="RF64", subtype="FLOAT").read_bytes()
+    audio, reader = _read(
+        tmp_path / "b.wav", mark + _with(whole, 28, size.to_bytes(8, "little"))[4:]
+    )
+    assert np.array_equal(audio, read(tmp_path / "a.wav"))
+    assert reader.missing_bytes == (100_000 if size == 500_000 else 0)
+    assert (reader.note == "") == (size == 400_000)
+
+
 @pytest.mark.parametrize(
     "behind",
     [b"LIST\x14\0\0\0INFOISFT" + bytes(12), b"id3 \x03\0\0\0abc", ID3_AT_THE_END, APE, bytes(5000)],
@@ -310,9 +346,12 @@ def test_joined_files_of_which_the_first_alone_would_be_read_are_refused(
 ) -> None:
     path = write(tmp_path / name, noise(2, 100_000))
     assert AudioReader(path).note == ""
-    path.write_bytes(path.read_bytes() * 2)
-    with pytest.raises(AudioError, match=rf"{name}: holds several streams in one file"):
-        AudioReader(path)
+    data = path.read_bytes()
+    # A program that strips a FLAC leaves it one block of metadata, which is the last then.
+    for second in (data, data.replace(b"fLaC\0", b"fLaC\x80")):
+        path.write_bytes(data + second)
+        with pytest.raises(AudioError, match=rf"{name}: holds several streams in one file"):
+            AudioReader(path)
 
 
 def test_a_sound_that_cannot_be_read_to_its_end_is_an_error(
