@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lasaft.cli.console import complain, print_json, print_table, say, stopped_by_signals, text_of
 from lasaft.errors import ConfigError, LasaftError, StageError
-from lasaft.output import keep_output
+from lasaft.output import keep_output, shown
 
 if TYPE_CHECKING:
     from lasaft.audio import Encoding
@@ -139,11 +139,11 @@ def _separate(options: argparse.Namespace) -> int:
         try:
             done.append(_separate_song(separator, song, files, encoding))
         except (LasaftError, OSError) as error:
-            failed[str(song)] = text_of(error)
-            complain(text_of(error))
+            failed[str(song)] = text = text_of(error)
+            complain(text.replace(str(song), shown(str(song))))  # its name may hold lines
             continue
         for note in done[-1].notes:
-            say(f"{song}: {note}")
+            say(f"{shown(str(song))}: {note}")
     if options.json:
         results = [stems.as_json() for stems in done]
         print_json({"checkpoint": digest, "songs": results, "failed": failed})

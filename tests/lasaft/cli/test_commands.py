@@ -271,6 +271,20 @@ def test_one_bad_song_is_named_and_the_others_are_separated(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good"]
 
 
+def test_a_name_of_two_lines_is_told_in_one(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, cut = tmp_path / "a\nlasaft: b.wav", tmp_path / "c\nlasaft: d.wav"
+    bad.write_text("words")
+    cut.write_bytes(write(tmp_path / "whole.wav", noise(2, 500)).read_bytes()[:-40])
+    assert separate(checkpoint, tmp_path / "out", bad, cut) == 1
+    err = capsys.readouterr().err
+    assert r"a\nlasaft: b.wav: is not an audio file" in err
+    assert r"c\nlasaft: d.wav: is cut short" in err
+    assert "\nlasaft: b" not in err
+    assert "\nlasaft: d" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
