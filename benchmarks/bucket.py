@@ -29,11 +29,11 @@ from pipeline.config.folders import RunFolder
 from tests.helpers import ROOT
 from tests.helpers.object_store import address, object_store
 
-_EPOCHS, _BATCH = 4, 8
+_EPOCHS, _BATCH = 3, 8
 _SETTINGS = [
     "--preset", "demo", "--synthetic_train", "4", "--synthetic_valid", "1", "--synthetic_test", "1",
-    "--synthetic_seconds", "30", "--steps_per_epoch", "60", "--max_epochs", str(_EPOCHS),
-    "--batch_size", str(_BATCH), "--num_cpus", "2",
+    "--synthetic_seconds", "20", "--steps_per_epoch", "50", "--max_epochs", str(_EPOCHS),
+    "--batch_size", str(_BATCH), "--num_frame", "32", "--n_blocks", "5", "--num_cpus", "2",
 ]  # fmt: skip
 
 

@@ -159,9 +159,9 @@ class InputFolder:
         """Give up the contents that were used least recently, as far as nobody uses them."""
         copies: list[tuple[int, Path, list[Path]]] = []
         for held in self._source.cache.glob("*/held/*"):
-            with suppress(FileNotFoundError):
-                place = held.parent.parent / held.read_text()
-                files = [path for path in _files(place) if not _is_empty(path)]
+            if place := held.read_text():  # else nobody has fetched anything for it yet
+                copy = held.parent.parent / place
+                files = [path for path in _files(copy) if not _is_empty(path)]
                 copies.append((held.stat().st_mtime_ns, held, files))
         size = sum(path.stat().st_size for _, _, files in copies for path in files)
         for _, held, files in sorted(copies):
