@@ -9,6 +9,7 @@ from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import training_result
 from pipeline.cluster.one_writer import alone_in_run
+from pipeline.cluster.run_store import TRAINED
 from pipeline.cluster.shared_storage import ready_cluster
 
 
@@ -20,8 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from pipeline.workflow.stages import train_network
 
-    parts = ("training", "checkpoint", "checkpoints")
-    with alone_in_run(command.config, *parts), ready_cluster(command.config):
+    with alone_in_run(command.config, *TRAINED), ready_cluster(command.config):
         return training_result(train_network(command.config))
 
 

@@ -107,10 +107,8 @@ class InputFolder:
 
     def _listed(self, place: str) -> Mapping[str, Found]:
         """Return what lies below a place, or the file that it is, and name all of it here."""
-        there = self._remote.listing(place)
-        if not there and place and (found := (self._remote / place).found()) is not None:
-            there = {place: found}
-        there = {name: found for name, found in there.items() if not is_hidden(name)}
+        found = self._remote.at(place)
+        there = {name: one for name, one in found.items() if not is_hidden(name)}
         self._held.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root.mkdir(exist_ok=True)
         with open_own(self._held.parent / ".names", "a") as lock:

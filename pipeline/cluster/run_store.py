@@ -104,11 +104,8 @@ class RunStore:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         path.unlink(missing_ok=True)
-        if (remote := self.remote) is not None:
-            names = list(remote.listing(place))
-            if not names and (remote / place).found() is not None:
-                names = [place]
-            self._each(self._delete, names)
+        if self.remote is not None:
+            self._each(self._delete, self.remote.at(place))
 
     def _both(
         self, places: tuple[str, ...], but: tuple[str, ...]

@@ -142,6 +142,13 @@ class RemoteFolder:
             if info.is_file
         }
 
+    def at(self, place: str) -> dict[str, Found]:
+        """Return what lies below ``place``, as :meth:`listing` does, or the object that it is."""
+        there = self.listing(place)
+        if not there and place and (found := (self / place).found()) is not None:
+            return {place: found}
+        return there
+
     def names_hash(self, below: str = "", but: str = "/") -> str | None:
         """Return the hash of names and sizes that a plain copy of the folder would have.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,10 @@ from pipeline.config.folders import Input, RunFolder, as_given
 from tests.helpers.object_store import (
     address,
     delete_object,
-    object_store,
     put_object,
 )
 
 _SONG_BYTES = 2 << 20
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """The port of an S3-like server with an empty bucket."""
-    with object_store() as port:
-        yield port
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
 from tests.helpers import ROOT
-from tests.helpers.object_store import address, object_names, object_store
+from tests.helpers.object_store import object_names
 
 # A command that says what it is told, and then does it.
 _COMMAND = """
@@ -44,17 +43,6 @@ def work(command):
 
 sys.exit(run_job("run", [], lambda words: Command("run", config), work))
 """
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with object_store() as port:
-        yield port
-
-
-@pytest.fixture
-def place(port: int, tmp_path: Path) -> str:
-    return address(tmp_path.name, port)
 
 
 def _start(place: str, what: str, tmp_path: Path, out: int | Path) -> subprocess.Popen[bytes]:

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,23 +25,9 @@ from pipeline.workflow.run import shards_hash
 from tests.helpers.object_store import (
     address,
     object_names,
-    object_store,
     put_folder,
     put_object,
 )
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """The port of an S3-like server with an empty bucket."""
-    with object_store() as port:
-        yield port
-
-
-@pytest.fixture
-def place(port: int, tmp_path: Path) -> str:
-    """The address of a run that is not there yet."""
-    return address(tmp_path.name, port)
 
 
 class Machines:
