@@ -12,16 +12,17 @@ import pytest
 
 from jobs.cli import parse
 from lasaft.errors import ConfigError, DataError, StageError
-from lasaft.files import atomic_write_bytes
+from lasaft.files import atomic_write_bytes, atomic_write_json
 from pipeline.cluster import one_writer, store
 from pipeline.cluster.one_writer import Lease, alone_in_run
 from pipeline.cluster.parcels import parcel
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.cluster.store import RemoteFolder
-from pipeline.config import RunConfig
+from pipeline.config import DataConfig, RunConfig
+from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder, below
 from pipeline.training.loop.right_to_write import right_to_write, trains_here
-from pipeline.workflow.run import shards_hash
+from pipeline.workflow.run import shards_hash, shards_input
 from tests.helpers.object_store import (
     address,
     object_names,
@@ -175,6 +176,19 @@ def test_a_folder_and_its_plain_copy_in_a_bucket_have_the_same_hashes(
     assert shards_hash(copied) == shards_hash(folder)
     (folder.shards / "train" / "b.000.arrow").write_bytes(b"b")
     assert shards_hash(copied) != shards_hash(folder)
+
+
+def test_a_stamp_of_before_goes_on_with_the_hash_that_it_has(place: str, tmp_path: Path) -> None:
+    put_object(place, "manifest.json", b"{}")
+    put_object(place, "train/a.000.arrow", b"a")
+    config = RunConfig(output_dir=tmp_path / "run", data=DataConfig(shards_dir=place))
+    folder, former = RunFolder.of(config), digest("{}")
+    now = shards_hash(folder)
+    assert shards_input(folder, "train") == now != former
+    for known, wanted in ((former, former), (now, now), (digest("other"), now), (None, now)):
+        stamp = {"key": former, "state": "started", "inputs": {"shards": known}}
+        atomic_write_json(folder.steps / "train.json", stamp)
+        assert shards_input(folder, "train") == wanted
 
 
 def test_stamps_come_last(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
