@@ -29,6 +29,6 @@ def test_freed_memory_is_used_again() -> None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     specialise.specialise(small_model(), [0])
-    pages_cleared()
-    # Three times 28 MB are 21,504 pages, or 42 huge ones.
-    assert pages_cleared() < 42
+    # Three times 28 MB are 21,504 pages, or 42 huge ones. The least of five, because a hole in
+    # the heap of a process that has done much may just be too small for one of them.
+    assert min(pages_cleared() for _ in range(5)) < 42
