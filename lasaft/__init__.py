@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lasaft.network.model import LaSAFT as LaSAFT
     from lasaft.separation.separator import Separator as Separator
 
+__version__ = "0.2.0"
 # Loaded on first use: `import lasaft` alone must not wait for torch.
 _LAZY = {
     "LaSAFT": "lasaft.network.model",
@@ -30,3 +31,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'lasaft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

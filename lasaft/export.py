@@ -111,7 +111,7 @@ def _check_possible(model: LaSAFT, path: Path) -> None:
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise StageError(
-            f"{path}: writing ONNX needs {', '.join(missing)}: pip install 'lasaft[export]'"
+            f"{path}: writing ONNX needs {', '.join(missing)}: pip install {' '.join(missing)}"
         )
     size = sum(4 * parameter.numel() for parameter in model.parameters())
     if size > _MOST_BYTES:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lasaft import __version__
 from lasaft.cli.console import complain, print_json, print_table, say, stopped_by_signals, text_of
 from lasaft.errors import ConfigError, LasaftError, StageError
 from lasaft.output import keep_output, shown
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lasaft", description="Conditioned music source separation.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"lasaft {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_separate(commands)
     _add_score(commands)

@@ -182,7 +182,6 @@ def test_every_runtime_dependency_is_pinned_by_the_constraints() -> None:
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
     }
-    names = {
-        dependency.split(">=")[0].split("[")[0].lower() for dependency in project["dependencies"]
-    }
+    wanted = project["dependencies"] + project["optional-dependencies"]["pipeline"]
+    names = {dependency.split(">=")[0].split("[")[0].lower() for dependency in wanted}
     assert names <= pinned

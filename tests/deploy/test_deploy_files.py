@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from lasaft import __version__
 from tests.helpers import ROOT
 from tests.helpers.crd import faults
 from tests.helpers.hosts import NO_METRICS
@@ -270,11 +271,10 @@ def test_only_the_variant_with_a_volume_mounts_one(job: dict[str, Any]) -> None:
 
 
 def test_images_have_the_tag_of_this_version() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     for name in ("rayjob.yaml", MLFLOW, "Dockerfile", "mlflow/Dockerfile"):
         tags = re.findall(r"registry\.example\.com/[\w-]+:([\w.-]+)", (DEPLOY / name).read_text())
         assert tags
-        assert {tag.removesuffix("-cpu").removesuffix("-gpu") for tag in tags} == {version}
+        assert {tag.removesuffix("-cpu").removesuffix("-gpu") for tag in tags} == {__version__}
 
 
 def test_the_image_of_a_node_fits_what_it_has(job: dict[str, Any]) -> None:

@@ -59,7 +59,8 @@ def test_the_head_has_the_token_for_itself(up: Aws) -> None:
 def test_the_head_installs_the_dependencies_and_what_starts_workers(up: Aws) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = up.node / "lasaft-setup" / "requirements.txt"
-    assert requirements.read_text().splitlines() == project["dependencies"]
+    workflow = project["optional-dependencies"]["pipeline"]
+    assert requirements.read_text().splitlines() == project["dependencies"] + workflow
     done = (up.node / "done.txt").read_text()
     constraints = up.node / "lasaft-setup" / "constraints.txt"
     assert constraints.read_text() == (ROOT / "constraints.txt").read_text()

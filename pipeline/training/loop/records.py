@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import lasaft
 from pipeline.config import RunConfig, without_secrets
 
-_PACKAGES = ("torch", "numpy", "ray", "pyarrow", "safetensors", "lasaft")
+_PACKAGES = ("torch", "numpy", "ray", "pyarrow", "safetensors")
 
 
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a result depends on."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "lasaft": lasaft.__version__}
     for name in _PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
