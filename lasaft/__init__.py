@@ -28,9 +28,10 @@ __all__ = ["LaSAFT", "ModelConfig", "Separator", "export_model", "load_model", "
 def __getattr__(name: str) -> Any:
     if name == "metrics":
         return importlib.import_module("lasaft.metrics")
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'lasaft' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'lasaft' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli.arguments import read_arguments
 from jobs.cli.job_table import JOBS
+from lasaft.cli.arguments import read_arguments
 from pipeline.config.roles import all_options
 from tests.helpers import ROOT
 
@@ -128,7 +128,12 @@ def test_every_job_on_a_cluster_knows_its_options() -> None:
         if "python" in words and words[words.index("python") + 2].startswith("jobs."):
             start = words.index("python")
             job = words[start + 2].removeprefix("jobs.")
-            given = read_arguments(words[start + 3 :], all_options(), flags=JOBS[job].flags)
+            given = read_arguments(
+                words[start + 3 :],
+                all_options(),
+                flags={"json", *JOBS[job].flags},
+                values=("preset", "rerun"),
+            )
             assert given.problems == []
             found.add(job)
     assert found == {"doctor", "run", "report"}

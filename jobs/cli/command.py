@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from jobs.cli.arguments import VARIANT, Given, known_name, read_arguments
 from jobs.cli.help import help_page
 from jobs.cli.job_table import JOBS, Job, steps_of
 from jobs.cli.presets import read_preset
+from lasaft.cli.arguments import VARIANT, Given, read_arguments
+from lasaft.cli.builder import OptionBuilder
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem, refuse
+from lasaft.options import Option, did_you_mean
 from pipeline.cluster.address import address_problems
 from pipeline.cluster.inputs import InputFolder
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
 from pipeline.config.folders import RunFolder, misplaced
-from pipeline.config.options import Option, did_you_mean, problems_of, value_of
 from pipeline.config.roles import all_options
 from pipeline.config.run import without_effect
 
@@ -62,14 +60,15 @@ def parse(argv: Sequence[str], job: str) -> Command:
         argv,
         options,
         refused=flags_of_others(job, options),
-        flags=JOBS[job].flags,
-        rerun=job == "run",
+        flags={"json", *JOBS[job].flags},
+        values=("preset", "rerun") if job == "run" else ("preset",),
     )
     row = JOBS[job].told(arguments.flags)
     if arguments.topic is not None:
         return Command(job, RunConfig(), help=help_page(job, arguments.topic, options))
+    rerun = [step for steps in arguments.all_of("rerun") for step in steps.split(",")]
     builder = Builder(options)
-    builder.add_presets(arguments.presets)
+    builder.add_presets(arguments.all_of("preset"))
     builder.note(arguments.problems)
     builder.add(arguments.given)
     config = builder.build(RunConfig)
@@ -85,13 +84,13 @@ def parse(argv: Sequence[str], job: str) -> Command:
         if row.reads(options["address"]):
             builder.note(address_problems(config.cluster))
         builder.note(idle_options(config, explicit_names(arguments.given), job, row))
-        for step in [step for step in arguments.rerun if step not in steps_of(config)]:
+        for step in [step for step in rerun if step not in steps_of(config)]:
             others = ("space", "musdb_root", *SYNTHETIC_COUNTS)
             builder.note([Problem("rerun", repr(step), ", ".join(steps_of(config)), others=others)])
     refuse(builder.problems)
     assert config is not None, "a configuration that has no problem was refused"
-    flags, rerun = frozenset(arguments.flags), frozenset(arguments.rerun)
-    return Command(job, config, arguments.json, flags=flags, rerun=rerun)
+    flags = frozenset(arguments.flags - {"json"})
+    return Command(job, config, "json" in arguments.flags, flags=flags, rerun=frozenset(rerun))
 
 
 def bring(config: RunConfig, job: Job) -> None:
@@ -150,23 +149,8 @@ def idle_options(
             yield problem
 
 
-Tree = TypeVar("Tree", bound=RunConfig)
-Values = dict[str, Any]
-
-
-class Builder:
-    """Collects options layer by layer (later ones win) and validates them together.
-
-    An option is in doubt once it has a problem: what its value is meant to be is not known. A rule
-    that looks at an option in doubt says nothing, so that no problem follows from another.
-    """
-
-    def __init__(self, options: Mapping[str, Option]) -> None:
-        self.options = options
-        self.problems: list[Problem] = []
-        self._values: Values = {}
-        self._written: dict[str, str] = {}
-        self._in_doubt: set[str] = set()
+class Builder(OptionBuilder):
+    """Takes presets too, and the network's name, which sets several options."""
 
     def add_presets(self, presets: Sequence[str]) -> None:
         """Put presets on top, in their order."""
@@ -175,7 +159,7 @@ class Builder:
                 given, problems = read_preset(preset, self.options)
             except ConfigError as error:
                 self.note(error.problems)
-                self._in_doubt |= self.options.keys()  # it may have set any of them
+                self.in_doubt |= self.options.keys()  # it may have set any of them
             else:
                 self.note(problems)
                 self.add(given)
@@ -185,15 +169,7 @@ class Builder:
         for given in layer:
             if given.name == VARIANT:
                 self._add_variant(given)
-        for given in layer:
-            if given.name != VARIANT:
-                self.add_values({given.name: value_of(self.options[given.name], given.raw)})
-                self._written[given.name] = given.shown
-
-    def add_values(self, values: Mapping[str, Any]) -> None:
-        """Put typed values on top, by leaf name."""
-        self._values.update(values)
-        self._in_doubt -= values.keys()
+        super().add([given for given in layer if given.name != VARIANT])
 
     def _add_variant(self, given: Given) -> None:
         row = VARIANTS.get(given.raw) if isinstance(given.raw, str) else None
@@ -203,52 +179,9 @@ class Builder:
         hint = did_you_mean(str(given.raw), VARIANTS)
         self.note([Problem(VARIANT, given.shown, f"{', '.join(VARIANTS)}{hint}")])
 
-    def build(self, tree: type[Tree]) -> Tree | None:
-        """Validate; problems are added to ``problems``.
-
-        An option with a problem is left out and the rest validated again, so that one wrong
-        option hides no other.
-        """
-        while True:
-            try:
-                return tree.model_validate(_nested(self._values, self.options))
-            except ValidationError as error:
-                found = problems_of(error, self.options, self._written)
-            self.note(found)
-            wrong = {name for problem in found for name in self._at_fault(problem)}
-            if not wrong:
-                return None
-            self._in_doubt |= wrong
-            for name in wrong:
-                del self._values[name]
-
-    def _at_fault(self, problem: Problem) -> set[str]:
-        """Return the options to leave out: the one told of, or those its default clashes with."""
-        named = {problem.option} & self._values.keys()
-        return named or set(problem.others) & self._values.keys()
-
-    def note(self, problems: Iterable[Problem]) -> None:
-        """Add the problems that do not follow from an option in doubt."""
-        told = [
-            problem
-            for problem in dict.fromkeys(problems)
-            if problem not in self.problems
-            and not self._in_doubt & {problem.option, *problem.others}
-        ]
-        self.problems += told
-        for problem in told:
-            name = known_name(problem.option, self.options)
-            if name is not None:
-                self._in_doubt |= _SET_BY_NETWORKS if name == VARIANT else {name}
+    def set_by(self, name: str) -> Collection[str]:
+        """Return the options that ``name`` sets."""
+        return _SET_BY_NETWORKS if name == VARIANT else (name,)
 
 
 _SET_BY_NETWORKS = frozenset(name for row in VARIANTS.values() for name in row) | {VARIANT}
-
-
-def _nested(values: Values, options: Mapping[str, Option]) -> Values:
-    tree: Values = {}
-    for name, value in values.items():
-        section = options[name].section
-        place = tree.setdefault(section, {}) if section else tree
-        place[name] = value
-    return tree

@@ -9,7 +9,7 @@ from jobs.cli.job_table import JOBS, STEPS
 from jobs.cli.presets import PRESETS
 from lasaft.config import MODULATIONS, VARIANTS
 from lasaft.errors import ConfigError, Problem
-from pipeline.config.options import Option, did_you_mean
+from lasaft.options import Option, did_you_mean
 from pipeline.config.plain_yaml import NamedFiles
 from pipeline.search.space_reader import SPACES
 

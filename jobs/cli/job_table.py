@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lasaft.errors import Problem, no_effect
+from lasaft.options import Option
 from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
 from pipeline.config.folders import RunFolder
-from pipeline.config.options import Option
 from pipeline.config.roles import names
 from pipeline.config.run import synthetic_songs
 from pipeline.search.problems import idle_in_trials, search_problems

@@ -9,9 +9,9 @@ from pathlib import Path
 import yaml
 
 import pipeline
-from jobs.cli.arguments import Given, known_name
+from lasaft.cli.arguments import Given, known_name
 from lasaft.errors import Problem
-from pipeline.config.options import Option, no_such_option
+from lasaft.options import Option, no_such_option
 from pipeline.config.plain_yaml import NULLS, PLAIN_TAGS, NamedFiles, compose_plain
 
 PRESETS = NamedFiles("preset", Path(pipeline.__file__).resolve().parent / "presets")

@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.cli.arguments import VARIANT, Arguments, Given, read_arguments
 from jobs.cli.command import (
     Builder,
     Command,
@@ -21,11 +20,12 @@ from jobs.cli.command import (
 )
 from jobs.cli.help import help_page
 from jobs.cli.job_table import JOBS, needs_estimates, needs_songs_and_start
+from lasaft.cli.arguments import VARIANT, Arguments, Given, read_arguments
 from lasaft.config import Settings, option, variant_name
 from lasaft.errors import ConfigError, Problem, refuse
+from lasaft.options import options_of, value_of
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder, misplaced
-from pipeline.config.options import options_of, value_of
 from pipeline.config.roles import all_options
 
 _MLFLOW = "MLflow is what records here (True), and its page shows every run: mlflow ui"
@@ -82,8 +82,9 @@ def parse_readme(argv: Sequence[str], now: datetime | None = None) -> ReadmeComm
     """
     options = options_of(ReadmeTree)
     arguments = read_arguments(
-        argv, options, undashed=True, refused=flags_of_others("main", options) | _REFUSED
-    )
+        argv, options, undashed=True, refused=flags_of_others("main", options) | _REFUSED,
+        flags=("json",), values=("preset",),
+    )  # fmt: skip
     if arguments.topic is not None:
         page = help_page("main", arguments.topic, options)
         return ReadmeCommand("main", RunConfig(), help=page)
@@ -150,7 +151,7 @@ def _training(arguments: Arguments, now: datetime) -> ReadmeCommand:
     again = "the same command"
     if tree is not None and tree.tracking.run_id is None:
         again += f" with --run_id {config.tracking.run_id}"
-    return ReadmeCommand("main", config, arguments.json, again=again, mode="train")
+    return ReadmeCommand("main", config, "json" in arguments.flags, again=again, mode="train")
 
 
 def _builder(arguments: Arguments, stored: RunConfig | None = None) -> Builder:
@@ -158,7 +159,7 @@ def _builder(arguments: Arguments, stored: RunConfig | None = None) -> Builder:
     if stored is not None:
         found = {name: option.value_in(stored) for name, option in all_options().items()}
         builder.add_values(found)
-    builder.add_presets(arguments.presets)
+    builder.add_presets(arguments.all_of("preset"))
     builder.note(arguments.problems)
     builder.add(arguments.given)
     return builder
@@ -222,7 +223,7 @@ def _evaluation(arguments: Arguments) -> ReadmeCommand:
         builder.note(_contradictions(tree, stored))
         builder.note(needs_estimates(config))
     refuse(builder.problems)
-    return ReadmeCommand("main", config, arguments.json, mode="eval")
+    return ReadmeCommand("main", config, "json" in arguments.flags, mode="eval")
 
 
 def _run_folder(arguments: Arguments) -> Path:

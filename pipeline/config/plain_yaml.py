@@ -11,7 +11,7 @@ import yaml
 
 from lasaft.errors import ConfigError, Problem
 from lasaft.files import no_file
-from pipeline.config.options import did_you_mean
+from lasaft.options import did_you_mean
 
 PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
 NULLS = ("", "~", "null", "Null", "NULL")

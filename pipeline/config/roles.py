@@ -36,7 +36,7 @@ from pydantic import ValidationError
 
 from lasaft.config import ModelConfig
 from lasaft.files import file_sha256
-from pipeline.config.options import Option, options_of
+from lasaft.options import Option, options_of
 from pipeline.config.run import RunConfig
 
 ROLES = ("result", "draw", "task", "shards", "seed", "ending", "limit", "songs", "way", "place")

@@ -14,10 +14,10 @@ from pydantic import ValidationError, field_validator, model_validator
 from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings, option
 from lasaft.config import without_effect as model_without_effect
 from lasaft.errors import ConfigError, Problem, no_effect, refuse
+from lasaft.options import options_of, problems_of
 from pipeline.config.addresses import check_place, shown
 from pipeline.config.data import SYNTHETIC_COUNTS, DataConfig
 from pipeline.config.evaluate import EvaluateConfig
-from pipeline.config.options import options_of, problems_of
 from pipeline.config.search import SearchConfig, search_without_effect
 from pipeline.config.train import PROCESS_COUNT, RAW_AND_SPEC, TrainConfig
 

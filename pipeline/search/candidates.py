@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from lasaft.config import VARIANTS, ModelConfig
+from lasaft.options import problems_of
 from pipeline.config import RunConfig, SearchConfig
-from pipeline.config.options import problems_of
 from pipeline.config.roles import all_options
 from pipeline.config.run import without_effect
 from pipeline.search.space import VARIANT, Dimension, Settings, Space

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem
+from lasaft.options import Option, did_you_mean, no_such_option, sections_of, value_of
 from pipeline.config import RunConfig, roles
-from pipeline.config.options import Option, did_you_mean, no_such_option, sections_of, value_of
 from pipeline.config.plain_yaml import NamedFiles, read_plain
 from pipeline.search.space import RANGES, VARIANT, Constraints, Dimension, Space, named_networks
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from jobs.cli.help import shown
 from lasaft.config import ModelConfig, Settings, option
 from lasaft.errors import ConfigError
+from lasaft.options import Option, options_of, value_of
 from pipeline.config import (
     ClusterConfig,
     DataConfig,
@@ -27,7 +28,6 @@ from pipeline.config import (
     to_json,
     without_secrets,
 )
-from pipeline.config.options import Option, options_of, value_of
 from pipeline.config.run import without_effect
 from pipeline.training.loop.records import provenance
 from tests.helpers import ROOT

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lasaft.config import ModelConfig
+from lasaft.options import sections_of
 from pipeline.config import RunConfig, TrainConfig
-from pipeline.config.options import sections_of
 from pipeline.config.roles import (
     ROLES,
     Change,

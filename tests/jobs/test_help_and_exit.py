@@ -21,7 +21,7 @@ from jobs.cli.presets import PRESETS
 from jobs.cli.run import Result, run_job
 from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.interrupts import held
-from pipeline.config.options import options_of
+from lasaft.options import options_of
 from pipeline.config.roles import all_options
 from tests.helpers import ROOT
 from tests.helpers.commands import problems_of

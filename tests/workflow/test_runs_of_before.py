@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from lasaft.options import Option
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.config.options import Option
 from pipeline.config.roles import all_options, names
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.workflow.run import Workflow, run_workflow

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from lasaft.errors import DataError
-from pipeline.config.options import did_you_mean
+from lasaft.options import did_you_mean
 from pipeline.config.plain_yaml import PLAIN_TAGS, compose_plain
 
 SPLITS = ("train", "valid", "test")

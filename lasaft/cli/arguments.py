@@ -1,4 +1,4 @@
-"""The words of a command line, taken apart into options, presets and flags."""
+"""The words of a command line, taken apart into options, words and flags."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lasaft.errors import Problem
-from pipeline.config.options import Option, Raw, did_you_mean, no_such_option
+from lasaft.options import Option, Raw, did_you_mean, no_such_option
 
 # The name under which a network's variant is given; it is a group, not an option.
 VARIANT = "model"
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*=")
-_FLAGS = ("json", "help", "preset", VARIANT)
 
 
 @dataclass(frozen=True)
@@ -35,27 +34,35 @@ class Arguments:
     """What a command line says, before any value is understood."""
 
     given: list[Given] = field(default_factory=list)
-    presets: list[str] = field(default_factory=list)
+    # By name, the values of what is given with one and is no option: presets, steps.
+    values: dict[str, list[str]] = field(default_factory=dict)
     flags: set[str] = field(default_factory=set)
-    rerun: list[str] = field(default_factory=list)
-    json: bool = False
+    words: list[str] = field(default_factory=list)  # what belongs to no option
     help: str | None = None
     problems: list[Problem] = field(default_factory=list)
 
+    def all_of(self, name: str) -> list[str]:
+        """Return each value that was given to one of ``values``."""
+        return self.values.get(name, [])
+
     @property
     def topic(self) -> str | None:
-        """What help is asked for: a topic, the job's own page (empty), or none (None)."""
-        return "presets" if self.help is None and self.presets == ["list"] else self.help
+        """What help is asked for: a topic, the command's own page (empty), or none (None)."""
+        return "presets" if self.help is None and self.all_of("preset") == ["list"] else self.help
 
 
 def known_name(typed: str, options: Mapping[str, Option]) -> str | None:
     """Return the leaf name that ``typed`` stands for (bare or dotted, ``-`` or ``_``), or None."""
     name = typed.replace("-", "_")
-    if name in (VARIANT, f"{VARIANT}.variant"):
+    if name in (VARIANT, f"{VARIANT}.variant") and _is_group(VARIANT, options):
         return VARIANT
     leaf = name.rpartition(".")[2]
     option = options.get(leaf)
     return leaf if option is not None and name in (leaf, option.path) else None
+
+
+def _is_group(name: str, options: Mapping[str, Option]) -> bool:
+    return any(option.section == name for option in options.values())
 
 
 def read_arguments(
@@ -65,7 +72,8 @@ def read_arguments(
     undashed: bool = False,
     refused: Mapping[str, str] | None = None,
     flags: Collection[str] = (),
-    rerun: bool = False,
+    values: Collection[str] = (),
+    words: bool = False,
 ) -> Arguments:
     """Take a command line apart: ``--name VALUE``, ``--name=VALUE`` and ``name=VALUE``.
 
@@ -75,33 +83,41 @@ def read_arguments(
         undashed: whether ``name VALUE`` without dashes is an option too.
         refused: names that are no options here, each with what to tell people.
         flags: names that take no value; as ``--name`` they are no options.
-        rerun: whether ``--rerun STEP`` is known.
+        values: names that take a value and are no options.
+        words: whether the command takes words that belong to no option, such as files; all are
+            behind ``--``.
     """
     arguments = Arguments()
-    words = list(argv)
-    while words:
-        word = words.pop(0)
+    others = {"help", *flags, *values, *([VARIANT] if _is_group(VARIANT, options) else [])}
+    left = list(argv)
+    while left:
+        word = left.pop(0)
         dashed = word.startswith("--") and len(word) > 2
         typed, equals, value = word.removeprefix("--").partition("=")
+        name = typed.replace("-", "_")
+        is_option = dashed or (undashed and known_name(word, options))
+        if _ASSIGNMENT.match(word) and (not words or known_name(typed, options)):
+            is_option = True
         if word == "-h" or (dashed and typed == "help"):
-            arguments.help = value or (words.pop(0) if words and words[0][:1] != "-" else "")
-        elif dashed and typed == "json" and not equals:
-            arguments.json = True
-        elif dashed and typed in flags and not equals:
-            arguments.flags.add(typed)
-        elif dashed or _ASSIGNMENT.match(word) or (undashed and known_name(word, options)):
-            text = value if equals else _value(words)
-            why_not = (refused or {}).get(typed.replace("-", "_"))
-            if rerun and typed == "rerun":
-                arguments.rerun += (text or "").split(",")
-            elif why_not is not None:
+            arguments.help = value or (left.pop(0) if left and left[0][:1] != "-" else "")
+        elif dashed and name in flags and not equals:
+            arguments.flags.add(name)
+        elif is_option:
+            text = value if equals else _value(left)
+            why_not = (refused or {}).get(name)
+            if why_not is not None:
                 arguments.problems.append(Problem(typed, reason=why_not))
             else:
-                _read_option(arguments, options, typed, text)
+                _read_option(arguments, options, typed, text, values=values, others=others)
+        elif words and word == "--":
+            arguments.words += left
+            break
+        elif words and (word == "-" or not word.startswith("-")):
+            arguments.words.append(word)
         else:
             arguments.problems.append(_stray(word, options))
             if re.match(r"-[A-Za-z]", word):
-                _value(words)
+                _value(left)
     return arguments
 
 
@@ -110,29 +126,36 @@ def _value(words: list[str]) -> str | None:
 
 
 def _read_option(
-    arguments: Arguments, options: Mapping[str, Option], typed: str, value: str | None
+    arguments: Arguments,
+    options: Mapping[str, Option],
+    typed: str,
+    value: str | None,
+    *,
+    values: Collection[str],
+    others: Collection[str],
 ) -> None:
-    name = "preset" if typed == "preset" else known_name(typed, options)
+    folded = typed.replace("-", "_")
+    name = folded if folded in values else known_name(typed, options)
     if name is None:
-        arguments.problems.append(_unknown(typed, options))
+        arguments.problems.append(_unknown(typed, options, others))
     elif value is None:
         allowed = options[name].allowed if name in options else "a name"
         arguments.problems.append(Problem(name, reason="a value is missing", allowed=allowed))
-    elif name == "preset":
-        arguments.presets.append(value)
+    elif name in values:
+        arguments.values.setdefault(name, []).append(value)
     else:
         arguments.given.append(Given(name, value))
 
 
-def _unknown(typed: str, options: Mapping[str, Option]) -> Problem:
+def _unknown(typed: str, options: Mapping[str, Option], others: Collection[str]) -> Problem:
     name = typed.replace("-", "_")
-    if any(option.section == name for option in options.values()):
+    if _is_group(name, options):
         return Problem(
             name, reason=f"is a group of options, not an option (--help {name} lists them)"
         )
     problem = no_such_option(name, options)
     if name not in options and "did you mean" not in problem.reason:
-        return replace(problem, reason=problem.reason + did_you_mean(name, _FLAGS))
+        return replace(problem, reason=problem.reason + did_you_mean(name, others))
     return problem
 
 
