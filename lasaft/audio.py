@@ -126,7 +126,8 @@ class AudioReader(_AudioFile):
         try:
             self._file = self._sound = open_sound(path)
         except AudioError as error:
-            raise AudioError(f"{refusal}: {error}") from error
+            said = f"{path}: cannot be read" if isinstance(error.__cause__, OSError) else refusal
+            raise AudioError(f"{said}: {error}") from error
         if holds_several(path):
             self._file.close()
             raise AudioError(f"{path}: {SEVERAL}")

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lasaft.config import ModelConfig
+from lasaft.device import find_device
 from lasaft.errors import CheckpointError
 from lasaft.files import atomic_write_json, publish_folder, recover_folder
 from lasaft.network.model import LaSAFT
@@ -161,17 +162,23 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> LaSAFT:
     """Return the network of a checkpoint folder with its weights, in eval mode.
 
+    Args:
+        folder: the checkpoint's.
+        device: where it will run: auto, cpu, cuda, cuda:N or mps.
+
     Raises:
         CheckpointError: see :func:`load_checkpoint`.
+        ConfigError: there is no such device here.
     """
-    return build_model(load_checkpoint(folder), device)
+    where = find_device(device)
+    return build_model(load_checkpoint(folder), where)
 
 
 def build_model(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> LaSAFT:
     """Return the network of a checkpoint that has been read, in eval mode."""
     model = LaSAFT(checkpoint.config)
     model.load_state_dict(checkpoint.state_dict)
-    return model.to(device).eval()
+    return model.to(find_device(device)).eval()
 
 
 def checkpoint_hash(state_dict: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
+import lasaft
 from jobs.cli.job_table import JOBS
 from lasaft.cli.arguments import read_arguments
 from pipeline.config.roles import all_options
@@ -153,3 +157,34 @@ def test_the_guide_and_the_file_say_the_same_commands(name: str) -> None:
     assert named
     # Where a file leaves something open, the guide may say it.
     assert [words for words in named if words not in said and "..." not in " ".join(words)] == []
+
+
+def test_the_notebook_runs_and_separates(tmp_path: Path) -> None:
+    notebook = json.loads((ROOT / "docs" / "five_minutes.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in cells)
+    code = "\n\n".join("".join(cell["source"]) for cell in cells)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    gains = re.findall(r"SDR (-?[\d.]+) dB, the mixture itself (-?[\d.]+) dB", done.stdout)
+    assert len(gains) == 2
+    assert all(float(after) > float(before) + 6 for after, before in gains)
+    assert done.stdout.endswith("the same again: True\n")
+
+
+def test_the_api_page_has_every_public_name(tmp_path: Path) -> None:
+    pytest.importorskip("pdoc", reason="pdoc is not installed")
+    command = [sys.executable, "-W", "error", str(ROOT / "docs" / "api.py"), str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    page = (tmp_path / "lasaft.html").read_text()
+    names = set(lasaft.__all__) - {"metrics"}
+    assert {name for name in names if f'<section id="{name}">' not in page} == set()
+    assert "names of sources, or one of them" in page
+    assert (tmp_path / "lasaft" / "metrics.html").is_file()

@@ -27,6 +27,7 @@ _DTYPES = {
 # What torch.save wrote first before it used zip files.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_PICKLE = b"\x80"  # how pickles of protocol 2 and later begin
 _MOST_DIMENSIONS = 16
 _MOST_NUMBERS = 2**48  # in a tensor: no file can hold as many
 # What zipfile raises for a damaged member.
@@ -294,6 +295,8 @@ def _read_legacy(stream: BufferedReader, name: str, size: int) -> tuple[Any, _Lo
     """Read what torch.save wrote before 1.6: five pickles, then the storages one by one."""
     storages: dict[str, _Storage] = {}
     head = BytesIO(stream.read(_most_bytes(size)))
+    if not head.getvalue().startswith(_PICKLE):
+        raise CheckpointError(f"{name}: is no PyTorch checkpoint; give a .ckpt file of the authors")
 
     def persistent(identity: Any) -> Any:
         if identity[0] == "module":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lasaft import __version__
 from lasaft.cli.console import complain, print_json, print_table, say, stopped_by_signals, text_of
-from lasaft.errors import ConfigError, LasaftError, StageError
+from lasaft.errors import LasaftError, StageError
 from lasaft.output import keep_output, shown
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _add_separate(commands: Any) -> None:
         help="share of a chunk that is separated twice, 0 to 0.5 (default: %(default)s)",
     )
     add("--batch_size", type=int, default=1, metavar="N", help="chunks at once (default: 1)")
-    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     add("--precision", choices=("32", "bf16"), default="32", help="default: %(default)s")
     add("--format", choices=("wav", "flac", "mp3"), help="of the stems (default: wav)")
     add("--bits", choices=("16", "24", "32f"), help="default: 32f for wav, 24 for flac")
@@ -165,9 +165,10 @@ def _peak(value: float) -> str:
 
 def _make_separator(options: argparse.Namespace) -> tuple[Separator, str]:
     from lasaft.checkpoint import build_model, load_checkpoint
+    from lasaft.device import find_device
     from lasaft.separation.separator import Separator
 
-    device = _device(options.device)
+    device = find_device(options.device)
     checkpoint = load_checkpoint(options.checkpoint)
     separator = Separator(
         build_model(checkpoint, device),
@@ -201,21 +202,6 @@ def _separate_song(
             return separate_file(separator, song, files, encoding, begin)
         except torch.OutOfMemoryError as error:
             raise StageError(f"{song}: the device ran out of memory, try batch_size 1") from error
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: got {name!r}, allowed: cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device: got {name!r}, allowed: cpu, cuda or cuda:N")
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"device: got {name!r}, but {count} CUDA devices can be used here")
-    return device
 
 
 def _import_checkpoint(options: argparse.Namespace) -> int:

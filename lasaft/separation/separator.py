@@ -94,7 +94,7 @@ class Separator:
         self,
         waveform: Tensor | np.ndarray,
         sample_rate: int,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> dict[str, Tensor]:
         """Return an estimate of each target, as long as the waveform and with its channels.
@@ -102,7 +102,7 @@ class Separator:
         Args:
             waveform: floats [channel, sample] (or [sample]: mono), full scale ±1, any length.
             sample_rate: of the waveform, in Hz; the estimates have it too.
-            targets: names of sources (default: all).
+            targets: names of sources, or one of them (default: all).
             progress: is called with the number of samples that have just been finished.
 
         Returns:
@@ -129,7 +129,7 @@ class Separator:
         self,
         blocks: Iterable[Samples],
         sample_rate: int,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         name: object = "the waveform",
     ) -> Iterator[Samples]:
         """Separate a signal that arrives in blocks, in memory that does not grow with its length.
@@ -137,7 +137,7 @@ class Separator:
         Args:
             blocks: float32 [channel, sample] each, of any size.
             sample_rate: in Hz.
-            targets: names of sources (default: all).
+            targets: names of sources, or one of them (default: all).
             name: what messages call the signal.
 
         Yields:
@@ -167,10 +167,11 @@ class Separator:
         if missing:
             yield np.zeros((len(names), counted.channels, missing), np.float32)
 
-    def targets(self, names: Sequence[str] | None) -> tuple[str, ...]:
+    def targets(self, names: str | Sequence[str] | None) -> tuple[str, ...]:
         """Return ``names`` without repetitions, or all sources; ConfigError for an unknown one."""
         if names is None:
             return self.config.sources
+        names = [names] if isinstance(names, str) else names
         if not names:
             raise ConfigError("targets: is empty, name at least one source")
         unknown = [name for name in names if name not in self.config.sources]

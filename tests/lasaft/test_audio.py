@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -189,6 +190,19 @@ def test_a_video_file_is_an_error_that_names_the_file(
     path.write_bytes(head + bytes(4000))
     message = rf"{name}: is not an audio file .*\(wav, flac, mp3, ogg\): it is {kind}"
     with pytest.raises(AudioError, match=message):
+        AudioReader(path)
+
+
+def test_a_file_without_read_permission_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "song.wav", noise(2, 100))
+
+    def refuse(self: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read every file
+    with pytest.raises(AudioError, match=r"song\.wav: cannot be read: Permission denied$"):
         AudioReader(path)
 
 

@@ -17,7 +17,8 @@ import torch
 
 import lasaft.checkpoint as checkpoint_module
 from lasaft.checkpoint import load_checkpoint, load_model, save_checkpoint
-from lasaft.errors import CheckpointError
+from lasaft.device import find_device
+from lasaft.errors import CheckpointError, ConfigError
 from lasaft.files import recover_folder
 from tests.helpers import ROOT
 from tests.helpers.audio import tiny_config, tiny_model
@@ -290,3 +291,25 @@ def test_a_checkpoint_is_written_where_the_current_folder_is_gone(
     monkeypatch.setattr(Path, "cwd", gone)
     save_checkpoint(tmp_path / "c", model.state_dict(), model.config, {})
     assert load_checkpoint(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda:77", "device: got 'cuda:77', but [0-9]+ CUDA"), ("tpu", "allowed: auto, cpu, cuda")],
+)
+def test_a_device_that_is_not_here_is_one_clear_error(
+    saved: Path, device: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_model(saved, device=device)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "found"), [(1, True, "cuda"), (0, True, "mps"), (0, False, "cpu")]
+)
+def test_the_device_is_the_best_there_is(
+    monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, found: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert find_device("auto").type == found

@@ -14,6 +14,7 @@ from lasaft.authors.importing import import_checkpoint
 from lasaft.checkpoint import load_checkpoint, load_model
 from lasaft.cli import main
 from lasaft.errors import CheckpointError, ConfigError
+from tests.helpers.audio import tone, write
 from tests.helpers.lightning import (
     lightning_content,
     save_old_lightning,
@@ -127,6 +128,10 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "words.ckpt").write_text("these are words, not weights")
     with pytest.raises(CheckpointError, match=r"words\.ckpt: is no PyTorch checkpoint"):
         read_authors_checkpoint(tmp_path / "words.ckpt")
+    song = write(tmp_path / "song.mp3", tone(440, 0.3))
+    message = r"^[^\n]*song\.mp3: is no PyTorch checkpoint; give a \.ckpt file of the authors$"
+    with pytest.raises(CheckpointError, match=message):
+        read_authors_checkpoint(song)
     with zipfile.ZipFile(tmp_path / "zip.ckpt", "w") as archive:
         archive.writestr("readme.txt", "hello")
     with pytest.raises(CheckpointError, match=r"zip\.ckpt: is a zip file, but not one of torch"):

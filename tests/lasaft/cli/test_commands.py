@@ -293,7 +293,7 @@ def test_a_name_of_two_lines_is_told_in_one(
         (["--overlap_ratio", "0.7"], 2, "overlap_ratio: got 0.7, allowed: from 0 to 0.5"),
         (["--overlap_ratio", "half"], 2, "argument --overlap_ratio: invalid float value: 'half'"),
         (["--batch_size", "0"], 2, "batch_size: got 0"),
-        (["--device", "tpu"], 2, "device: got 'tpu', allowed: cpu, cuda"),
+        (["--device", "tpu"], 2, "device: got 'tpu', allowed: auto, cpu, cuda"),
         (["--device", "cuda:77"], 2, "device: got 'cuda:77', but"),
         (["--precision", "16"], 2, "argument --precision: invalid choice: '16'"),
         (["--format", "flac", "--bits", "32f"], 2, "bits: got '32f' with format flac: 24, 16"),

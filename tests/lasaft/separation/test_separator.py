@@ -376,6 +376,10 @@ def test_unknown_targets_are_rejected(model: LaSAFT, targets: list[str], message
         Separator(model).separate(noise(2, 10), RATE, targets)
 
 
+def test_one_target_may_be_given_by_its_name(model: LaSAFT) -> None:
+    assert list(Separator(model).separate(noise(2, 10), RATE, targets="vocals")) == ["vocals"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"batch_size": 0}, "batch_size: got 0"), ({"precision": "16"}, "precision: got '16'")],
