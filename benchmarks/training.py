@@ -66,7 +66,7 @@ def bare(config: RunConfig) -> float:
     """Take the steps with nothing around them: forward, backward, Adam; return s a step."""
     model = new_model(config, CPU).train()
     loss = loss_of(config.train, config.train.train_loss, model)
-    optimizer = build_optimizer(config.train.optimizer, model.parameters(), config.train.lr)
+    optimizer = build_optimizer(model, config.train)
     with (
         open_shards(config) as shards,
         ShardData(shards, config, Ranks(0, 1, CPU)).batches(0, 0) as loader,

@@ -16,7 +16,9 @@ from pydantic.fields import FieldInfo
 
 from lasaft.errors import ConfigError, Problem
 
-Kind = Literal["bool", "int", "float", "text", "path", "choice", "ints", "names", "range", "place"]
+Kind = Literal[
+    "bool", "int", "float", "text", "path", "choice", "ints", "names", "pair", "range", "place"
+]
 Raw = str | list[str] | None
 
 _PLAIN_KINDS: dict[Any, Kind] = {
@@ -27,6 +29,7 @@ _IN_WORDS: dict[Kind, str] = {
     "bool": "True or False",
     "ints": "whole numbers with commas between, such as 0,1",
     "names": "names with commas between, such as vocals,drums",
+    "pair": "two numbers{range} with a comma between, such as 0.9,0.999",
     "path": "a path",
     "place": "a path, or an address such as s3://bucket/folder",
     "text": "a text",
@@ -77,7 +80,7 @@ class Option:
                 span = ", or MIN:MAX, such as 1:4" if self.kind == "range" else ""
                 return f"{noun}{self._range_in_words()}{span}"
             case _:
-                return _IN_WORDS[self.kind]
+                return _IN_WORDS[self.kind].format(range=self._range_in_words())
 
     def _range_in_words(self) -> str:
         if self.low is None:
@@ -156,7 +159,10 @@ def _typed(option: Option, annotation: Any) -> Option:
         kind: Kind = "bool" if True in parts else "choice"
         return replace(option, kind=kind, choices=tuple(str(part) for part in parts))
     if origin is tuple:
-        return replace(option, kind="ints" if parts[0] is int else "names")
+        kind = "ints" if parts[0] is int else "names"
+        if Ellipsis not in parts:
+            option, kind = _typed(option, parts[0]), "pair"
+        return replace(option, kind=kind)
     return replace(option, kind=_PLAIN_KINDS[annotation])
 
 
@@ -166,7 +172,7 @@ def value_of(option: Option, raw: Raw) -> Any:
     Text that does not fit is left for the strict validation to refuse, so that all problems are
     reported in one place.
     """
-    listed = option.kind in ("ints", "names")
+    listed = option.kind in ("ints", "names", "pair")
     if isinstance(raw, list):
         return _items(option, raw) if listed else raw
     if raw is None or (option.optional and raw in _NONE_WORDS):
@@ -203,8 +209,9 @@ def _list_items(text: str) -> list[str]:
 
 
 def _items(option: Option, items: list[str]) -> Any:
-    if option.kind == "ints":
-        return tuple(int(item) if _INTEGER.fullmatch(item) else item for item in items)
+    if option.kind in ("ints", "pair"):
+        kind: Kind = "int" if option.kind == "ints" else "float"
+        return tuple(_scalar(kind, item, item) for item in items)
     return tuple(item or 0 for item in items)
 
 

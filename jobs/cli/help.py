@@ -17,7 +17,7 @@ WIDTH = 100
 _NAME_WIDTH = 28
 _LONGEST_CHOICES = 44
 _SHORT_KINDS = {
-    "bool": "True|False", "ints": "A,B,...", "names": "A,B,...", "path": "PATH",
+    "bool": "True|False", "ints": "A,B,...", "names": "A,B,...", "pair": "A,B", "path": "PATH",
     "place": "PATH|ADDRESS", "range": "N|MIN:MAX",
 }  # fmt: skip
 _GROUPS = {

@@ -12,7 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import names
-from pipeline.config.run import synthetic_songs
+from pipeline.config.run import synthetic_songs, without_effect
 from pipeline.search.problems import idle_in_trials, search_problems
 from pipeline.tracking.address import store_problems
 from pipeline.training.loop.identity import began_with, has_begun
@@ -116,10 +116,13 @@ def _needs_shards(run: RunConfig) -> Iterator[Problem]:
 
 
 def _needs_start(run: RunConfig) -> Iterator[Problem]:
+    """Yield why a training that has not begun cannot begin."""
     start = run.train.resume_from_checkpoint
     folder = RunFolder.of(run)
     if has_begun(folder) and (start is None or began_with(folder) == str(start)):
         return  # it goes on from its own state, or has ended
+    if run.train.auto_lr_schedule and (idle := without_effect(run).get("auto_lr_schedule")):
+        yield idle
     if start is None or (start.suffix == ".ckpt" and start.is_file()):
         return
     if not (start / "config.json").is_file():

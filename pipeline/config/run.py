@@ -19,7 +19,7 @@ from pipeline.config.addresses import check_place, shown
 from pipeline.config.data import SYNTHETIC_COUNTS, DataConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.search import SearchConfig, search_without_effect
-from pipeline.config.train import PROCESS_COUNT, RAW_AND_SPEC, TrainConfig
+from pipeline.config.train import PROCESS_COUNT, TrainConfig, train_without_effect
 
 # What decides whether the control network normalises over the windows of a step.
 _NORM_OVER_WINDOWS = ("modulation", "condition_to", "n_blocks", "pocm_norm", "control_n_layer")
@@ -171,7 +171,8 @@ def synthetic_songs(run: RunConfig) -> int:
 def without_effect(run: RunConfig) -> dict[str, Problem]:
     """Return the options that do nothing with the others chosen, each with the reason."""
     data, train = run.data, run.train
-    idle = model_without_effect(run.model) | search_without_effect(run.search)
+    idle = model_without_effect(run.model) | train_without_effect(train)
+    idle |= search_without_effect(run.search)
     if data.musdb_root is not None:
         names = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
         idle |= no_effect(names, "musdb_root is given, so no songs are made", "musdb_root")
@@ -187,9 +188,6 @@ def without_effect(run: RunConfig) -> dict[str, Problem]:
     for size, name in {"gain_db": "gain_probability", "mixup_share": "mixup_probability"}.items():
         if not getattr(data, name):
             idle |= no_effect([size], f"{name} is 0", name)
-    if "raw_and_spec" not in (train.train_loss, train.val_loss):
-        because = "neither train_loss nor val_loss is raw_and_spec"
-        idle |= no_effect(RAW_AND_SPEC, because, "train_loss", "val_loss")
     if train.gpus:
         because = f"gpus {train.gpus} says how many processes there are"
         idle |= no_effect(["world_size"], f"{because} (gpus None: world_size does)", "gpus")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lasaft.config import Settings, option, whole_name
-from lasaft.errors import ConfigError, Problem, refuse
+from lasaft.errors import ConfigError, Problem, no_effect, refuse
 
 LossName = Literal[
     "spec_l1", "spec_l2", "spec_mse", "raw_l1", "raw_l2", "raw_mse", "raw_and_spec",
@@ -18,8 +19,18 @@ LossName = Literal[
     "ncs", "ncs_44100", "nlcs",
 ]  # fmt: skip
 RAW_AND_SPEC = ("loss_raw_scale", "loss_raw_mode", "loss_spec_scale", "loss_spec_mode")
+# For each optimiser, the options that it takes and not every one does.
+OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "adam": ("betas",),
+    "adamw": ("betas",),
+    "adagrad": (),
+    "sgd": ("momentum",),
+    "rmsprop": ("momentum",),
+}
+PLATEAU_PATIENCE = 50  # the reference's: after more epochs without a better loss, lr is halved
 # What decides how many processes train: of a range, the numbers among which a batch divides.
 PROCESS_COUNT = ("gpus", "world_size", "batch_size", "accumulate_grad_batches")
+_Decay = Annotated[float, Field(ge=0, le=0.99999)]
 _RANGE = re.compile(r"([1-9][0-9]{0,5}):([1-9][0-9]{0,5})")
 _RESOURCE = re.compile(r"([A-Za-z][\w.-]*)=([0-9]{1,18}(?:\.[0-9]{1,4})?)")
 
@@ -46,6 +57,9 @@ class TrainConfig(Settings):
     patience: int = option(
         40, "epochs without a better val_loss before a stop", ge=1, role="ending"
     )
+    min_delta: float = option(
+        0.0, "by how much val_loss must fall to count for patience", ge=0, role="ending"
+    )
     train_loss: LossName = option("spec_mse", "loss that is minimised")
     val_loss: LossName = option("raw_l1", "loss that selects the model", role="task")
     loss_raw_scale: float | None = option(None, "raw_and_spec: raw weight", gt=0)
@@ -58,7 +72,17 @@ class TrainConfig(Settings):
     )
     optimizer: Literal["adam", "adamw", "adagrad", "sgd", "rmsprop"] = option("adam", "optimiser")
     lr: float = option(1e-3, "learning rate", gt=0, le=10)
-    auto_lr_schedule: bool = option(False, "halve lr after 50 epochs on a plateau")
+    weight_decay: float | None = option(
+        None,
+        "pull of weights to 0, not of norms, biases, embeddings (None: torch's; adamw 0.01 of all)",
+        ge=0,
+        le=1,
+    )
+    momentum: _Decay = option(0.0, "momentum of sgd and rmsprop")
+    betas: tuple[_Decay, _Decay] = option(
+        (0.9, 0.999), "decay of adam's and adamw's means of the gradient and of its square"
+    )
+    auto_lr_schedule: bool = option(False, f"halve lr after {PLATEAU_PATIENCE} epochs on a plateau")
     lr_schedule: Literal["constant", "cosine"] = option(
         "constant", "lr over the steps up to max_epochs"
     )
@@ -182,6 +206,28 @@ def _problems(train: TrainConfig) -> Iterator[Problem]:
         allowed = f"a multiple of accumulate_grad_batches ({parts})"
         others = ("accumulate_grad_batches",)
         yield Problem("batch_size", train.batch_size, allowed, others=others)
+
+
+def train_without_effect(train: TrainConfig) -> dict[str, Problem]:
+    """Return the options of a training that do nothing with the others, each with the reason."""
+    idle: dict[str, Problem] = {}
+    if "raw_and_spec" not in (train.train_loss, train.val_loss):
+        because = "neither train_loss nor val_loss is raw_and_spec"
+        idle |= no_effect(RAW_AND_SPEC, because, "train_loss", "val_loss")
+    for name in {*chain.from_iterable(OPTIMIZER_OPTIONS.values())}:
+        users = [user for user, names in OPTIMIZER_OPTIONS.items() if name in names]
+        if train.optimizer not in users:
+            because = f"optimizer {train.optimizer} does not use it ({', '.join(users)} do)"
+            idle |= no_effect([name], because, "optimizer")
+    # The first epoch is the best one so far; lr is halved when more than so many have followed,
+    # and that is of use to the epoch after them.
+    if max(train.patience, train.min_epochs - 1) <= PLATEAU_PATIENCE + 1:
+        because = (
+            f"patience {train.patience} ends training before lr is halved, which is after "
+            f"{PLATEAU_PATIENCE + 1} epochs without a better val_loss"
+        )
+        idle |= no_effect(["auto_lr_schedule"], because, "patience", "min_epochs")
+    return idle
 
 
 def parse_range(world_size: int | str) -> tuple[int, int]:

@@ -57,6 +57,8 @@ def _values(option: Option) -> st.SearchStrategy[Any]:
             plain = st.sampled_from(option.choices)
         case "ints":
             plain = st.lists(st.integers(0, 30), max_size=4).map(tuple)
+        case "pair":
+            plain = st.tuples(*[st.floats(low, high)] * 2)
         case "names":
             plain = st.lists(NAMES, min_size=1, max_size=4).map(tuple)
         case "path":
@@ -229,6 +231,9 @@ def test_one_window_a_process_is_fine_where_nothing_normalises_over_one(
         (RunConfig(), "gain_db"),
         (RunConfig(), "loss_raw_scale"),
         (RunConfig(train=TrainConfig(gpus=2)), "world_size"),
+        (RunConfig(), "momentum"),
+        (RunConfig(train=TrainConfig(optimizer="sgd")), "betas"),
+        (RunConfig(train=TrainConfig(patience=51, min_epochs=52)), "auto_lr_schedule"),
         (RunConfig(tracking=TrackingConfig(log=False)), "tracking_uri"),
         (RunConfig(evaluate=EvaluateConfig(estimates_dir=Path("/e"))), "overlap_ratio"),
     ],
@@ -243,10 +248,13 @@ def test_an_option_without_effect_is_known_with_its_reason(config: RunConfig, na
 def test_options_with_effect_are_not_called_idle() -> None:
     config = RunConfig(
         data=DataConfig(gain_probability=0.5, synthetic_train=1),
-        train=TrainConfig(world_size=2, batch_size=8),
+        train=TrainConfig(world_size=2, batch_size=8, patience=52),
     )
     idle = without_effect(config)
-    assert not {"gain_db", "synthetic_seconds", "sync_batchnorm", "world_size"} & idle.keys()
+    used = {"gain_db", "synthetic_seconds", "sync_batchnorm", "world_size", "betas"}
+    assert not {"auto_lr_schedule", *used} & idle.keys()
+    long = RunConfig(train=TrainConfig(min_epochs=53, optimizer="sgd"))
+    assert not {"auto_lr_schedule", "momentum"} & without_effect(long).keys()
 
 
 @pytest.mark.parametrize(("gpus", "world_size", "processes"), [(None, 3, 3), (2, 3, 2), (0, 3, 3)])

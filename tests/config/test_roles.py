@@ -46,7 +46,8 @@ OPTIONS = {
         model.control_type model.control_n_layer model.film_type model.gamma_activation
         model.beta_activation model.pocm_type model.pocm_norm train.batch_size
         train.train_loss train.loss_raw_scale train.loss_raw_mode train.loss_spec_scale
-        train.loss_spec_mode train.optimizer train.lr train.auto_lr_schedule
+        train.loss_spec_mode train.optimizer train.lr train.weight_decay train.momentum
+        train.betas train.auto_lr_schedule
         train.lr_schedule train.warmup_steps train.gradient_clip_val
         train.accumulate_grad_batches train.ema_decay train.precision train.sync_batchnorm
         search.space search.searcher search.scheduler search.objectives search.trial_epochs
@@ -75,7 +76,7 @@ OPTIONS = {
         train.resume_from_checkpoint
     """,
     "ending": """
-        train.min_epochs train.max_epochs train.patience
+        train.min_epochs train.max_epochs train.patience train.min_delta
     """,
     "limit": """
         train.time_limit_hours search.num_trials search.total_epochs search.max_hours

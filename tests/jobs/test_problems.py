@@ -35,6 +35,8 @@ _TRAINING = {
     "--min_epochs 7 --max_epochs 6": ["min_epochs: got 7, allowed: at most max_epochs (6)"],
     "--batch_size 6 --accumulate_grad_batches 4": ["batch_size: got 6, allowed: a multiple of"],
     "--auto_lr_schedule True --lr_schedule cosine": ["auto_lr_schedule: got True"],
+    "--betas 0.9,1.5": ["betas: got '0.9,1.5', allowed: two numbers from 0 to 0.99999 with"],
+    "--momentum 0.5": ["momentum: has no effect, because optimizer adam does not use it"],
     "--target_names piano": ["target_names: got 'piano', allowed: vocals"],
     "--loss_raw_scale 1": ["loss_raw_scale: has no effect, because neither train_loss"],
     "--resources_per_worker CPU": ["resources_per_worker: got 'CPU'"],
@@ -151,6 +153,18 @@ def test_nothing_is_told_that_follows_from_an_option_in_doubt(
     job: str, words: str, told: list[str]
 ) -> None:
     assert _begins(_told(job, words.split()), told)
+
+
+@pytest.mark.parametrize("job", ["run", "train", "tune", "main"])
+def test_a_schedule_that_comes_after_the_early_stop_is_told(tmp_path: Path, job: str) -> None:
+    preset, line = tmp_path / "own.yaml", "auto_lr_schedule: has no effect, because patience 51"
+    preset.write_text("train: {auto_lr_schedule: True, patience: 51}\n")
+    words = ["--preset", str(preset)]
+    if job == "main":
+        words = ["--auto_lr_schedule", "True", "--patience", "51"]
+    assert len([one for one in _told(job, words) if str(one).startswith(line)]) == 1
+    longer = [*words, "--min_epochs", "53"]
+    assert not [one for one in _told(job, longer) if one.option == "auto_lr_schedule"]
 
 
 def test_the_other_lines_of_a_preset_with_a_fault_count(tmp_path: Path) -> None:

@@ -151,8 +151,12 @@ ACCEPTED: list[tuple[str, str, Any]] = [
     ("--model CUNET_TFC_FiLM --gamma_activation relu", "model.gamma_activation", "relu"),
     ("--model CUNET_TFC_FiLM --beta_activation relu", "model.beta_activation", "relu"),
     ("--accumulate_grad_batches 2", "train.accumulate_grad_batches", 2),
+    ("--betas 0.5,0.99", "train.betas", (0.5, 0.99)),
+    ("--weight_decay 0.01", "train.weight_decay", 0.01),
+    ("--optimizer sgd --momentum 0.9", "train.momentum", 0.9),
+    ("--min_delta 0.05", "train.min_delta", 0.05),
     ("--gradient_clip_val 0.5", "train.gradient_clip_val", 0.5),
-    ("--auto_lr_schedule True", "train.auto_lr_schedule", True),
+    ("--auto_lr_schedule True --patience 60", "train.auto_lr_schedule", True),
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from lasaft.errors import StageError
+from pipeline.config import TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.background import BackgroundWriter, folder_faults
 from pipeline.training.loop.optimiser import build_optimizer
@@ -98,7 +99,7 @@ def test_what_goes_wrong_in_the_background_is_raised_where_the_training_is() -> 
 
 def test_a_captured_state_does_not_change_with_the_training() -> None:
     model = nn.Linear(2, 2)
-    optimizer = build_optimizer("adam", model.parameters(), 0.1)
+    optimizer = build_optimizer(model, TrainConfig(lr=0.1))
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     state = capture_state({"model": model}, optimizer, {})

@@ -30,10 +30,12 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_fused_optimisers_take_the_same_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig.model_validate({"optimizer": name, "lr": 0.01})
+
     def trained() -> list[torch.Tensor]:
         torch.manual_seed(0)
         model = nn.Linear(5, 4)
-        optimizer = build_optimizer(name, model.parameters(), 0.01)
+        optimizer = build_optimizer(model, config)
         for number in range(5):
             x = torch.randn(8, 5, generator=torch.Generator().manual_seed(number))
             optimizer.zero_grad()
@@ -43,7 +45,7 @@ def test_fused_optimisers_take_the_same_steps(name: str, monkeypatch: pytest.Mon
 
     plain = trained()
     monkeypatch.setattr(optimiser, "FUSED_ON", ("cpu",))
-    assert build_optimizer(name, nn.Linear(1, 1).parameters(), 1.0).defaults["fused"]
+    assert build_optimizer(nn.Linear(1, 1), config).defaults["fused"]
     for ours, theirs in zip(trained(), plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 

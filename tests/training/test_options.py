@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from functools import partial
@@ -234,6 +235,18 @@ def test_time_that_is_up_ends_training_with_a_model_and_more_time_goes_on(tmp_pa
     finish(folder, longer, whole, {})
     # It ended by itself, so another limit changes nothing.
     assert finished(folder, short) == whole
+
+
+def test_a_result_of_before_an_option_was_there_has_its_default(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, max_epochs=1)
+    folder, result = RunFolder.of(config), run_tiny(config)
+    finish(folder, config, result, {})
+    file = folder.training / "result.json"
+    record = json.loads(file.read_text())
+    del record["stopping"]["min_delta"], record["sha256"]
+    file.write_text(json.dumps(record))
+    assert finished(folder, config) == result
+    assert finished(folder, tiny_config(tmp_path, max_epochs=1, min_delta=0.1)) is None
 
 
 def test_time_that_is_up_later_leaves_the_best_model_as_it_is(

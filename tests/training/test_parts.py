@@ -21,7 +21,7 @@ from pipeline.training.loop.decisions import Selection
 from pipeline.training.loop.first_weights import new_model
 from pipeline.training.loop.identity import claim, finish, finished
 from pipeline.training.loop.journal import History, make_record, read_history
-from pipeline.training.loop.optimiser import Plateau, build_optimizer, learning_rate
+from pipeline.training.loop.optimiser import Plateau, build_optimizer, decayed, learning_rate
 from pipeline.training.loop.randomness import derive_seed
 from pipeline.training.loop.state_file import capture_state, load_state, restore_state, write_state
 from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
@@ -29,6 +29,10 @@ from pipeline.training.train import TrainingLine
 from tests.helpers.training import run_tiny, tiny_config, tiny_model, with_model
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd", "rmsprop")
+
+
+def _config(name: str, **others: Any) -> TrainConfig:
+    return TrainConfig.model_validate({"optimizer": name, **others})
 
 
 def test_the_plateau_halves_when_torchs_scheduler_does() -> None:
@@ -79,17 +83,93 @@ def test_the_first_of_equal_losses_is_the_best_and_nan_is_the_worst() -> None:
     assert selection.kept == [(1.0, 6), (1.0, 7)]
 
 
+def test_a_smaller_gain_than_min_delta_makes_the_best_epoch_and_no_patience() -> None:
+    config = TrainConfig(patience=2, max_epochs=50, min_delta=0.5)
+    selection, stops = Selection(), []
+    for epoch, loss in enumerate([3.0, 2.0, 1.6, 1.4, 1.3, 1.0]):
+        selection.update(epoch, loss, config)
+        selection = Selection.restored(selection.state())
+        selection.settle(epoch + 1, config)
+        stops.append(selection.stop)
+    # 1.6 counts against 2.0, 1.4 is better than that by 0.6; 1.0 only by 0.4 than 1.4.
+    assert stops == [False, False, False, False, False, True]
+    assert (selection.best_epoch, selection.best_loss) == (5, 1.0)
+
+
+def test_a_state_of_before_min_delta_goes_on_from_its_best_loss() -> None:
+    config, selection = TrainConfig(), Selection()
+    for epoch, loss in enumerate([3.0, 2.0, 2.5]):
+        selection.update(epoch, loss, config)
+    state = selection.state()
+    del state["mark"]
+    assert Selection.restored(state) == selection
+
+
+def test_weight_decay_is_torchs_and_leaves_norms_biases_and_embeddings_alone() -> None:
+    def trained(config: TrainConfig) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = nn.ModuleDict({
+            "embedding": nn.Embedding(3, 4), "linear": nn.Linear(4, 4), "norm": nn.BatchNorm1d(4)
+        })  # fmt: skip
+        optimizer = build_optimizer(model, config)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        return dict(model.named_parameters())
+
+    for name in OPTIMIZERS:
+        plain = trained(_config(name, weight_decay=0.0))
+        pulled = trained(_config(name, weight_decay=0.5))
+        changed = {key for key in plain if not torch.equal(plain[key], pulled[key])}
+        assert changed == {"linear.weight"}, name
+
+
+def test_only_matrices_and_kernels_of_a_network_are_decayed(tmp_path: Path) -> None:
+    model = tiny_model(with_model(tiny_config(tmp_path), block="tfc_lasaft"))
+    pulled = {id(parameter) for parameter in decayed(model)}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in pulled}
+    left = dict(model.named_parameters()).keys() - names
+    assert {name.rpartition(".")[2] for name in names} == {"weight", "keys"}
+    endings = ("norm.weight", "bias", "embedding.weight")
+    assert all(name.endswith(endings) for name in left)
+    assert not any(name.endswith(endings) for name in names)
+
+
+def test_momentum_and_betas_are_torchs() -> None:
+    def groups(**options: Any) -> dict[str, Any]:
+        (group,) = build_optimizer(nn.Linear(2, 2), TrainConfig(**options)).param_groups
+        return group
+
+    for name in ("sgd", "rmsprop"):
+        assert groups(optimizer=name, momentum=0.9)["momentum"] == 0.9
+    for name in ("adam", "adamw"):
+        assert groups(optimizer=name, betas=(0.5, 0.9))["betas"] == (0.5, 0.9)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimiser_without_options_is_torchs_own(name: str) -> None:
+    (group,) = build_optimizer(nn.Linear(2, 2), _config(name)).param_groups
+    classes = {"sgd": "SGD", "rmsprop": "RMSprop", "adamw": "AdamW"}
+    kind = getattr(torch.optim, classes.get(name, name.title()))
+    (usual,) = kind(nn.Linear(2, 2).parameters(), lr=0.001).param_groups
+    assert {k: v for k, v in group.items() if k != "params"} == {
+        k: v for k, v in usual.items() if k != "params"
+    }
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_state_of_every_optimiser_comes_back_bit_for_bit(tmp_path: Path, name: str) -> None:
+    config = _config(name, lr=0.01, weight_decay=0.1, momentum=0.9)
+
     def trained(steps: int, restored: bool) -> list[torch.Tensor]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-        optimizer = build_optimizer(name, model.parameters(), 0.01)
+        optimizer = build_optimizer(model, config)
         for step in range(steps):
             if restored and step == 3:
                 write_state(tmp_path / "s", capture_state({"m": model}, optimizer, {"step": step}))
                 model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-                optimizer = build_optimizer(name, model.parameters(), 0.01)
+                optimizer = build_optimizer(model, config)
                 state = load_state(tmp_path / "s")
                 assert state is not None
                 assert state.progress["step"] == 3
@@ -106,7 +186,7 @@ def test_the_state_of_every_optimiser_comes_back_bit_for_bit(tmp_path: Path, nam
 
 def test_a_failed_save_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(2, 2)
-    optimizer = build_optimizer("adam", model.parameters(), 0.1)
+    optimizer = build_optimizer(model, TrainConfig(lr=0.1))
     write_state(tmp_path / "state", capture_state({"m": model}, optimizer, {"step": 1}))
 
     def half(tensors: Any, path: Path, metadata: Any) -> None:
@@ -124,7 +204,7 @@ def test_a_failed_save_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_state_in_which_one_bit_changed_is_refused(tmp_path: Path) -> None:
     model = nn.Linear(3, 3)
-    optimizer = build_optimizer("adam", model.parameters(), 0.1)
+    optimizer = build_optimizer(model, TrainConfig(lr=0.1))
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     path = tmp_path / "state"

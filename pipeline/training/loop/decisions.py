@@ -99,15 +99,19 @@ class Selection:
     best_loss: float = math.inf
     # (loss, epoch) of the ``save_top_k`` best epochs, best first.
     kept: list[tuple[float, int]] = field(default_factory=list)
-    bad_epochs: int = 0  # since the best one
+    bad_epochs: int = 0  # since the last one that was better by more than ``min_delta``
+    mark: float = math.inf  # its loss
     stop: bool = False  # whether training has ended
     reason: str = ""  # why it has ended
 
     def update(self, epoch: int, loss: float, config: TrainConfig) -> None:
         """Take epoch number ``epoch`` (from 0), that ended with ``loss``, into account."""
         loss = math.inf if math.isnan(loss) else loss
-        if loss < self.best_loss or self.best_epoch < 0:
-            self.best_epoch, self.best_loss, self.bad_epochs = epoch, loss, 0
+        first = self.best_epoch < 0
+        if loss < self.best_loss or first:
+            self.best_epoch, self.best_loss = epoch, loss
+        if loss < self.mark - config.min_delta or first:
+            self.mark, self.bad_epochs = loss, 0
         else:
             self.bad_epochs += 1
         self.kept = sorted([*self.kept, (loss, epoch)])[: config.save_top_k]
@@ -126,13 +130,17 @@ class Selection:
         return {
             "best_epoch": self.best_epoch, "best_loss": self.best_loss,
             "kept": [list(item) for item in self.kept], "bad_epochs": self.bad_epochs,
+            "mark": self.mark,
         }  # fmt: skip
 
     @classmethod
     def restored(cls, state: dict[str, Any]) -> Selection:
         """Return the selection that gave ``state``, with the question of stopping left open."""
         kept = [(float(loss), int(epoch)) for loss, epoch in state["kept"]]
-        return cls(state["best_epoch"], state["best_loss"], kept, state["bad_epochs"])
+        best = state["best_loss"]
+        # A state of before has no mark: every better epoch counted.
+        mark = state.get("mark", best)
+        return cls(state["best_epoch"], best, kept, state["bad_epochs"], mark)
 
 
 class Mean:

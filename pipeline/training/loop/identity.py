@@ -101,6 +101,8 @@ def finished(folder: RunFolder, config: RunConfig) -> TrainResult | None:
     if saved.pop(_SEAL, None) not in (None, digest(saved)):
         raise StageError(f"{file}: is damaged (it was changed after it was written); {advice}")
     stopping, result = values(config, "train", "ending"), TrainResult.from_json(saved["result"])
+    # An option that the program has learnt since had its default.
+    saved["stopping"] = values(RunConfig(), "train", "ending") | saved["stopping"]
     # The folder may have been moved since.
     result = replace(result, checkpoint=folder.checkpoint)
     limit = config.train.time_limit_hours

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.config import TrainConfig
+from pipeline.config.train import OPTIMIZER_OPTIONS, PLATEAU_PATIENCE
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -21,21 +21,37 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 _FUSED, FUSED_ON = ("adam", "adamw", "sgd"), ("cuda",)
 
-# The reference's ReduceLROnPlateau: factor and patience as it sets them, torch's threshold.
+# The reference's ReduceLROnPlateau: its factor, torch's threshold.
 PLATEAU_FACTOR = 0.5
-PLATEAU_PATIENCE = 50
 PLATEAU_THRESHOLD = 1e-4
 
 
-def build_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], lr: float
-) -> torch.optim.Optimizer:
-    """Return the optimiser called ``name`` with torch's defaults, as the reference uses them."""
-    parameters = list(parameters)
+def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of ``model``; what no option says is torch's default."""
+    name, parameters = train.optimizer, list(model.parameters())
+    values = {"betas": train.betas, "momentum": train.momentum}
+    given: dict[str, Any] = {option: values[option] for option in OPTIMIZER_OPTIONS[name]}
     # One launch for all parameters, where torch has that: the same steps but for rounding.
-    fused = name in _FUSED and parameters[0].device.type in FUSED_ON
-    given: dict[str, Any] = {"fused": True} if fused else {}
-    return _OPTIMIZERS[name](parameters, lr=lr, **given)  # pyright: ignore[reportCallIssue]
+    if name in _FUSED and parameters[0].device.type in FUSED_ON:
+        given["fused"] = True
+    groups: Any = parameters
+    if train.weight_decay is not None:
+        given["weight_decay"] = train.weight_decay
+        groups = [{"params": decayed(model)}]
+        chosen = set(groups[0]["params"])
+        rest = [one for one in parameters if one not in chosen]
+        groups.append({"params": rest, "weight_decay": 0.0})
+    return _OPTIMIZERS[name](groups, lr=train.lr, **given)  # pyright: ignore[reportCallIssue]
+
+
+def decayed(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that weight_decay pulls: matrices and kernels, but no embedding."""
+    return [
+        parameter
+        for module in model.modules()
+        for parameter in module.parameters(recurse=False)
+        if parameter.dim() > 1 and not isinstance(module, nn.Embedding)
+    ]
 
 
 class Plateau:

@@ -60,7 +60,7 @@ class Stepper:
         self, model: LaSAFT, loss: LossFunction, config: TrainConfig, ranks: Ranks
     ) -> None:
         self.config, self.ranks = config, ranks
-        self.optimizer = build_optimizer(config.optimizer, model.parameters(), config.lr)
+        self.optimizer = build_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "16")
         self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
         self.bad_steps = 0
