@@ -45,7 +45,9 @@ class DataConfig(Settings):
     synthetic_seed: int = option(0, "seed of the songs", ge=0, role="place")
 
     draw: Literal["iid", "coverage"] = option(
-        "iid", "windows drawn independently, or so that an epoch covers every frame", role="draw"
+        "iid",
+        "windows drawn independently, or so that each frame of each target is one",
+        role="draw",
     )
     remix_probability: Probability = option(
         1.0, "chance that each source of a mixture has a place of its own", role="draw"

@@ -86,6 +86,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
         for section in _TRAINING
         for name, value in values(config, section, *_IDENTITY).items()
     }
+    if config.data.draw == "coverage":
+        flat["data.draw"] = "coverage of targets"  # trainings of before drew otherwise
     if config.train.lr_schedule == "cosine":
         flat["train.max_epochs"] = config.train.max_epochs  # the rate of every step depends on it
     if (start := config.train.resume_from_checkpoint) is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from lasaft.config import ModelConfig
 from lasaft.options import sections_of
-from pipeline.config import RunConfig, TrainConfig
+from pipeline.config import DataConfig, RunConfig, TrainConfig
 from pipeline.config.roles import (
     ROLES,
     Change,
@@ -194,6 +194,13 @@ def test_a_change_that_gives_none_another_meaning_is_told_alone() -> None:
     config = RunConfig(model=ModelConfig(spec_type="magnitude"))
     found = changes(identity(RunConfig()), identity(config), config)
     assert found == [Change("spec_type", "complex", "magnitude")]
+
+
+def test_a_training_that_covered_no_targets_is_another_one() -> None:
+    config = RunConfig(data=DataConfig(draw="coverage"))
+    (found,) = changes(identity(config) | {"data.draw": "coverage"}, identity(config), config)
+    assert found == Change("draw", "coverage", "coverage of targets")
+    assert identity(RunConfig())["data.draw"] == "iid"
 
 
 def test_a_start_counts_by_its_weights_wherever_they_are(tmp_path: Path) -> None:

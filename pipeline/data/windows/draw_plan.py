@@ -137,18 +137,20 @@ def target_conditions(manifest: Manifest, target_names: Sequence[str] | None) ->
 
 
 def steps_per_epoch(manifest: Manifest, config: RunConfig) -> int:
-    """Return the steps of an epoch: as set, or windows that fit in the tracks times targets."""
+    """Return the steps of an epoch: as set, or those of one pass over the training frames."""
     if config.train.steps_per_epoch is not None:
         return config.train.steps_per_epoch
     lengths = [track.frames for track in usable_tracks(manifest, config.model.num_frame)]
     target_conditions(manifest, config.train.target_names)
-    return max(1, windows_of_pass(lengths, config) // config.train.batch_size)
+    windows, size = windows_of_pass(lengths, config), config.train.batch_size
+    return max(1, -(-windows // size) if config.data.draw == "coverage" else windows // size)
 
 
 def windows_of_pass(lengths: Iterable[int], config: RunConfig) -> int:
-    """Return the windows that fit in tracks of so many frames, once for each target."""
-    targets = config.train.target_names or config.model.sources
-    return len(targets) * sum(length // config.model.num_frame for length in lengths)
+    """Return the windows that fit in tracks of so many frames, or cover them, for each target."""
+    targets, frames = config.train.target_names or config.model.sources, config.model.num_frame
+    rest = frames - 1 if config.data.draw == "coverage" else 0
+    return len(targets) * sum((length + rest) // frames for length in lengths)
 
 
 def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
@@ -157,9 +159,11 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
     Each source of a mixture comes from a track and a place of its own (remix; with
     ``remix_probability`` below 1 the other mixtures are as the songs have them: all sources from
     the target's place). ``iid`` draws the track evenly, then the place evenly, as the reference
-    does. ``coverage`` walks each source through windows that together touch every frame, in random
-    order and from a random phase, and takes the targets equally often. Turning another
-    augmentation on leaves the windows as they were.
+    does. With ``coverage`` every frame of every target is a target in each epoch, once, or twice
+    where windows have to overlap; where ``steps_per_epoch`` leaves no room for that, in as many
+    epochs as have it. (What fills the last batch comes on top.) What is heard beside a target walks
+    through all frames in the same way. Turning another augmentation on leaves the windows as they
+    were.
 
     Args:
         config: seed, batch_size, accumulate_grad_batches, steps_per_epoch, target_names, num_frame
@@ -174,19 +178,25 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
     tracks = usable_tracks(manifest, frames)
     targets = target_conditions(manifest, train.target_names)
     shape = (steps_per_epoch(manifest, config) * train.batch_size, len(manifest.settings.sources))
-    seeds = np.random.SeedSequence([train.seed, epoch, int(manifest.hash, 16)]).spawn(5)
-    windows, conditions, changes, remixes, mixups = (
-        np.random.Generator(np.random.PCG64(seed)) for seed in seeds
-    )
+
+    def streams(number: int) -> list[np.random.Generator]:
+        seeds = np.random.SeedSequence([train.seed, number, int(manifest.hash, 16)]).spawn(5)
+        return [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
+
+    windows, conditions, changes, remixes, mixups = streams(epoch)
     lengths = np.array([track.frames for track in tracks])
     if config.data.draw == "iid":
         track = windows.integers(0, len(tracks), shape)
         start = windows.integers(0, lengths[track] - frames + 1)
         condition = conditions.choice(targets, shape[0])
     else:
-        walks = [_walk(windows, lengths, frames, shape[0]) for _ in range(shape[1])]
-        track, start = np.stack(walks, axis=-1)
-        condition = conditions.permutation(np.resize(targets, shape[0]))
+        samples, sources = shape
+        epochs = -(-windows_of_pass(lengths, config) // samples)  # that a pass takes
+        number, part = divmod(epoch, epochs)
+        whole = (epochs * samples, sources)
+        condition, places = _covering(streams(number)[0], lengths, frames, targets, whole)
+        mine = slice(part * samples, (part + 1) * samples)
+        condition, (track, start) = condition[mine], places[:, mine]
     as_in_the_song = remixes.random(shape[0]) >= config.data.remix_probability
     for drawn in (track, start):
         of_target = np.take_along_axis(drawn, condition[:, None], axis=1)
@@ -210,31 +220,50 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
     )
 
 
-def _walk(random: np.random.Generator, lengths: np.ndarray, frames: int, count: int) -> np.ndarray:
-    """Return int64 [2, count]: tracks and starts of windows that cover everything, repeatedly.
+def _covering(
+    random: np.random.Generator,
+    lengths: np.ndarray,
+    frames: int,
+    targets: np.ndarray,
+    shape: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return conditions [sample], and tracks and starts int64 [2, sample, source].
+
+    In a pass each target has as many samples as windows cover all frames. Those of each source as
+    a target, and those beside other targets, go through such windows, pass after pass.
 
     Args:
         random: is drawn from.
         lengths: frames of each track, [track].
         frames: of a window.
-        count: how many windows.
+        targets: condition numbers.
+        shape: samples and sources.
     """
-    passes: list[np.ndarray] = []
-    drawn = 0
-    while drawn < count:
-        windows = np.concatenate(
-            [_cover(random, index, length, frames) for index, length in enumerate(lengths)], axis=1
-        )
-        passes.append(random.permutation(windows, axis=1))
-        drawn += windows.shape[1]
-    return np.concatenate(passes, axis=1)[:, :count]
+    in_pass = np.repeat(targets, (-(-lengths // frames)).sum())
+    passes = range(-(-shape[0] // len(in_pass)))
+    condition = np.concatenate([random.permutation(in_pass) for _ in passes])[: shape[0]]
+    places = np.empty((2, *shape), np.int64)
+    for source in range(shape[1]):
+        for rows in (condition == source, condition != source):
+            walk = np.empty((2, 0), np.int64)
+            while walk.shape[1] < rows.sum():
+                parts = [_cover(random, *track, frames) for track in enumerate(lengths)]
+                one = random.permutation(np.concatenate(parts, axis=1), axis=1)
+                walk = np.concatenate([walk, one], axis=1)
+            places[:, rows, source] = walk[:, : rows.sum()]
+    return condition, places
 
 
 def _cover(random: np.random.Generator, index: int, length: int, frames: int) -> np.ndarray:
-    """Return int64 [2, window]: track and start of windows that touch every frame of a track."""
-    phase = int(random.integers(0, frames))
-    starts = np.arange(phase - frames, length, frames).clip(0, length - frames)
-    starts = np.unique(starts)
+    """Return int64 [2, window]: track and starts of the fewest windows that hold every frame.
+
+    By how much they are too long together, some two of them and their neighbours overlap.
+    """
+    starts = np.arange(0, length, frames)
+    surplus = starts[-1] + frames - length
+    part = random.integers(0, surplus + 1)
+    for overlap in (part, surplus - part):
+        starts[random.integers(1, max(2, len(starts))) :] -= overlap
     return np.stack([np.full_like(starts, index), starts])
 
 

@@ -109,16 +109,64 @@ def test_sources_are_drawn_from_tracks_of_their_own() -> None:
     np.testing.assert_allclose(targets, 0.25, atol=0.035)
 
 
-def test_coverage_touches_every_frame_of_every_source() -> None:
-    manifest = _manifest(1000, 517, 128)
+def _reads(plan: DrawPlan, place: int, rows: np.ndarray) -> list[np.ndarray]:
+    """Return how often each frame of each track is read of a source, in some samples."""
+    counts = [np.zeros(track.frames, int) for track in plan.tracks]
+    for track, start in zip(plan.track[rows, place], plan.start[rows, place], strict=True):
+        counts[track][start : start + plan.num_frame] += 1
+    return counts
+
+
+@pytest.mark.parametrize("remix", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("names", [None, ("drums", "other")])
+def test_coverage_makes_every_frame_of_every_target_a_target(
+    remix: float, names: tuple[str, ...] | None
+) -> None:
+    data = {"draw": "coverage", "remix_probability": remix}
+    lengths, windows = (1000, 517, 256, 128, 100), 8 + 5 + 2 + 1
+    # A batch that the epoch is a multiple of, so that nothing comes on top.
+    config = _config(data=data, steps_per_epoch=None, target_names=names)
+    plans = [draw_plan(_manifest(*lengths), config, epoch) for epoch in range(3)]
+    targets = [SOURCES.index(name) for name in names or SOURCES]
+    for plan in plans:
+        assert sorted(plan.condition.tolist()) == sorted(targets * windows)
+        for place in targets:
+            for counts in _reads(plan, place, plan.condition == place):
+                # As few windows as there can be, no frame in three of them, the ends in one.
+                assert set(counts) <= {1, 2}
+                assert counts[0] == counts[-1] == 1
+                assert counts.sum() == -(-len(counts) // 128) * 128
+        for place in range(4) if remix == 1 else ():
+            beside = plan.condition != place
+            for counts in _reads(plan, place, beside):
+                times = beside.sum() // windows
+                assert times <= counts.min() <= counts.max() <= 2 * times
+    assert not _equal(plans[0], plans[1])
+
+
+def test_a_pass_of_many_epochs_covers_every_target_in_all_of_them() -> None:
+    manifest = _manifest(1000, 517)
     config = _config(data={"draw": "coverage"}, steps_per_epoch=3)
-    plan = draw_plan(manifest, config, 0)  # 24 windows: a pass needs at most 10 + 6 + 1
-    for source in range(4):
-        seen = [np.zeros(track.frames, bool) for track in plan.tracks]
-        for track, start in zip(plan.track[:, source], plan.start[:, source], strict=True):
-            seen[track][start : start + 128] = True
-        assert all(frames.all() for frames in seen)
-    assert np.bincount(plan.condition).tolist() == [6, 6, 6, 6]
+    # 13 windows for each of 4 targets are 52; an epoch has 24.
+    for first in (0, 3, 6):
+        plans = [draw_plan(manifest, config, first + epoch) for epoch in range(3)]
+        for place in range(4):
+            reads = [_reads(plan, place, plan.condition == place) for plan in plans]
+            for counts in zip(*reads, strict=True):
+                assert np.sum(counts, axis=0).min() >= 1
+
+
+def test_coverage_reads_no_part_of_a_song_more_often_than_another() -> None:
+    manifest, total = _manifest(1200), np.zeros(1200)
+    config = _config(data={"draw": "coverage"}, steps_per_epoch=None)
+    for epoch in range(200):
+        plan = draw_plan(manifest, config, epoch)
+        for place in range(4):
+            total += _reads(plan, place, np.ones(len(plan.condition), bool))[0]
+    # 10 windows for 1200 frames: 80 of them are read twice, anywhere.
+    assert total.mean() == 200 * 4 * 4 * 1280 / 1200
+    parts = total.reshape(10, 120).mean(axis=1) / total.mean()
+    np.testing.assert_allclose(parts, 1, atol=0.03)
 
 
 @pytest.mark.parametrize(("world_size", "micro_batches"), [(2, 1), (2, 2), (2, 4), (4, 2), (8, 1)])
@@ -165,6 +213,8 @@ def test_an_epoch_has_as_many_windows_as_fit_in_the_tracks_times_targets() -> No
     one = _config(steps_per_epoch=None, target_names=("bass",))
     assert steps_per_epoch(manifest, one) == 1
     assert steps_per_epoch(manifest, _config(steps_per_epoch=None, batch_size=512)) == 1
+    covering = _config(data={"draw": "coverage"}, steps_per_epoch=None, batch_size=10)
+    assert steps_per_epoch(manifest, covering) == 5  # (8 + 4 + 0) * 4 = 48
 
 
 def test_single_target_training_draws_that_target_alone() -> None:
