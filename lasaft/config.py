@@ -62,10 +62,21 @@ MODULATIONS: Mapping[str, DeclaredModulation] = {
         for path in sorted((Path(__file__).parent / "network" / "modulations").glob("[!_]*.py"))
     },
 }
+# What blocks mix with and their transform of frequencies, as names of networks have it.
+BLOCKS: Mapping[str, tuple[str, str]] = {
+    "tfc": ("TFC", ""),
+    "tfc_tdf": ("TFC", "_TDF"),
+    "tfc_lasaft": ("TFC", "_LaSAFT"),
+    "tfc_lightsaft": ("TFC", "_LightSAFT"),
+    "tfc_rnn": ("TFC", "_RNN"),
+    "tdf": ("TDF", ""),
+    "tdc": ("TDC", ""),
+    "tdc_rnn": ("TDC", "_RNN"),
+}
 if TYPE_CHECKING:
-    ModulationName = str
+    ModulationName = BlockName = str
 else:
-    ModulationName = Literal[tuple(MODULATIONS)]
+    ModulationName, BlockName = Literal[tuple(MODULATIONS)], Literal[tuple(BLOCKS)]
 
 
 def whole_name(mode: str | None, domain: str) -> str | None:
@@ -120,8 +131,8 @@ class ModelConfig(Settings):
         None, "audio channels, times 2 if complex (None: stereo)", ge=1, le=4, role="shards"
     )
 
-    block: Literal["tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc"] = option(
-        "tfc_lasaft", "the intermediate block"
+    block: BlockName = option(
+        "tfc_lasaft", "the intermediate block (TDF and TDC are also called TIF and TIC)"
     )
     n_blocks: int = option(7, "number of intermediate blocks, odd", ge=1, le=31)
     internal_channels: Positive = option(24, "channels inside the U-Net")
@@ -142,15 +153,18 @@ class ModelConfig(Settings):
         "on magnitude, tanh on complex)",
     )
     tfc_activation: Activation = option("relu", "in TFC blocks")
-    tfc_tdf_activation: Activation = option("relu", "in TFC_TDF, LaSAFT, LightSAFT")
+    tfc_tdf_activation: Activation = option("relu", "in TFC_TDF, TFC_RNN, LaSAFT, LightSAFT")
     tdf_activation: Activation = option("relu", "in TDF nets")
-    tdc_activation: Activation = option("relu", "in TDC nets")
+    tdc_activation: Activation = option("relu", "in TDC and TDC_RNN nets")
 
     bn_factor: int | None = option(
         16, "frequency bottleneck: bins divided by it (None: a single layer)", ge=1
     )
     min_bn_units: Positive = option(16, "smallest bottleneck")
-    tfc_tdf_bias: bool = option(False, "biases in TFC_TDF, LaSAFT, LightSAFT linears")
+    num_layers_rnn: int = option(1, "layers of the GRU in RNN blocks", ge=1, le=16)
+    bn_factor_rnn: Positive = option(16, "units of the GRU: bins divided by it")
+    min_bn_units_rnn: Positive = option(16, "fewest units of the GRU")
+    tfc_tdf_bias: bool = option(False, "biases in TFC_TDF, RNN, LaSAFT, LightSAFT linears")
     bias: bool = option(False, "biases in TDF nets' linears")
     num_tdfs: Positive = option(6, "latent sources of LaSAFT and LightSAFT")
     dk: Positive = option(32, "attention key size of LaSAFT and LightSAFT")
@@ -223,7 +237,7 @@ class ModelConfig(Settings):
         """Levels that halve the time resolution; TDF and TDC nets work frame by frame."""
         if self.t_down_layers is not None:
             return self.t_down_layers
-        return () if self.block in ("tdf", "tdc") else tuple(range(self.levels))
+        return () if self.block.startswith("td") else tuple(range(self.levels))
 
     @property
     def frequency_levels(self) -> tuple[int, ...]:
@@ -254,6 +268,15 @@ class ModelConfig(Settings):
         if self.control_vector_type == "one_hot_mode":
             return len(self.sources)
         return self.embedding_dim
+
+    @property
+    def block_activation(self) -> Activation:
+        """The activation inside the blocks."""
+        if self.block.startswith("tdc"):
+            return self.tdc_activation
+        if self.block == "tfc":
+            return self.tfc_activation
+        return self.tdf_activation if self.block == "tdf" else self.tfc_tdf_activation
 
     @property
     def attentive(self) -> bool:
@@ -371,15 +394,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "lasaft_net_large": _variant("gpocm", "tfc_lasaft", n_fft=4096, n_blocks=9, embedding_dim=64),
 }
 
-_BLOCK_NAMES = {
-    "tfc": ("TFC", ""),
-    "tfc_tdf": ("TFC", "_TDF"),
-    "tfc_lasaft": ("TFC", "_LaSAFT"),
-    "tfc_lightsaft": ("TFC", "_LightSAFT"),
-    "tdf": ("TDF", ""),
-    "tdc": ("TDC", ""),
-}
-
 
 def variant_name(config: ModelConfig) -> str:
     """Return the README's name of the network, or one made in the same way.
@@ -389,7 +403,7 @@ def variant_name(config: ModelConfig) -> str:
     >>> variant_name(ModelConfig(block="tdc", modulation="none"))
     'UNET_TDC'
     """
-    first, last = _BLOCK_NAMES[config.block]
+    first, last = BLOCKS[config.block]
     kind = "CUNET" if config.attentive or config.modulation != "none" else "UNET"
     label = MODULATIONS[config.modulation].label
     return f"{kind}_{first}{label and '_' + label}{last}"
@@ -401,19 +415,21 @@ _CONTROL_OPTIONS = ("condition_to", "control_type", "control_n_layer")
 _MODULATION_OPTIONS = sorted({name for found in MODULATIONS.values() for name in found.options})
 assert set(_MODULATION_OPTIONS) <= set(ModelConfig.model_fields), "a modulation's OPTIONS"
 _VECTOR_OPTIONS = ("control_vector_type", "embedding_dim")
-_TFC_BLOCKS = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft")
+_TFC_BLOCKS = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tfc_rnn")
+_TDC_BLOCKS, _RNN_BLOCKS = ("tdc", "tdc_rnn"), ("tfc_rnn", "tdc_rnn")
 # For each option of a block, the blocks that use it; the others are used by every network.
 _BLOCK_OPTIONS = {
-    "n_internal_layers": (*_TFC_BLOCKS, "tdc"),
+    "n_internal_layers": (*_TFC_BLOCKS, *_TDC_BLOCKS),
     "kernel_size_t": _TFC_BLOCKS,
-    "kernel_size_f": (*_TFC_BLOCKS, "tdc"),
+    "kernel_size_f": (*_TFC_BLOCKS, *_TDC_BLOCKS),
     "tfc_activation": ("tfc",),
     "tfc_tdf_activation": _TFC_BLOCKS[1:],
     "tdf_activation": ("tdf",),
-    "tdc_activation": ("tdc",),
-    "bn_factor": (*_TFC_BLOCKS[1:], "tdf"),
-    "min_bn_units": (*_TFC_BLOCKS[1:], "tdf"),
-    "tfc_tdf_bias": _TFC_BLOCKS[1:],
+    "tdc_activation": _TDC_BLOCKS,
+    "bn_factor": (*_TFC_BLOCKS[1:], "tdf", "tdc_rnn"),
+    "min_bn_units": (*_TFC_BLOCKS[1:], "tdf", "tdc_rnn"),
+    "tfc_tdf_bias": (*_TFC_BLOCKS[1:], "tdc_rnn"),
+    **dict.fromkeys(("num_layers_rnn", "bn_factor_rnn", "min_bn_units_rnn"), _RNN_BLOCKS),
     "bias": ("tdf",),
     "num_tdfs": ("tfc_lasaft", "tfc_lightsaft"),
     "dk": ("tfc_lasaft", "tfc_lightsaft"),

@@ -82,7 +82,7 @@ def export_model(
         provenance: where the weights come from; anything that JSON can hold.
 
     Raises:
-        ConfigError: another ending, or a network that is too large for ONNX.
+        ConfigError: another ending, a GRU in the network, or one that is too large for ONNX.
         StageError: packages of the ``export`` extra are missing, or the file does not give what
             the plain network gives.
     """
@@ -106,6 +106,9 @@ def export_model(
 
 
 def _check_possible(model: LaSAFT, path: Path) -> None:
+    if any(isinstance(part, nn.GRU) for part in model.modules()):
+        allowed = "one without a GRU, which torch.export writes out for one number of frames"
+        raise ConfigError(f"{path}: block: got {model.config.block}, allowed: {allowed}")
     if path.suffix != ".onnx":
         return
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]

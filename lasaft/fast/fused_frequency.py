@@ -9,17 +9,19 @@ columns are scaled before the product, and the shift is the product's bias.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lasaft.fast.fused_conv import norm_as_affine
+from lasaft.fast.fused_conv import channels_last, norm_as_affine
 from lasaft.fast.onednn import relu_of_product
 from lasaft.network.frequency import (
     FrequencyLayer,
     LaSAFTTransform,
     LightSAFTTransform,
+    RecurrentTDF,
     ResidualTDF,
     Unchanged,
 )
@@ -117,9 +119,32 @@ def _columns(x: Tensor, step: int) -> tuple[Tensor, ...]:
     return x.permute(1, 2, 0).flatten(1).split(step * len(x), dim=1)
 
 
+class PlainFrequency(nn.Module):
+    """A transform without a fast form, run as it is for one condition after the other.
+
+    Attributes:
+        vector: [condition, size]; None: the transform is the same for every condition.
+    """
+
+    vector: Tensor | None
+
+    def __init__(self, frequency: nn.Module, vector: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.frequency = copy.deepcopy(frequency).eval().to(dtype)
+        self.register_buffer("vector", None if vector is None else vector.to(dtype))
+
+    def forward(self, x: Tensor, conditions: Sequence[int]) -> list[Tensor]:
+        """Return the transformed ``x`` [batch, channel, bin, frame] for each of the conditions."""
+        if self.vector is None:
+            return [channels_last(self.frequency(x.mT, Condition()).mT)] * len(conditions)
+        vectors = [self.vector[which].expand(len(x), -1) for which in conditions]
+        found = (self.frequency(x.mT, Condition(vector)).mT for vector in vectors)
+        return [channels_last(each) for each in found]
+
+
 def build_fused_frequency(
     frequency: nn.Module, condition: Condition, dtype: torch.dtype
-) -> FusedFrequency | None:
+) -> FusedFrequency | PlainFrequency | None:
     """Return the fast form of a block's frequency transform; None for a block without one."""
 
     def fused(*modules: nn.Module, latent: int = 1) -> list[FusedLayer]:
@@ -137,5 +162,7 @@ def build_fused_frequency(
         *first, last = frequency.tdf
         expand = fused(last, latent=attention.shape[1])
         return FusedFrequency([*fused(*first), *expand], attention)
+    if isinstance(frequency, RecurrentTDF):
+        return PlainFrequency(frequency, None, dtype)
     assert isinstance(frequency, Unchanged), f"{type(frequency).__name__} has no fast form"
     return None

@@ -102,7 +102,7 @@ class TDFMixing(nn.Module):
             sum(inputs),
             (bins, bins),
             bottleneck(config, bins),
-            config.tdf_activation,
+            config.block_activation,
             bias=config.bias,
             affine=config.bias,
         )
@@ -146,11 +146,10 @@ def build_mixing(config: ModelConfig, inputs: Sequence[int], bins: int) -> nn.Mo
     """Return the part of a block that mixes its inputs."""
     if config.block == "tdf":
         return TDFMixing(config, inputs, bins)
-    acts = {"tfc": config.tfc_activation, "tdc": config.tdc_activation}
     return DenseConvolutions(
         inputs,
         config.internal_channels,
         config.n_internal_layers,
-        (1 if config.block == "tdc" else config.kernel_size_t, config.kernel_size_f),
-        acts.get(config.block, config.tfc_tdf_activation),
+        (1 if config.block.startswith("tdc") else config.kernel_size_t, config.kernel_size_f),
+        config.block_activation,
     )

@@ -65,7 +65,7 @@ class TDF(nn.Sequential):
 
 
 def _tdf(config: ModelConfig, inputs: int, outputs: int) -> TDF:
-    channels, act, bias = config.internal_channels, config.tfc_tdf_activation, config.tfc_tdf_bias
+    channels, act, bias = config.internal_channels, config.block_activation, config.tfc_tdf_bias
     return TDF(channels, (inputs, outputs), bottleneck(config, outputs), act, bias=bias)
 
 
@@ -148,7 +148,7 @@ class LightSAFTTransform(nn.Module):
         units = bottleneck(config, bins)
 
         def layer(inputs: int, outputs: int) -> FrequencyLayer:
-            channels, act = config.internal_channels, config.tfc_tdf_activation
+            channels, act = config.internal_channels, config.block_activation
             return FrequencyLayer(channels, (inputs, outputs), act, bias=config.tfc_tdf_bias)
 
         self.squeeze = layer(bins, config.num_tdfs * (units or bins))
@@ -165,12 +165,36 @@ class LightSAFTTransform(nn.Module):
         return x + self.expand(attended)
 
 
+class RecurrentTDF(nn.Module):
+    """y + TDF(GRU(y)) for y = norm(x): the GRU runs over the frames of each channel, both ways.
+
+    Source: Choi et al., ISMIR 2020, section 3 (TDC-RNN, TFC-RNN).
+    """
+
+    def __init__(self, config: ModelConfig, bins: int) -> None:
+        super().__init__()
+        units = max(bins // config.bn_factor_rnn, config.min_bn_units_rnn)
+        self.norm = nn.BatchNorm2d(config.internal_channels)
+        self.rnn = nn.GRU(bins, units, config.num_layers_rnn, batch_first=True, bidirectional=True)
+        self.tdf = _tdf(config, 2 * units, bins)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
+    ) -> Float[Tensor, "batch channel frame bin"]:
+        """Add the transform of the normalised features to them."""
+        x = self.norm(x)
+        hidden, _ = self.rnn(x.flatten(0, 1))
+        return x + self.tdf(hidden.unflatten(0, x.shape[:2]))
+
+
 def build_frequency(config: ModelConfig, bins: int) -> nn.Module:
     """Return the frequency transform of a block with this many bins."""
     builders = {
         "tfc_tdf": ResidualTDF,
         "tfc_lasaft": LaSAFTTransform,
         "tfc_lightsaft": LightSAFTTransform,
+        "tfc_rnn": RecurrentTDF,
+        "tdc_rnn": RecurrentTDF,
     }
     builder = builders.get(config.block)
     return Unchanged() if builder is None else builder(config, bins)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lasaft.config import MODULATIONS, VARIANTS, ModelConfig, variant_name, without_effect
+from lasaft.config import BLOCKS, MODULATIONS, VARIANTS, ModelConfig, variant_name, without_effect
 from lasaft.network.model import LaSAFT
 from tests.helpers.models import random_spec, small_config, small_model, window_samples
 
@@ -67,13 +67,12 @@ def test_variant_name_is_the_readme_s(name: str) -> None:
 
 
 def test_other_combinations_have_names_of_their_own() -> None:
-    blocks = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc")
     names = {
         variant_name(ModelConfig(block=block, modulation=modulation))
-        for block in blocks
+        for block in BLOCKS
         for modulation in MODULATIONS
     }
-    assert len(names) == len(blocks) * len(MODULATIONS)
+    assert len(names) == len(BLOCKS) * len(MODULATIONS)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,13 @@ def test_a_checkpoint_is_exported_by_the_command(
     np.testing.assert_allclose(run(spec, condition), plain(model, spec, condition), atol=1e-5)
 
 
+@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
+def test_a_network_with_a_gru_is_refused(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(ConfigError, match="block: got tfc_rnn, allowed: one without a GRU"):
+        export_model(small_model(block="tfc_rnn"), tmp_path / f"network{ending}")
+    assert not any(tmp_path.iterdir())
+
+
 def test_another_ending_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = small_model()
     save_checkpoint(tmp_path / "c", model.state_dict(), model.config, {})

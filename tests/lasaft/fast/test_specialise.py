@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lasaft.config import MODULATIONS
+from lasaft.config import BLOCKS, MODULATIONS
 from lasaft.fast import onednn
 from lasaft.fast.specialise import specialise
 from lasaft.network.model import LaSAFT
@@ -35,7 +35,7 @@ def error(model: LaSAFT, dtype: torch.dtype = torch.float32, batch: int = 2) -> 
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("block", ["tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc"])
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("modulation", MODULATIONS)
 @pytest.mark.parametrize("condition_to", ["encoder", "decoder", "full"])
 def test_equals_the_plain_network(block: Any, modulation: Any, condition_to: Any) -> None:
@@ -79,7 +79,7 @@ def test_equals_unusual_plain_networks(options: dict[str, Any]) -> None:
     assert error(small_model(**options)) < 5e-6
 
 
-@pytest.mark.parametrize("block", ["tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft"])
+@pytest.mark.parametrize("block", ["tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tfc_rnn"])
 def test_bfloat16_is_close(block: Any) -> None:
     # bfloat16 keeps 8 bits: 0.4% a rounding, and some of those add up.
     assert error(small_model(block=block), torch.bfloat16) < 0.06

@@ -24,6 +24,14 @@ def load(module: nn.Module, state: dict[str, Tensor], names: dict[str, str]) -> 
     return module.eval()
 
 
+def on_frames(fixture: Fixture) -> dict[str, Tensor]:
+    """The weights, where theirs is a convolution of one dimension on frames in a row."""
+    return {
+        key: value.unsqueeze(2) if value.dim() == 3 else value
+        for key, value in fixture.state.items()
+    }
+
+
 def dense_names(theirs: str, ours: str, layers: int) -> dict[str, str]:
     parts = ("conv", "norm")
     return {
@@ -43,13 +51,8 @@ def test_tdc_equals_the_reference() -> None:
     fixture = Fixture("block_tdc")
     args = fixture.meta["args"]
     layers = args["num_layers"]
-    # Theirs is a convolution of one dimension on frames in a row.
-    state = {
-        key: value.unsqueeze(2) if value.dim() == 3 else value
-        for key, value in fixture.state.items()
-    }
     tdc = DenseConvolutions((args["in_channels"],), args["gr"], layers, (1, args["kf"]), "relu")
-    load(tdc, state, dense_names("", "", layers))
+    load(tdc, on_frames(fixture), dense_names("", "", layers))
     assert relative_error(tdc(fixture["x"]), fixture["y"]) < 1e-6
 
 
@@ -91,6 +94,34 @@ def test_tfc_tdf_with_different_kernel_sizes_equals_the_reference() -> None:
     assert relative_error(block((fixture["x"],), NOBODY), fixture["y"]) < 1e-6
 
 
+@pytest.mark.parametrize("kind", ["tfc", "tdc"])
+@torch.no_grad()
+def test_recurrent_blocks_equal_the_reference(kind: str) -> None:
+    fixture = Fixture(f"block_{kind}_rnn")
+    args = fixture.meta["args"]
+    theirs, transform = ("tfc", "tdf") if kind == "tfc" else ("tic", "tif")
+    layers = args[f"num_layers_{theirs}"]
+    config = ModelConfig.model_validate(
+        {
+            "block": f"{kind}_rnn",
+            "modulation": "none",
+            "internal_channels": args["gr"],
+            "n_internal_layers": layers,
+            "kernel_size_f": args["kf"],
+            "bn_factor": args[f"bn_factor_{transform}"],
+            "bn_factor_rnn": args["bn_factor_rnn"],
+            "min_bn_units_rnn": args["min_bn_units_rnn"],
+            "num_layers_rnn": args["num_layers_rnn"],
+            "tfc_tdf_bias": True,
+        }
+    )
+    block = Block(config, (args["in_channels"],), args["f"], 0)
+    names = dense_names(f"{theirs}.", "mixing.", layers)
+    names |= tdf_names(f"{transform}_f1_to_f2.{transform}", "frequency.tdf")
+    load(block, on_frames(fixture), names | {"bn": "frequency.norm", "rnn": "frequency.rnn"})
+    assert relative_error(block((fixture["x"],), NOBODY), fixture["y"]) < 1e-6
+
+
 @pytest.mark.parametrize("mode", ["down", "up"])
 @torch.no_grad()
 def test_frequency_resampling_equals_the_reference(mode: str) -> None:
@@ -98,9 +129,5 @@ def test_frequency_resampling_equals_the_reference(mode: str) -> None:
     channels = fixture.meta["args"]["in_channels"]
     kind = nn.Conv2d if mode == "down" else nn.ConvTranspose2d
     module = ConvNorm(kind(channels, channels, (1, 2), (1, 2)))
-    state = {
-        key: value.unsqueeze(2) if value.dim() == 3 else value
-        for key, value in fixture.state.items()
-    }
-    load(module, state, {"conv": "conv", "bn": "norm"})
+    load(module, on_frames(fixture), {"conv": "conv", "bn": "norm"})
     assert relative_error(module(fixture["x"]), fixture["y"]) < 1e-6

@@ -11,15 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from lasaft.config import MODULATIONS, Activation
+from lasaft.config import BLOCKS, MODULATIONS, Activation
 from lasaft.errors import AudioError, ConfigError
 from lasaft.network import blocks
 from lasaft.network.blocks import ConvNorm, DenseConvolutions
 from lasaft.network.model import LaSAFT
 from lasaft.network.spectrogram import Spectrogram
 from tests.helpers.models import random_spec, small_config, small_model
-
-BLOCKS = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tdf", "tdc")
 
 
 def learn_one_step(model: LaSAFT) -> None:
@@ -101,7 +99,7 @@ def test_unusual_network_learns(options: dict[str, Any]) -> None:
 @given(st.data())
 def test_any_mixture_of_options_learns(data: st.DataObject) -> None:
     choose = {
-        "block": BLOCKS,
+        "block": tuple(BLOCKS),
         "modulation": tuple(MODULATIONS),
         "condition_to": ("encoder", "decoder", "full"),
         "control_vector_type": ("embedding", "one_hot_mode"),
@@ -116,6 +114,7 @@ def test_any_mixture_of_options_learns(data: st.DataObject) -> None:
         "kernel_size_f": (1, 3, 5),
         "bn_factor": (None, 1, 4, 64),
         "num_tdfs": (1, 3),
+        "num_layers_rnn": (1, 2),
         "spec_type": ("complex", "magnitude"),
         "spec_est_mode": ("mapping", "masking"),
         "tfc_tdf_activation": ("relu", "leaky_relu", "softmax"),

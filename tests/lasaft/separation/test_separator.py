@@ -162,7 +162,7 @@ def test_a_whole_track_equals_the_reference(
     assert (ours - theirs).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("block", ["tfc", "tfc_tdf", "tfc_lightsaft", "tdf", "tdc"])
+@pytest.mark.parametrize("block", ["tfc", "tfc_tdf", "tfc_lightsaft", "tfc_rnn", "tdf", "tdc"])
 def test_the_fast_form_separates_as_the_plain_network(block: str) -> None:
     model = tiny_model(block=block, condition_to="full")
     audio = noise(2, 20_000)
