@@ -146,7 +146,11 @@ class ModelConfig(Settings):
     f_down_layers: tuple[int, ...] | None = option(
         None, "levels (from 0) that halve the frequency resolution (None: all)"
     )
+    norm: Literal["bn", "gn"] = option(
+        "bn", "normalisation of features: over the batch, or of each item over groups of channels"
+    )
     first_conv_activation: Activation = option("relu", "after the first convolution")
+    scale_activation: Activation = option("identity", "after halving and doubling the resolution")
     last_activation: Activation | None = option(
         None,
         "after the last convolution (None: identity for mapping; for masking sigmoid "
@@ -463,6 +467,8 @@ def without_effect(config: ModelConfig) -> dict[str, Problem]:
     elif config.control_vector_type == "one_hot_mode":
         why_not = "in one_hot_mode it is the number of sources"
         idle |= no_effect(["embedding_dim"], why_not, "control_vector_type")
+    if not config.levels:
+        idle |= no_effect(["scale_activation"], "n_blocks 1 has no other resolution", "n_blocks")
     for option, users in _BLOCK_OPTIONS.items():
         if config.block not in users:
             why_not = f"block {config.block} does not use it ({', '.join(users)} do)"

@@ -21,7 +21,7 @@ class FusedConv(nn.Module):
     def __init__(
         self,
         conv: nn.Conv2d | nn.ConvTranspose2d,
-        norm: _BatchNorm | None,
+        norm: nn.Module | None,
         act: nn.Module,
         dtype: torch.dtype,
     ) -> None:
@@ -42,7 +42,7 @@ class FusedConv(nn.Module):
 
 
 def fold_norm(
-    conv: nn.Conv2d | nn.ConvTranspose2d, norm: _BatchNorm | None
+    conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module | None
 ) -> tuple[Tensor, Tensor]:
     """Return weight and bias [outer], in float64, of one convolution that equals norm(conv(x)).
 
@@ -60,8 +60,14 @@ def fold_norm(
     return weight * scale.view(outputs), bias * scale + shift
 
 
-def norm_as_affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def foldable(module: nn.Module) -> bool:
+    """Return whether weights can contain every normalisation inside ``module``: BatchNorms."""
+    return not any(isinstance(part, nn.GroupNorm) for part in module.modules())
+
+
+def norm_as_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return scale and shift [channel], float64: eval-mode BatchNorm is scale * x + shift."""
+    assert isinstance(norm, _BatchNorm), f"{type(norm).__name__} depends on its input"
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()

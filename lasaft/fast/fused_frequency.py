@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lasaft.fast.fused_conv import channels_last, norm_as_affine
+from lasaft.fast.fused_conv import channels_last, foldable, norm_as_affine
 from lasaft.fast.onednn import relu_of_product
 from lasaft.network.frequency import (
     FrequencyLayer,
@@ -151,6 +151,9 @@ def build_fused_frequency(
         layers = [layer for layer in modules if isinstance(layer, FrequencyLayer)]
         return [FusedLayer(layer, dtype, latent) for layer in layers]
 
+    if isinstance(frequency, RecurrentTDF) or not foldable(frequency):
+        attentive = isinstance(frequency, LaSAFTTransform | LightSAFTTransform)
+        return PlainFrequency(frequency, condition.vector if attentive else None, dtype)
     if isinstance(frequency, ResidualTDF):
         return FusedFrequency(fused(*frequency.tdf), None)
     if isinstance(frequency, LaSAFTTransform | LightSAFTTransform):
@@ -162,7 +165,5 @@ def build_fused_frequency(
         *first, last = frequency.tdf
         expand = fused(last, latent=attention.shape[1])
         return FusedFrequency([*fused(*first), *expand], attention)
-    if isinstance(frequency, RecurrentTDF):
-        return PlainFrequency(frequency, None, dtype)
     assert isinstance(frequency, Unchanged), f"{type(frequency).__name__} has no fast form"
     return None

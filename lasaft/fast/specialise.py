@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lasaft.fast.fused_conv import FusedConv, channels_last
+from lasaft.fast.fused_conv import FusedConv, channels_last, foldable
 from lasaft.fast.fused_dense import FusedDense, SkipState
 from lasaft.fast.fused_frequency import build_fused_frequency
 from lasaft.fast.onednn import emulates_bfloat16, keep_memory
@@ -129,21 +129,21 @@ class Specialised(nn.Module):
         return block
 
 
-class PlainMixing(nn.Module):
-    """A mixing without a fast form (TDFMixing), run as it is, for the inputs of FusedDense."""
+class Plain(nn.Module):
+    """A mixing or a convolution without a fast form, run as it is, for the inputs of FusedDense."""
 
-    def __init__(self, mixing: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.mixing = copy.deepcopy(mixing).eval().to(dtype)
+        self.module = copy.deepcopy(module).eval().to(dtype)
 
     def begin(self, skip: Tensor) -> SkipState:
         """Return ``skip``."""
         return skip
 
-    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """Mix the inputs into [batch, channel, bin, frame]."""
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Return [batch, channel, bin, frame] of the inputs."""
         inputs = (x.mT,) if skip is None else (x.mT, skip.mT)
-        return channels_last(self.mixing(*inputs).mT)
+        return channels_last(self.module(*inputs).mT)
 
 
 class FusedBlock(nn.Module):
@@ -155,8 +155,8 @@ class FusedBlock(nn.Module):
 
     def __init__(self, block: Block, condition: Condition, dtype: torch.dtype) -> None:
         super().__init__()
-        dense = isinstance(block.mixing, DenseConvolutions)
-        self.mixing = (FusedDense if dense else PlainMixing)(block.mixing, dtype)  # type: ignore[arg-type]
+        dense = isinstance(block.mixing, DenseConvolutions) and foldable(block.mixing)
+        self.mixing = (FusedDense if dense else Plain)(block.mixing, dtype)  # type: ignore[arg-type]
         self.modulation: FastModulation | None = None
         if isinstance(block.modulation, Modulation):
             form = block.modulation.fast_form
@@ -179,6 +179,8 @@ class FusedBlock(nn.Module):
             yield from [x] * len(group) if self.frequency is None else self.frequency(x, group)
 
 
-def _fused(module: nn.Module, dtype: torch.dtype) -> FusedConv:
+def _fused(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     assert isinstance(module, ConvNorm)
+    if not foldable(module):
+        return Plain(module, dtype)
     return FusedConv(module.conv, module.norm, module.activation, dtype)

@@ -13,18 +13,21 @@ from lasaft.config import ModelConfig
 from lasaft.network.activations import activation
 from lasaft.network.frequency import TDF, bottleneck, build_frequency
 from lasaft.network.modulations import Condition, build_modulation
+from lasaft.network.norms import norm_2d
 
 # Where a sum of convolutions is faster than one over a concatenation, which needs fewer launches.
 SUMS_ON = ("cpu",)
 
 
 class ConvNorm(nn.Module):
-    """A convolution, BatchNorm, an activation."""
+    """A convolution, a normalisation, an activation."""
 
-    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, act: str = "identity") -> None:
+    def __init__(
+        self, conv: nn.Conv2d | nn.ConvTranspose2d, act: str = "identity", norm: str = "bn"
+    ) -> None:
         super().__init__()
         self.conv = conv
-        self.norm = nn.BatchNorm2d(conv.out_channels)
+        self.norm = norm_2d(norm, conv.out_channels)
         self.activation = activation(act)
 
     def forward(
@@ -50,7 +53,14 @@ class DenseConvolutions(nn.Module):
     """
 
     def __init__(
-        self, inputs: Sequence[int], growth: int, layers: int, kernel: tuple[int, int], act: str
+        self,
+        inputs: Sequence[int],
+        growth: int,
+        layers: int,
+        kernel: tuple[int, int],
+        act: str,
+        *,
+        norm: str = "bn",
     ) -> None:
         super().__init__()
         self.inputs = tuple(inputs)
@@ -58,7 +68,9 @@ class DenseConvolutions(nn.Module):
         self.kernel = kernel
         padding = (kernel[0] // 2, kernel[1] // 2)
         self.layers = nn.ModuleList(
-            ConvNorm(nn.Conv2d(sum(inputs) + layer * growth, growth, kernel, padding=padding), act)
+            ConvNorm(
+                nn.Conv2d(sum(inputs) + layer * growth, growth, kernel, padding=padding), act, norm
+            )
             for layer in range(layers)
         )
 
@@ -91,7 +103,7 @@ class DenseConvolutions(nn.Module):
 class TDFMixing(nn.Module):
     """The block of TDF nets: a TDF on each channel, and a 1x1 convolution if channels differ.
 
-    BatchNorm has scale and offset only where the linear layers have biases.
+    The normalisation has scale and offset only where the linear layers have biases.
 
     Source: Choi et al., ISMIR 2020, section 3 (TDF).
     """
@@ -105,6 +117,7 @@ class TDFMixing(nn.Module):
             config.block_activation,
             bias=config.bias,
             affine=config.bias,
+            norm=config.norm,
         )
         same = sum(inputs) == config.internal_channels
         self.adjust = nn.Identity() if same else nn.Conv2d(sum(inputs), config.internal_channels, 1)
@@ -152,4 +165,5 @@ def build_mixing(config: ModelConfig, inputs: Sequence[int], bins: int) -> nn.Mo
         config.n_internal_layers,
         (1 if config.block.startswith("tdc") else config.kernel_size_t, config.kernel_size_f),
         config.block_activation,
+        norm=config.norm,
     )

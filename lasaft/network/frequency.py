@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,17 +12,25 @@ from torch import Tensor, nn
 from lasaft.config import ModelConfig
 from lasaft.network.activations import activation
 from lasaft.network.modulations import Condition
+from lasaft.network.norms import norm_2d
 
 
 class FrequencyLayer(nn.Module):
-    """A linear layer over the bins of every frame, BatchNorm over channels, an activation."""
+    """A linear layer over the bins of every frame, a normalisation, an activation."""
 
     def __init__(
-        self, channels: int, bins: tuple[int, int], act: str, *, bias: bool, affine: bool = True
+        self,
+        channels: int,
+        bins: tuple[int, int],
+        act: str,
+        *,
+        bias: bool,
+        affine: bool = True,
+        norm: str = "bn",
     ) -> None:
         super().__init__()
         self.linear = nn.Linear(*bins, bias=bias)
-        self.norm = nn.BatchNorm2d(channels, affine=affine)
+        self.norm = norm_2d(norm, channels, affine=affine)
         self.activation = activation(act)
 
     def forward(
@@ -57,16 +66,27 @@ class TDF(nn.Sequential):
         *,
         bias: bool,
         affine: bool = True,
+        norm: str = "bn",
     ) -> None:
         sizes = [bins] if units is None else [(bins[0], units), (units, bins[1])]
-        super().__init__(
-            *(FrequencyLayer(channels, size, act, bias=bias, affine=affine) for size in sizes)
-        )
+        options: Any = {"bias": bias, "affine": affine, "norm": norm}
+        super().__init__(*(FrequencyLayer(channels, size, act, **options) for size in sizes))
 
 
 def _tdf(config: ModelConfig, inputs: int, outputs: int) -> TDF:
+    return TDF(
+        config.internal_channels,
+        (inputs, outputs),
+        bottleneck(config, outputs),
+        config.block_activation,
+        bias=config.tfc_tdf_bias,
+        norm=config.norm,
+    )
+
+
+def _layer(config: ModelConfig, inputs: int, outputs: int) -> FrequencyLayer:
     channels, act, bias = config.internal_channels, config.block_activation, config.tfc_tdf_bias
-    return TDF(channels, (inputs, outputs), bottleneck(config, outputs), act, bias=bias)
+    return FrequencyLayer(channels, (inputs, outputs), act, bias=bias, norm=config.norm)
 
 
 class Attention(nn.Module):
@@ -146,13 +166,8 @@ class LightSAFTTransform(nn.Module):
         super().__init__()
         self.attention = Attention(config.condition_size, config.num_tdfs, config.dk)
         units = bottleneck(config, bins)
-
-        def layer(inputs: int, outputs: int) -> FrequencyLayer:
-            channels, act = config.internal_channels, config.block_activation
-            return FrequencyLayer(channels, (inputs, outputs), act, bias=config.tfc_tdf_bias)
-
-        self.squeeze = layer(bins, config.num_tdfs * (units or bins))
-        self.expand = layer(units, bins) if units else nn.Identity()
+        self.squeeze = _layer(config, bins, config.num_tdfs * (units or bins))
+        self.expand = _layer(config, units, bins) if units else nn.Identity()
 
     def forward(
         self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
@@ -174,7 +189,7 @@ class RecurrentTDF(nn.Module):
     def __init__(self, config: ModelConfig, bins: int) -> None:
         super().__init__()
         units = max(bins // config.bn_factor_rnn, config.min_bn_units_rnn)
-        self.norm = nn.BatchNorm2d(config.internal_channels)
+        self.norm = norm_2d(config.norm, config.internal_channels)
         self.rnn = nn.GRU(bins, units, config.num_layers_rnn, batch_first=True, bidirectional=True)
         self.tdf = _tdf(config, 2 * units, bins)
 

@@ -28,6 +28,7 @@ class UNet(nn.Module):
         self.first = ConvNorm(
             nn.Conv2d(config.resolved_input_channels, channels, (1, 2)),
             config.first_conv_activation,
+            config.norm,
         )
         scales = [_scale(config, level) for level in range(levels)]
 
@@ -35,12 +36,13 @@ class UNet(nn.Module):
             return Block(config, inputs, config.block_bins[number], number)
 
         self.encoders = nn.ModuleList(block(number, channels) for number in range(levels))
+        after = config.scale_activation, config.norm
         self.downs = nn.ModuleList(
-            ConvNorm(nn.Conv2d(channels, channels, scale, scale)) for scale in scales
+            ConvNorm(nn.Conv2d(channels, channels, scale, scale), *after) for scale in scales
         )
         self.middle = block(levels, channels)
         self.ups = nn.ModuleList(
-            ConvNorm(nn.ConvTranspose2d(channels, channels, scale, scale))
+            ConvNorm(nn.ConvTranspose2d(channels, channels, scale, scale), *after)
             for scale in reversed(scales)
         )
         self.decoders = nn.ModuleList(

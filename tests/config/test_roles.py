@@ -39,7 +39,8 @@ OPTIONS = {
         model.num_frame model.spec_type model.spec_est_mode model.block model.n_blocks
         model.internal_channels model.n_internal_layers model.kernel_size_t
         model.kernel_size_f model.t_down_layers model.f_down_layers
-        model.first_conv_activation model.last_activation model.tfc_activation
+        model.norm model.first_conv_activation model.scale_activation
+        model.last_activation model.tfc_activation
         model.tfc_tdf_activation model.tdf_activation model.tdc_activation model.bn_factor
         model.min_bn_units model.num_layers_rnn model.bn_factor_rnn
         model.min_bn_units_rnn model.tfc_tdf_bias model.bias model.num_tdfs model.dk

@@ -72,6 +72,10 @@ def test_equals_the_plain_network(block: Any, modulation: Any, condition_to: Any
         {"input_channels": 2},
         {"control_vector_type": "one_hot_mode", "pocm_type": "naive"},
         {"bias": True, "block": "tdf"},
+        {"norm": "gn", "scale_activation": "relu"},
+        {"norm": "gn", "block": "tfc_lightsaft", "condition_to": "full", "n_blocks": 5},
+        {"norm": "gn", "block": "tdf"},
+        {"scale_activation": "leaky_relu", "block": "tfc_tdf"},
     ],
     ids=str,
 )

@@ -120,6 +120,8 @@ def test_any_mixture_of_options_learns(data: st.DataObject) -> None:
         "tfc_tdf_activation": ("relu", "leaky_relu", "softmax"),
         "first_conv_activation": ("identity", "sigmoid"),
         "tfc_tdf_bias": (False, True),
+        "norm": ("bn", "gn"),
+        "scale_activation": ("identity", "leaky_relu"),
     }
     options = {name: data.draw(st.sampled_from(values), name) for name, values in choose.items()}
     levels = list(range(options["n_blocks"] // 2))
