@@ -186,8 +186,10 @@ class ModelConfig(Settings):
         None, "number of sources (None: as many as in sources)", ge=1, role="shards"
     )
     embedding_dim: Positive = option(32, "size of the embedded condition")
-    control_type: Literal["dense"] = option("dense", "the control network")
-    control_n_layer: int = option(4, "control network layers (1: none)", ge=1, le=8)
+    control_type: Literal["dense", "per_block"] = option(
+        "dense", "one control network for all modulated blocks, or two layers for each block"
+    )
+    control_n_layer: int = option(4, "layers of the dense control network (1: none)", ge=1, le=8)
     film_type: Literal["simple", "complex"] = option(
         "complex", "FiLM: one gamma and beta a block, or one a channel"
     )
@@ -302,7 +304,8 @@ class ModelConfig(Settings):
     @property
     def normed_numbers(self) -> bool:
         """The numbers that modulate the blocks are normalised over the batch."""
-        return self.pocm_norm is not None and self.modulation_uses("pocm_norm")
+        dense = self.control_type == "dense"
+        return dense and self.pocm_norm is not None and self.modulation_uses("pocm_norm")
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -458,6 +461,10 @@ def without_effect(config: ModelConfig) -> dict[str, Problem]:
         if config.modulation != "none":
             del idle["condition_to"]
             idle |= no_effect(["modulation"], why_not, *others)
+    elif config.control_type == "per_block":
+        idle |= no_effect(
+            ("control_n_layer", "pocm_norm"), "control_type is per_block", "control_type"
+        )
     for option in _MODULATION_OPTIONS if modulated else ():
         if not config.modulation_uses(option):
             idle |= no_effect([option], f"modulation is {config.modulation}", "modulation")
@@ -467,6 +474,11 @@ def without_effect(config: ModelConfig) -> dict[str, Problem]:
     elif config.control_vector_type == "one_hot_mode":
         why_not = "in one_hot_mode it is the number of sources"
         idle |= no_effect(["embedding_dim"], why_not, "control_vector_type")
+    return idle | _idle_in_blocks(config)
+
+
+def _idle_in_blocks(config: ModelConfig) -> dict[str, Problem]:
+    idle: dict[str, Problem] = {}
     if not config.levels:
         idle |= no_effect(["scale_activation"], "n_blocks 1 has no other resolution", "n_blocks")
     for option, users in _BLOCK_OPTIONS.items():

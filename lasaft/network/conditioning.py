@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
 from lasaft.network.activations import activation
+from lasaft.network.generator import BlockGenerator
 from lasaft.network.modulations import Condition, modulation_class
 
 
@@ -93,7 +94,13 @@ class Conditioner(nn.Module):
             one_hot = config.control_vector_type == "one_hot_mode"
             sources = len(config.sources)
             self.embedding = OneHot(sources) if one_hot else _embedding(sources, size)
-        if modulated:
+        self.generators = None
+        if modulated and config.control_type == "per_block":
+            self.generators = nn.ModuleList(
+                BlockGenerator(size, counts) for counts in _counts(config)
+            )
+            self.activations = nn.ModuleList(activation(act) for act in _activations(config))
+        elif modulated:
             layers = range(config.control_n_layer - 1)
             self.control = nn.Sequential(
                 *(ControlLayer(size << layer, first=layer == 0) for layer in layers)
@@ -112,6 +119,13 @@ class Conditioner(nn.Module):
         if self.embedding is None:
             return Condition()
         vector = self.embedding(source)
+        if self.generators is not None:
+            numbers = zip(*(generator(vector) for generator in self.generators), strict=True)
+            gamma, beta = (
+                tuple(act(each) for each in kind)
+                for act, kind in zip(self.activations, numbers, strict=True)
+            )
+            return Condition(vector, gamma, beta)
         if self.control is None or self.gamma is None or self.beta is None:
             return Condition(vector)
         if self.training and len(source) == 1 and self._needs_batch():
@@ -126,12 +140,22 @@ class Conditioner(nn.Module):
         return any(isinstance(module, nn.BatchNorm1d) for module in self.modules())
 
 
-def _heads(config: ModelConfig, inputs: int) -> Iterator[Head]:
-    """Yield the generators of gammas and betas."""
+def _counts(config: ModelConfig) -> list[tuple[int, int]]:
+    """Return how many gammas and betas each modulated block needs."""
     numbers = modulation_class(config.modulation).numbers
     blocks = zip(config.block_bins, config.modulated_blocks, strict=True)
-    counts = [numbers(config, bins) for bins, modulated in blocks if modulated]
+    return [numbers(config, bins) for bins, modulated in blocks if modulated]
+
+
+def _activations(config: ModelConfig) -> Iterator[str]:
+    """Yield the activation of gammas, then that of betas."""
     acts = {"gamma_activation": config.gamma_activation, "beta_activation": config.beta_activation}
-    for (option, act), each in zip(acts.items(), zip(*counts, strict=True), strict=True):
-        used = act if config.modulation_uses(option) else "identity"
-        yield Head(inputs, each, used, normed=config.normed_numbers)
+    for option, act in acts.items():
+        yield act if config.modulation_uses(option) else "identity"
+
+
+def _heads(config: ModelConfig, inputs: int) -> Iterator[Head]:
+    """Yield the generators of gammas and betas."""
+    kinds = zip(*_counts(config), strict=True)
+    for act, each in zip(_activations(config), kinds, strict=True):
+        yield Head(inputs, each, act, normed=config.normed_numbers)

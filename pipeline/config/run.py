@@ -22,7 +22,9 @@ from pipeline.config.search import SearchConfig, search_without_effect
 from pipeline.config.train import PROCESS_COUNT, TrainConfig, train_without_effect
 
 # What decides whether the control network normalises over the windows of a step.
-_NORM_OVER_WINDOWS = ("modulation", "condition_to", "n_blocks", "pocm_norm", "control_n_layer")
+_NORM_OVER_WINDOWS = (
+    "modulation", "condition_to", "n_blocks", "pocm_norm", "control_type", "control_n_layer",
+)  # fmt: skip
 # With this many control layers it has BatchNorm over them.
 _CONTROL_LAYERS_WITH_NORM = 3
 
@@ -158,7 +160,8 @@ def _has_norm_over_windows(run: RunConfig) -> bool:
     model = run.model
     if not any(model.modulated_blocks):
         return False
-    return model.normed_numbers or model.control_n_layer >= _CONTROL_LAYERS_WITH_NORM
+    deep = model.control_n_layer >= _CONTROL_LAYERS_WITH_NORM
+    return model.normed_numbers or (model.control_type == "dense" and deep)
 
 
 def synthetic_songs(run: RunConfig) -> int:

@@ -214,6 +214,7 @@ def test_options_that_do_not_fit_together_are_refused(tree: dict[str, Any], prob
         {"train": {"batch_size": 1}, "model": {"pocm_norm": None, "control_n_layer": 2}},
         {"train": {"batch_size": 1}, "model": {"modulation": "film", "control_n_layer": 2}},
         {"train": {"batch_size": 2, "world_size": 2, "sync_batchnorm": True}},
+        {"train": {"batch_size": 1}, "model": {"control_type": "per_block"}},
     ],
 )
 def test_one_window_a_process_is_fine_where_nothing_normalises_over_one(
@@ -226,6 +227,9 @@ def test_one_window_a_process_is_fine_where_nothing_normalises_over_one(
     ("config", "name"),
     [
         (RunConfig(model=ModelConfig(block="tfc")), "num_tdfs"),
+        (RunConfig(model=ModelConfig(control_type="per_block")), "control_n_layer"),
+        (RunConfig(model=ModelConfig(control_type="per_block")), "pocm_norm"),
+        (RunConfig(model=ModelConfig(n_blocks=1)), "scale_activation"),
         (RunConfig(data=DataConfig(musdb_root=Path("/m"))), "synthetic_train"),
         (RunConfig(), "synthetic_seconds"),
         (RunConfig(), "gain_db"),

@@ -124,13 +124,14 @@ def test_weight_decay_is_torchs_and_leaves_norms_biases_and_embeddings_alone() -
         assert changed == {"linear.weight"}, name
 
 
-def test_only_matrices_and_kernels_of_a_network_are_decayed(tmp_path: Path) -> None:
-    model = tiny_model(with_model(tiny_config(tmp_path), block="tfc_lasaft"))
+@pytest.mark.parametrize("control", ["dense", "per_block"])
+def test_only_matrices_and_kernels_of_a_network_are_decayed(tmp_path: Path, control: str) -> None:
+    model = tiny_model(with_model(tiny_config(tmp_path), control_type=control))
     pulled = {id(parameter) for parameter in decayed(model)}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in pulled}
     left = dict(model.named_parameters()).keys() - names
-    assert {name.rpartition(".")[2] for name in names} == {"weight", "keys"}
-    endings = ("norm.weight", "bias", "embedding.weight")
+    assert {name.rpartition(".")[2] for name in names} <= {"weight", "keys", "original1"}
+    endings = ("norm.weight", "bias", "embedding.weight", "original0")
     assert all(name.endswith(endings) for name in left)
     assert not any(name.endswith(endings) for name in names)
 

@@ -49,8 +49,9 @@ def decayed(model: nn.Module) -> list[nn.Parameter]:
     return [
         parameter
         for module in model.modules()
-        for parameter in module.parameters(recurse=False)
-        if parameter.dim() > 1 and not isinstance(module, nn.Embedding)
+        for name, parameter in module.named_parameters(recurse=False)
+        # weight_norm keeps the lengths of a matrix's rows as original0.
+        if parameter.dim() > 1 and name != "original0" and not isinstance(module, nn.Embedding)
     ]
 
 

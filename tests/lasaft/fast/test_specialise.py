@@ -72,6 +72,8 @@ def test_equals_the_plain_network(block: Any, modulation: Any, condition_to: Any
         {"input_channels": 2},
         {"control_vector_type": "one_hot_mode", "pocm_type": "naive"},
         {"bias": True, "block": "tdf"},
+        {"control_type": "per_block"},
+        {"control_type": "per_block", "modulation": "film", "gamma_activation": "relu"},
         {"norm": "gn", "scale_activation": "relu"},
         {"norm": "gn", "block": "tfc_lightsaft", "condition_to": "full", "n_blocks": 5},
         {"norm": "gn", "block": "tdf"},

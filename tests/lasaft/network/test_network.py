@@ -103,6 +103,7 @@ def test_any_mixture_of_options_learns(data: st.DataObject) -> None:
         "modulation": tuple(MODULATIONS),
         "condition_to": ("encoder", "decoder", "full"),
         "control_vector_type": ("embedding", "one_hot_mode"),
+        "control_type": ("dense", "per_block"),
         "control_n_layer": (1, 2, 3, 4),
         "film_type": ("simple", "complex"),
         "pocm_type": ("naive", "matmul"),
