@@ -115,21 +115,26 @@ def read_summaries(config: RunConfig) -> list[Summary]:
 
 
 def scores_result(config: RunConfig, report: Path | None = None) -> Result:
-    """Return the scores of a run: a table for each system, with the mixture beside it."""
+    """Return the scores of a run, a table a system beside the mixture's; 1 where songs failed."""
     from pipeline.evaluation.score_table import score_table
 
     summaries = read_summaries(config)
     mixture = next((one for one in summaries if one.system.kind == "mixture"), None)
     tables = [score_table(one, mixture) for one in summaries if one is not mixture]
+    failed = {name: reason for one in summaries for name, reason in one.failed.items()}
     data: dict[str, Any] = {
         "scores": {one.name: _medians(one) for one in summaries},
+        "failed": failed,
         "output_dir": RunFolder.of(config).shown,
     }
     lines = ["\n\n".join(table.rstrip() for table in tables)]
+    if failed:
+        lines.append(f"\n{len(failed)} failed, and the figures are about the others:")
+        lines += [f"  {name}: {reason}" for name, reason in failed.items()]
     if report is not None:
         data["report"] = str(report)
         lines += [f"\nreport: {report}", *_kept(config)]
-    return Result("\n".join(lines), data)
+    return Result("\n".join(lines), data, EXIT_FAILED if failed else 0)
 
 
 def run_result(config: RunConfig, steps: Sequence[StepResult]) -> Result:
@@ -149,7 +154,7 @@ def run_result(config: RunConfig, steps: Sequence[StepResult]) -> Result:
     if all(step.skipped for step in steps):
         lines.append("\nnothing has changed since the last run: every step was skipped")
     done = {step.name: "skipped" if step.skipped else round(step.seconds, 1) for step in steps}
-    return Result("\n".join(lines), {**scores.data, **places, "steps": done})
+    return Result("\n".join(lines), {**scores.data, **places, "steps": done}, scores.exit_code)
 
 
 def _kept(config: RunConfig) -> list[str]:

@@ -65,6 +65,7 @@ def run_tasks(
     sizes: Sequence[float] | None = None,
     patience: Patience | None = None,
     on_done: Callable[[str, Any], None] = lambda name, result: None,
+    failures: dict[int, str] | None = None,
 ) -> list[Any]:
     """Call ``function`` with each of ``arguments`` in a task of its own; call while connected.
 
@@ -76,6 +77,8 @@ def run_tasks(
             the other attempt is ended. Two attempts may run side by side for a while, so what
             they write must appear by rename.
         on_done: called here with name and result as soon as a task is done, once a task.
+        failures: takes why each task failed, by its number; its result is None then. Given, only
+            that all have failed is an error.
 
     Returns:
         The results, in the order of ``arguments``.
@@ -90,9 +93,15 @@ def run_tasks(
         sizes=sizes, patience=patience or Patience(),
     )  # fmt: skip
     try:
-        return fan.run(on_done)
+        results = fan.run(on_done)
     finally:
         fan.end()  # only where an exception, or Ctrl-C, leaves the loop early
+    if fan.failures and (failures is None or len(fan.failures) == len(arguments)):
+        told = [f"{names[index]}: {reason}" for index, reason in fan.failures.items()]
+        raise StageError(_summary(told, len(arguments)))
+    if failures is not None:
+        failures.update(fan.failures)
+    return results
 
 
 def _announced(
@@ -137,7 +146,7 @@ class _Fan:
         self._watched = sizes is not None
         self._running: dict[Any, int] = {}
         self._results: list[Any] = [None] * len(arguments)
-        self._failures: list[str] = []
+        self.failures: dict[int, str] = {}
         self._waiting = list(range(len(arguments)))[::-1]
         self._lacked = Counter[int]()  # how often each ran out of memory
         self._next_look = 0.0
@@ -159,8 +168,6 @@ class _Fan:
             if self._watched and time.monotonic() > self._next_look:
                 self._look_after_late_ones()
                 self._next_look = time.monotonic() + _LOOK_SECONDS
-        if self._failures:
-            raise StageError(_summary(self._failures, len(self._arguments)))
         return self._results
 
     def end(self) -> None:
@@ -204,15 +211,15 @@ class _Fan:
         """Note a failure; what lacked memory is tried again when all others have begun."""
         lack = out_of_memory(error)
         if lack is None:
-            self._failures.append(f"{self._names[index]}: {_reason(error)}")
+            self.failures[index] = _reason(error)
             return
         self._lacked[index] += 1
         if self._lacked[index] < _MEMORY_TRIES:
             self._waiting.insert(0, index)
             return
         aside = quantity("memory", self._needs.memory_bytes)
-        self._failures.append(
-            f"{self._names[index]}: {lack}; {aside} were set aside for it; tried {_MEMORY_TRIES} "
+        self.failures[index] = (
+            f"{lack}; {aside} were set aside for it; tried {_MEMORY_TRIES} "
             "times; allowed: a larger task_memory (fewer run side by side then), or a node with "
             "more memory"
         )
@@ -229,9 +236,9 @@ class _Fan:
                     self._watch.dropped(index, other)
                     self._cancel(other)
                 limit = self._watch.limit_seconds(index)
-                self._failures.append(
-                    f"{self._names[index]}: no result, though it was begun again each time that "
-                    f"{limit:.0f} s had passed, far longer than the other tasks took"
+                self.failures[index] = (
+                    f"no result, though it was begun again each time that {limit:.0f} s had "
+                    "passed, far longer than the other tasks took"
                 )
 
     def _cancel(self, attempt: Any) -> None:

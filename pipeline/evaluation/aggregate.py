@@ -9,7 +9,7 @@ import numpy as np
 
 from lasaft.errors import DataError
 from pipeline.evaluation.scenarios import ACCOMPANIMENT
-from pipeline.evaluation.score_files import ALL_METRICS, METRICS, WHOLE_METRICS, FrameScores
+from pipeline.evaluation.score_files import ALL_METRICS, METRICS, FrameScores
 from pipeline.evaluation.summary import (
     LARGEST_DB,
     DataIdentity,
@@ -32,7 +32,7 @@ def summarise_track(name: str, file: str, sha256: str, scores: FrameScores) -> T
         nan_frames={s: int(np.isnan(m["SDR"]).sum()) for s, m in scores.values.items()},
         scores={
             source: {metric: reduce(metrics[metric], np.median) for metric in METRICS}
-            | {metric: scores.whole.get(source, {}).get(metric) for metric in WHOLE_METRICS}
+            | {m: scores.whole.get(source, {}).get(m) for m in ALL_METRICS if m not in METRICS}
             for source, metrics in scores.values.items()
         },
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from pipeline.evaluation.score_track import (
     SystemJob,
     TrackJob,
     TrackOutcome,
+    hash_if_readable,
     network_of,
     score_track,
 )
@@ -71,12 +72,15 @@ class EvaluationResult:
     def metrics(self) -> dict[str, float]:
         """Figures for a tracker: ``test/vocals/SDR``, ``test/average/SDR``, in dB.
 
-        Medians over tracks; of uSDR and SI-SDR the means. Those of the bounds have their name in
-        front: ``mixture/test/vocals/SDR``.
+        Medians over tracks; of uSDR and SI-SDR the means. ``test/tracks`` and ``test/failed`` are
+        how many were scored, and how many not. Those of the bounds have their name in front:
+        ``mixture/test/vocals/SDR``.
         """
         found: dict[str, float] = {}
         for name, summary in self.summaries.items():
             front = "" if summary is self.lead else f"{name}/"
+            for count, of in (("tracks", summary.tracks), ("failed", summary.failed)):
+                found[f"{front}{summary.data.split}/{count}"] = len(of)
             for source, figures in (*summary.scores.items(), ("average", summary.average)):
                 for metric in ALL_METRICS:
                     value = getattr(figures[metric], usual_aggregation(metric))
@@ -93,14 +97,14 @@ class EvaluationResult:
 def evaluate(config: RunConfig) -> EvaluationResult:
     """Separate and score every track of the split; call while connected to Ray.
 
-    Scores that are current (same checkpoint, track content and settings) are kept. A summary is
-    written only if every track of it is scored. With ``scores_dir`` nothing is scored, and Ray is
-    not needed: finished scores are checked and summarised.
+    Scores that are current (same checkpoint, track content and settings) are kept. A track that
+    fails is left out of every summary, which says why. With ``scores_dir`` nothing is scored, and
+    Ray is not needed: finished scores are checked and summarised.
 
     Raises:
         ConfigError, CheckpointError, DataError: wrong input, or a place that cannot be written,
             found before anything is scored.
-        StageError: tracks failed (each is named), or museval disagrees.
+        StageError: all tracks failed (each is named), or museval disagrees.
     """
     if config.evaluate.scores_dir is not None:
         summary, paths = adopt_scores(config)
@@ -121,21 +125,34 @@ def evaluate(config: RunConfig) -> EvaluationResult:
         _await_gpus(config, needs)
     with separators(network, parcel(folder, reads=[s.place for s in systems if s.place])) as actors:
         jobs = _spread_over(actors, jobs)
-        calls = [(job,) for job in jobs]
-        outcomes = _on_cluster(folder, score_track, calls, seconds, needs, name="evaluate")
-        verified = _verify(config, jobs, seconds)
+        calls, failures = [(job,) for job in jobs], dict[int, str]()
+        outcomes = _on_cluster(
+            folder, score_track, calls, seconds, needs, name="evaluate", failures=failures
+        )
+        verified = _verify(config, jobs, seconds, failures)
     store, excerpts = RunStore(folder), str(folder.estimates.relative_to(folder.root) / EXCERPTS)
     store.pull(excerpts)
+    for index, digest in _hashes(config, folder, tracks, failures).items():
+        outcomes[index] = TrackOutcome(digest, {}, 0)
+        say(f"evaluate: {tracks[index]}: failed: {failures[index]}")
     for job, outcome in zip(jobs, outcomes, strict=True):
         if outcome.changed:
             say(f"evaluate: {job.track}: was changed since it was scored; it is scored anew")
     hashes = [outcome.track_hash for outcome in outcomes]
     data = data_identity(config, folder.songs, tracks, hashes, sum(seconds))
-    done = list(zip(jobs, outcomes, strict=True))
-    _say_silent(systems[0], jobs)
+    pairs = enumerate(zip(jobs, outcomes, strict=True))
+    done = [pair for index, pair in pairs if index not in failures]
+    failed = {tracks[index].name: reason for index, reason in sorted(failures.items())}
+    _say_silent(systems[0], [job for job, _ in done])
     summaries = {
         system.name: _summarise(
-            system, identity_of(system, checkpoint), data, done, verified=verified, config=config
+            system,
+            identity_of(system, checkpoint),
+            data,
+            done,
+            failed=failed,
+            verified=verified,
+            config=config,
         )
         for system in systems
     }
@@ -143,10 +160,10 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     for system in systems:
         path = folder.scores / system.file / "summary.json"
         write_summary(path, summaries[system.name])
-        files += [path, *(job.score_file(system) for job in jobs)]
+        files += [path, *(job.score_file(system) for job, _ in done)]
     _drop_old_excerpts(folder, jobs)
     store.push("scores", excerpts)
-    return EvaluationResult(summaries, files, sum(outcome.scored for outcome in outcomes))
+    return EvaluationResult(summaries, files, sum(outcome.scored for _, outcome in done))
 
 
 def _checkpoint(config: RunConfig) -> Checkpoint | None:
@@ -243,6 +260,7 @@ def _on_cluster(
     needs: Needs,
     *,
     name: str,
+    failures: dict[int, str] | None = None,
 ) -> list[Any]:
     """Call ``function`` in a task for each track of ``seconds``; a progress bar shows ``name``."""
     with Progress(name, len(calls), "tracks") as progress:
@@ -254,17 +272,22 @@ def _on_cluster(
             parcels=[job.parcel(folder) for job, *_ in calls],
             sizes=seconds,
             on_done=lambda name, _: progress.advance(1, name),
+            failures=failures,
         )
 
 
 def _verify(
-    config: RunConfig, jobs: Sequence[TrackJob], seconds: Sequence[float]
+    config: RunConfig,
+    jobs: Sequence[TrackJob],
+    seconds: Sequence[float],
+    failures: Collection[int],
 ) -> list[dict[str, Any]]:
     """Score some tracks with museval too; the choice depends on the names of all tracks only."""
     count = min(config.evaluate.verify, len(jobs))
-    if not count:
-        return []
     chosen = sorted(random.Random(len(jobs)).sample(range(len(jobs)), count))
+    chosen = [index for index in chosen if index not in failures]
+    if not chosen:
+        return []
     calls = [(jobs[index], jobs[index].systems[0]) for index in chosen]
     lengths = [seconds[index] for index in chosen]
     needs = _needs(config, lengths, _VERIFY_MEMORY)
@@ -277,8 +300,8 @@ def _verify(
             wrong.append(f"{record['track']}: {', '.join(found)}")
     if wrong:
         raise StageError(
-            f"{len(wrong)} of {count} tracks differ from museval by more than {TOLERANCE_DB:g} dB; "
-            "no summary was written:\n" + "\n".join(wrong)
+            f"{len(wrong)} of {len(chosen)} tracks differ from museval by more than "
+            f"{TOLERANCE_DB:g} dB; no summary was written:\n" + "\n".join(wrong)
         )
     return records
 
@@ -289,6 +312,7 @@ def _summarise(
     data: DataIdentity,
     done: Sequence[tuple[TrackJob, TrackOutcome]],
     *,
+    failed: Mapping[str, str],
     verified: Sequence[Mapping[str, Any]],
     config: RunConfig,
 ) -> Summary:
@@ -304,19 +328,35 @@ def _summarise(
     own = [record for record in verified if record["system"] == system.name]
     scenario = done[0][0].scenario
     command = command_line("evaluate", evaluation_settings(config))
-    return summarise(
+    summary = summarise(
         system.name, identity, data, records, scenario=scenario, verified=own, command=command
     )
+    return summary.model_copy(update={"failed": dict(failed)})
+
+
+def _hashes(
+    config: RunConfig, folder: RunFolder, tracks: Sequence[Track], chosen: Collection[int]
+) -> dict[int, str]:
+    """Return what names the content of the chosen tracks; nothing does if they cannot be read."""
+    found = run_tasks(
+        hash_if_readable,
+        [(tracks[index],) for index in chosen],
+        names=[str(tracks[index]) for index in chosen],
+        needs=Needs.of(config),
+        parcels=[parcel(folder, reads=[tracks[index].path]) for index in chosen],
+    )
+    return dict(zip(chosen, found, strict=True))
 
 
 def _say_silent(system: SystemJob, jobs: Sequence[TrackJob]) -> None:
-    """Say which sources have no scores in which tracks."""
+    """Say which sources have no SDR in which tracks."""
     for job in jobs:
         values = read_scores(job.score_file(system)).values
         silent = [source for source, table in values.items() if np.isnan(table["SDR"]).all()]
         if silent:
             names = ", ".join(silent)
-            say(f"evaluate: {job.track}: no scores of {names}: silent, there or in the estimates")
+            why = "it or an estimate is silent throughout, or there is no error to measure"
+            say(f"evaluate: {job.track}: no SDR of {names}: {why}")
 
 
 def _drop_old_excerpts(folder: RunFolder, jobs: Sequence[TrackJob]) -> None:

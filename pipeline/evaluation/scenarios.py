@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from pipeline.evaluation.summary import Scenario
 ACCOMPANIMENT = "accompaniment"
 _VOCALS, _REST = "vocals", "the rest"
 Waves = Mapping[str, np.ndarray]  # source -> [channel, sample]
+Pairs = dict[str, tuple[np.ndarray, np.ndarray]]  # source -> reference and estimate, alike
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,18 @@ def scored_names(scenario: Scenario, sources: Sequence[str]) -> tuple[str, ...]:
     return (*sources, ACCOMPANIMENT) if with_it else tuple(sources)
 
 
-def contests(
+def scored_pairs(
     scenario: Scenario,
     sources: Sequence[str],
     references: Waves,
     estimates: Waves,
     mixture: np.ndarray,
-) -> list[Contest]:
-    """Return what is scored against what; estimates are cut or padded with silence to the track.
+) -> Pairs:
+    """Return reference and estimate of all that takes part in scoring, its name first.
 
-    A source that is silent throughout the track takes no part: BSS Eval is not defined for it. The
-    others are scored among themselves, so there may be no contest at all.
-
-    The estimate of all sources but one is, in this order: an estimate of the accompaniment, the
-    sum of the estimates of the others where all are there, what the one leaves of the mixture.
+    Estimates are cut or padded with silence to the track. That of all sources but one is, in this
+    order: an estimate of the accompaniment, the sum of the estimates of the others where all are
+    there, what the one leaves of the mixture.
 
     Args:
         scenario: how the sources are scored.
@@ -78,21 +77,12 @@ def contests(
         references: [channel, sample] of every source of the track.
         estimates: [channel, sample] of the sources to score, and of any others.
         mixture: [channel, sample].
-
-    Source: museval 0.4.1, ``eval_mus_track``: with an accompaniment the vocals' scores come from
-    the pair, all others from the sources without the accompaniment.
     """
     fitted = {name: _fitted(wave, mixture.shape[1]) for name, wave in estimates.items()}
-    sounding = tuple(name for name in sources if not is_silent(references[name]))
-    together = Contest(
-        sounding,
-        [references[name] for name in sounding],
-        [fitted[name] for name in sounding],
-        sounding,
-    )
-    if scenario == "sources" or not sounding:
-        return [together] if sounding else []
-    one = sources[0] if scenario == "target_rest" else _VOCALS
+    pairs = {name: (references[name], fitted[name]) for name in sources}
+    if scenario == "sources":
+        return pairs
+    one, all_others = _opponents(scenario, sources)
     others = [name for name in references if name != one]
     if ACCOMPANIMENT in fitted:
         rest = fitted[ACCOMPANIMENT]
@@ -100,22 +90,36 @@ def contests(
         rest = _sum([fitted[name] for name in others])
     else:
         rest = mixture - fitted[one]
-    both = {
-        one: (references[one], fitted[one]),
-        _REST if scenario == "target_rest" else ACCOMPANIMENT: (
-            _sum([references[name] for name in others]),
-            rest,
-        ),
-    }
-    both = {name: pair for name, pair in both.items() if not is_silent(pair[0])}
-    pair = Contest(
-        tuple(both),
-        [truth for truth, _ in both.values()],
-        [tried for _, tried in both.values()],
-        tuple(name for name in both if name != _REST),
-    )
-    kept = tuple(name for name in sounding if name != one)
-    return [replace(together, kept=kept), pair] if kept else [pair]
+    return {**pairs, all_others: (_sum([references[name] for name in others]), rest)}
+
+
+def contests(scenario: Scenario, sources: Sequence[str], pairs: Pairs) -> list[Contest]:
+    """Return which of the ``pairs`` of a track are scored against which.
+
+    A source that is silent throughout the track takes no part: BSS Eval is not defined for it. The
+    others are scored among themselves, so there may be no contest at all.
+
+    Source: museval 0.4.1, ``eval_mus_track``: with an accompaniment the vocals' scores come from
+    the pair, all others from the sources without the accompaniment.
+    """
+    sounding = [name for name in sources if not is_silent(pairs[name][0])]
+    if scenario == "sources" or not sounding:
+        return [_contest(pairs, sounding, sounding)] if sounding else []
+    opponents = _opponents(scenario, sources)
+    both = [name for name in opponents if not is_silent(pairs[name][0])]
+    pair = _contest(pairs, both, [name for name in both if name != _REST])
+    kept = [name for name in sounding if name != opponents[0]]
+    return [_contest(pairs, sounding, kept), pair] if kept else [pair]
+
+
+def _opponents(scenario: Scenario, sources: Sequence[str]) -> tuple[str, str]:
+    """Return the source that is scored against the sum of all others, and the name of that."""
+    return (sources[0], _REST) if scenario == "target_rest" else (_VOCALS, ACCOMPANIMENT)
+
+
+def _contest(pairs: Pairs, names: Sequence[str], kept: Sequence[str]) -> Contest:
+    truths, tried = ([pairs[name][side] for name in names] for side in (0, 1))
+    return Contest(tuple(names), truths, tried, tuple(kept))
 
 
 def is_silent(wave: np.ndarray) -> bool:

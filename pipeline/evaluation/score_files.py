@@ -19,7 +19,9 @@ from lasaft.metrics.museval_format import LIMIT_DB
 
 # Of a whole song, with no frames: the MDX challenges' SDR, and the scale-invariant one.
 WHOLE_METRICS = ("uSDR", "SI-SDR")
-ALL_METRICS = (*METRICS, *WHOLE_METRICS)
+# Of a song in which the source is silent, where no other score is defined.
+LEAK = "leak"
+ALL_METRICS = (*METRICS, *WHOLE_METRICS, LEAK)
 _WHOLE_KEY = "whole_song"  # beside museval's own keys; its readers pass over it
 
 
@@ -28,8 +30,8 @@ class FrameScores:
     """The scores of one track: ``values[source][metric]`` is an array [frame] in dB.
 
     NaN where museval has no number (a silent window) or an infinite one. ``whole[source][metric]``
-    are the scores of the whole song, None where there is no finite one; files of other tools have
-    none.
+    are the scores of the whole song, None where there is no finite one, with the leak of a source
+    that is silent throughout; files of other tools have none.
     """
 
     values: Mapping[str, Mapping[str, np.ndarray]]
@@ -113,7 +115,11 @@ def read_scores(path: Path) -> FrameScores:
 def _whole_of(content: Any, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
     try:
         table = {
-            name: {m: None if row[m] is None else float(row[m]) for m in WHOLE_METRICS}
+            name: {
+                m: None if row[m] is None else float(row[m])
+                for m in (*WHOLE_METRICS, LEAK)
+                if m != LEAK or m in row
+            }
             for name, row in content.items()
             if name in names
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.evaluation.aggregate import difference
-from pipeline.evaluation.score_files import METRICS, WHOLE_METRICS
+from pipeline.evaluation.score_files import LEAK, METRICS, WHOLE_METRICS
 from pipeline.evaluation.summary import (
     AGAINST_OTHERS,
     AGGREGATION,
@@ -30,7 +30,7 @@ def score_table(summary: Summary, baseline: Summary | None = None) -> str:
     width = 7 * len(METRICS)
     data = summary.data
     lines = [
-        f"{data.name} ({data.hash[:12]}), {data.split}, {len(summary.tracks)} tracks: {METRIC} "
+        f"{data.name} ({data.hash[:12]}), {data.split}, {summary.songs}: {METRIC} "
         f"in dB, {AGGREGATION}",
         " " * label + "  ".join(f" {_cut(name, width - 1):^{width - 1}}" for name, _ in blocks),
         " " * label + "  ".join("".join(f"{m:>7}" for m in METRICS) for _ in blocks),
@@ -49,13 +49,18 @@ def score_table(summary: Summary, baseline: Summary | None = None) -> str:
 def _whole_lines(summary: Summary) -> list[str]:
     """Return a line for each score of whole songs, as it is usually taken over tracks."""
     lines = []
-    for metric in WHOLE_METRICS:
+    for metric in (*WHOLE_METRICS, LEAK):
         how = usual_aggregation(metric)
         rows = (*summary.scores.items(), ("average", summary.average))
         figures = {name: getattr(row[metric], how) for name, row in rows}
-        if any(value is not None for value in figures.values()):
-            cells = "  ".join(f"{name} {_cell(value).strip()}" for name, value in figures.items())
+        found = [name for name, value in figures.items() if value is not None]
+        shown = found if metric == LEAK else figures
+        if found:
+            cells = "  ".join(f"{name} {_cell(figures[name]).strip()}" for name in shown)
             lines.append(f"{metric} in dB, {aggregation_of(metric, how)}:  {cells}")
+    silent = [f"{s} {n}" for s in summary.sources if (n := summary.count(s, LEAK))]
+    if silent:
+        lines.append(f"songs in which a source is silent: {', '.join(silent)}")
     return lines
 
 

@@ -30,8 +30,16 @@ from pipeline.evaluation.estimates import (
     read_estimates,
 )
 from pipeline.evaluation.excerpts import EXCERPT_FILE, EXCERPTS, write_estimates, write_references
-from pipeline.evaluation.scenarios import ACCOMPANIMENT, Contest, contests, scored_names
+from pipeline.evaluation.scenarios import (
+    ACCOMPANIMENT,
+    Pairs,
+    contests,
+    is_silent,
+    scored_names,
+    scored_pairs,
+)
 from pipeline.evaluation.score_files import (
+    LEAK,
     WHOLE_METRICS,
     FrameScores,
     facts_if_current,
@@ -123,6 +131,13 @@ def score_track(job: TrackJob) -> TrackOutcome:
     with suppress(OSError, RuntimeError, LasaftError):
         return _score_track(job)
     return _score_track(job)
+
+
+def hash_if_readable(track: Track) -> str:
+    """Return the hash of a track's files, or "" if they cannot be read; call it in a task."""
+    with suppress(OSError):
+        return source_hash(track)
+    return ""
 
 
 def _score_track(job: TrackJob) -> TrackOutcome:
@@ -226,16 +241,16 @@ def _references(job: TrackJob, audio: TrackAudio) -> Waves:
     return dict(zip(job.track.sources, audio.sources.numpy(), strict=True))
 
 
-def contests_of(job: TrackJob, waves: Waves, audio: TrackAudio) -> list[Contest]:
-    """Return which of the estimates ``waves`` [channel, sample] are scored against what."""
+def pairs_of(job: TrackJob, waves: Waves, audio: TrackAudio) -> Pairs:
+    """Return what takes part in scoring the estimates ``waves`` [channel, sample]."""
     references, mixture = _references(job, audio), audio.mixture.numpy()
-    return contests(job.scenario, job.sources, references, waves, mixture)
+    return scored_pairs(job.scenario, job.sources, references, waves, mixture)
 
 
 def _score(job: TrackJob, waves: Waves, audio: TrackAudio) -> FrameScores:
     values: dict[str, dict[str, np.ndarray]] = {}
-    whole: dict[str, dict[str, float | None]] = {}
-    for contest in contests_of(job, waves, audio):
+    pairs = pairs_of(job, waves, audio)
+    for contest in contests(job.scenario, job.sources, pairs):
         try:
             scores = bss_eval(contest.references, contest.estimates, sample_rate=audio.sample_rate)
         except AudioError as error:
@@ -244,19 +259,23 @@ def _score(job: TrackJob, waves: Waves, audio: TrackAudio) -> FrameScores:
         for index, name in enumerate(contest.names):
             if name in contest.kept:
                 values[name] = {m: scores.metric(m)[index] for m in METRICS}
-                whole[name] = _whole(contest.references[index], contest.estimates[index])
     names = scored_names(job.scenario, job.sources)
     # A source that is silent throughout has no number in any frame.
     count = Frames.of_seconds(audio.sample_rate, 1.0, 1.0, audio.mixture.shape[1]).count
     none = {metric: np.full(count, np.nan) for metric in METRICS}
     return FrameScores(
         {n: values.get(n, none) for n in names},
-        {n: whole.get(n, dict.fromkeys(WHOLE_METRICS)) for n in names},
+        {name: _whole(*pairs[name], audio.mixture.numpy()) for name in names},
     )
 
 
-def _whole(reference: np.ndarray, estimate: np.ndarray) -> dict[str, float | None]:
-    """Return the scores in dB of a whole song; both are [channel, sample]."""
+def _whole(
+    reference: np.ndarray, estimate: np.ndarray, mixture: np.ndarray
+) -> dict[str, float | None]:
+    """Return the scores in dB of a whole song; all are [channel, sample]."""
+    if is_silent(reference):  # of the mixture without the estimate only the estimate is missing
+        leak = usdr([mixture], [mixture.astype(np.float64) - estimate])
+        return {**dict.fromkeys(WHOLE_METRICS), LEAK: float(leak[0])}
     pair = [reference], [estimate]
     scores = {"uSDR": float(usdr(*pair)[0]), "SI-SDR": float(si_sdr(*pair)[0])}
     return {name: value if np.isfinite(value) else None for name, value in scores.items()}

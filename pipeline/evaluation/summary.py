@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_json, file_sha256
 from lasaft.metrics.museval_format import LIMIT_DB
 from pipeline.config.fingerprints import digest
-from pipeline.evaluation.score_files import WHOLE_METRICS
+from pipeline.evaluation.score_files import ALL_METRICS, LEAK, METRICS, WHOLE_METRICS
 
 METRIC = "BSS Eval v4 (museval 0.4.1 numbers)"
 AGGREGATION = "median of frames, median of tracks"
@@ -49,10 +49,16 @@ _DEFINITIONS = {
         "10 log10(|a s|^2 / |a s - e|^2) with a = <e, s> / |s|^2 over all samples and channels of "
         "a song, means kept (Le Roux et al. 2019)."
     ),
+    LEAK: (
+        "10 log10((sum x^2 + 1e-7) / (sum e^2 + 1e-7)) over all samples and channels of a song in "
+        "which the source is silent throughout: how far its estimate e lies below the mixture x. "
+        "Nothing else is scored there."
+    ),
     "frames": (
         "A track is scored in frames of 1 s, one after the other. Where a reference or an estimate "
         "is silent in a frame, museval has no number (NaN) for any source there; infinite scores "
-        "are NaN in its files too. NaN frames are counted and left out."
+        "are NaN in its files too. NaN frames are counted and left out. A source whose channels "
+        "add up to zero throughout a song is NaN there, and the others are scored among themselves."
     ),
     "median": (
         "Median over the frames of a track that are numbers, then median over tracks "
@@ -77,7 +83,7 @@ def aggregation_of(metric: str, over_tracks: str) -> str:
     >>> aggregation_of("uSDR", "mean")
     'whole songs, mean of tracks'
     """
-    within = "whole songs" if metric in WHOLE_METRICS else "median of frames"
+    within = "median of frames" if metric in METRICS else "whole songs"
     return f"{within}, {over_tracks} of tracks"
 
 
@@ -92,8 +98,6 @@ LARGEST_DB = 100.0
 
 Kind = Literal["model", "mixture", "irm", "ibm", "estimates", "scores"]
 Decibels = Annotated[float, Field(ge=-LIMIT_DB, le=LIMIT_DB)]
-Table = dict[str, dict[str, Decibels | None]]
-
 
 _SEAL = "sha256"
 _AGAIN = "run jobs.evaluate again"
@@ -103,6 +107,15 @@ class _Record(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
+def _filled(none: Any) -> BeforeValidator:
+    """Give a table of metrics ``none`` for each that it is older than."""
+
+    def fill(row: Any) -> Any:
+        return {**dict.fromkeys(ALL_METRICS, none), **row} if isinstance(row, dict) else row
+
+    return BeforeValidator(fill)
+
+
 class Figure(_Record):
     """One score over all tracks in dB, aggregated in two ways (None: every frame is NaN)."""
 
@@ -110,10 +123,14 @@ class Figure(_Record):
     mean: Decibels | None
 
 
+Row = Annotated[dict[str, Decibels | None], _filled(None)]
+Figures = Annotated[dict[str, Figure], _filled(Figure(median=None, mean=None))]
+
+
 class TrackSummary(_Record):
     """One track: its score file, and one figure for each source and metric in dB.
 
-    Of SDR, ISR, SIR and SAR it is the median over frames; uSDR and SI-SDR are of the whole song.
+    Of SDR, ISR, SIR and SAR it is the median over frames; the others are of the whole song.
     """
 
     name: str
@@ -121,7 +138,7 @@ class TrackSummary(_Record):
     sha256: str
     frames: int
     nan_frames: dict[str, int]
-    scores: Table
+    scores: dict[str, Row]
 
 
 class System(_Record):
@@ -157,7 +174,10 @@ class DataIdentity(_Record):
 
 
 class Summary(_Record):
-    """All that a leaderboard needs to know about one system: ``scores/<name>/summary.json``."""
+    """All that a leaderboard needs to know about one system: ``scores/<name>/summary.json``.
+
+    ``tracks`` are those that were scored; ``failed`` says of each other song why it was not.
+    """
 
     format: Literal[2] = 2
     name: str
@@ -168,17 +188,29 @@ class Summary(_Record):
     scenario: Scenario = "sources"
     definitions: dict[str, str]
     sources: list[str]
-    scores: dict[str, dict[str, Figure]]
-    average: dict[str, Figure]
+    scores: dict[str, Figures]
+    average: Figures
     frames: int
     nan_frames: dict[str, int]
     verified: list[dict[str, Any]] = Field(default_factory=list)
     command: str = ""
     tracks: list[TrackSummary]
+    failed: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def songs(self) -> str:
+        """How many songs the figures are about, and of how many."""
+        scored, failed = len(self.tracks), len(self.failed)
+        count = f"{scored} of {scored + failed}" if failed else str(scored)
+        return f"{count} track{'' if scored + failed == 1 else 's'}"
 
     def column(self, source: str, metric: str) -> dict[str, float | None]:
         """Return the figure of each track."""
         return {track.name: track.scores[source][metric] for track in self.tracks}
+
+    def count(self, source: str, metric: str) -> int:
+        """Return how many tracks have a number."""
+        return sum(value is not None for value in self.column(source, metric).values())
 
 
 def write_summary(path: Path, summary: Summary) -> None:
@@ -196,6 +228,7 @@ def read_summary(path: Path) -> Summary:
     try:
         content = json.loads(path.read_bytes())
         seal = content.pop(_SEAL, None) if isinstance(content, dict) else None
+        same = seal in (None, digest(content))  # earlier versions wrote no seal
         summary = Summary.model_validate_json(json.dumps(content))
     except OSError as error:
         raise DataError(f"{path}: cannot read this summary ({error.strerror})") from error
@@ -206,7 +239,7 @@ def read_summary(path: Path) -> Summary:
             where = ".".join(str(part) for part in first["loc"]) or "the file"
             what = f"{where}: {first['msg']}"
         raise DataError(f"{path}: not a summary of scores ({what}); {_AGAIN}") from error
-    if seal not in (None, digest(content)):  # earlier versions wrote none
+    if not same:
         raise DataError(f"{path}: was changed after it was written; {_AGAIN}")
     return summary
 

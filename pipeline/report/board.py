@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.evaluation.score_files import ALL_METRICS
+from pipeline.evaluation.score_files import ALL_METRICS, LEAK
 from pipeline.evaluation.summary import AGAINST_OTHERS, AGGREGATION, METRIC, DataIdentity, Summary
 from pipeline.report.seeds import SeedGroup, seed_groups
 from pipeline.report.statistics import METHOD, Comparison, bootstrap, compare
@@ -25,11 +25,12 @@ _PUBLISHED = Path(__file__).with_name("published.yaml")
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure in dB with its confidence interval, where there is one."""
+    """A figure in dB with its confidence interval, where there is one, over so many tracks."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
+    tracks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class Row:
         """Return what stands beside each figure of ``source`` in a table for programs."""
         s = self.summary
         if s is None:
-            names = ("tracks", "frames", "nan_frames", "data_hash", "split", "checkpoint")
+            names = ("tracks", "failed", "frames", "nan_frames", "data_hash", "split", "checkpoint")
             return {**dict.fromkeys(names, ""), "data": self.data, "origin": self.origin}
         nan = sum(s.nan_frames.values()) if source == AVERAGE else s.nan_frames.get(source, 0)
         return {
-            "tracks": len(s.tracks), "frames": s.frames, "nan_frames": nan, "data": s.data.name,
-            "data_hash": s.data.hash, "split": s.data.split,
-            "checkpoint": s.system.checkpoint or "", "origin": self.origin,
+            "tracks": len(s.tracks), "failed": len(s.failed), "frames": s.frames,
+            "nan_frames": nan, "data": s.data.name, "data_hash": s.data.hash,
+            "split": s.data.split, "checkpoint": s.system.checkpoint or "", "origin": self.origin,
         }  # fmt: skip
 
 
@@ -120,8 +121,7 @@ class Board:
     @property
     def title(self) -> str:
         """The songs that the figures are about."""
-        data, count = self.lead.data, len(self.lead.tracks)
-        return f"{data.name}, {data.split}, {count} track{'' if count == 1 else 's'}"
+        return f"{self.lead.data.name}, {self.lead.data.split}, {self.lead.songs}"
 
     @property
     def caption(self) -> str:
@@ -162,7 +162,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         {"source": s, "metric": m, "aggregation": a, **asdict(cell)}
         for (s, m, a), cell in row.cells.items()
     ]
-    shown = {"system", "scenario", "frames", "nan_frames", "verified", "tracks"}
+    shown = {"system", "scenario", "frames", "nan_frames", "verified", "tracks", "failed"}
     kept = row.summary.model_dump(include=shown)
     return {"name": row.name, "kind": row.kind, "figures": figures, **kept}
 
@@ -215,13 +215,14 @@ def _measured_row(summary: Summary, lead: Summary) -> Row:
     cells: dict[tuple[str, str, str], Cell] = {}
     for metric in ALL_METRICS:
         known = [s for s in lead.sources if column(summary, lead, s, metric)]
+        known = [s for s in known if metric != LEAK or summary.count(s, metric)]
         for source in known:
             values = list(summary.column(source, metric).values())
             figure = summary.scores[source][metric]
             for how, value in (("median", figure.median), ("mean", figure.mean)):
                 interval = bootstrap(values, np.median if how == "median" else np.mean)
                 ends = (interval.low, interval.high) if interval else (None, None)
-                cells[source, metric, how] = Cell(value, *ends)
+                cells[source, metric, how] = Cell(value, *ends, summary.count(source, metric))
         if known == lead.sources:
             average = summary.average[metric]
             cells[AVERAGE, metric, "median"] = Cell(average.median)

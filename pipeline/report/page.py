@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from pipeline.evaluation.aggregate import difference
 from pipeline.evaluation.scenarios import ACCOMPANIMENT
-from pipeline.evaluation.score_files import ALL_METRICS
+from pipeline.evaluation.score_files import ALL_METRICS, LEAK
 from pipeline.evaluation.summary import AGGREGATION, LARGEST_DB, METRIC, aggregation_of
 from pipeline.report.board import AGGREGATIONS, AVERAGE, ORACLES, Board, Row, by_average, column
 from pipeline.report.media import RANGE_DB
@@ -29,6 +29,7 @@ _METRIC_WORDS = {
     "SAR": "source to artifacts",
     "uSDR": "signal to distortion of a whole song, MDX",
     "SI-SDR": "scale-invariant signal to distortion of a whole song",
+    LEAK: "how far the estimate lies below the mixture where the source is silent",
 }
 _KIND_WORDS = {
     "model": "",

@@ -13,7 +13,8 @@ from pipeline.report.board import AVERAGE, Board, Cell, PublishedTable, Row
 
 _COLUMNS = (
     "system", "kind", "source", "metric", "aggregation", "value_db", "low_db", "high_db", "sd_db",
-    "tracks", "frames", "nan_frames", "data", "data_hash", "split", "checkpoint", "origin",
+    "tracks", "failed", "frames", "nan_frames", "data", "data_hash", "split", "checkpoint",
+    "origin",
 )  # fmt: skip
 
 
@@ -34,6 +35,7 @@ def _csv_lines(board: Board) -> Iterator[dict[str, Any]]:
                 "system": row.name, "kind": row.kind, "source": source, "metric": metric,
                 "aggregation": aggregation, "value_db": cell.value, "low_db": cell.low,
                 "high_db": cell.high, **row.facts(source),
+                **({} if cell.tracks is None else {"tracks": cell.tracks}),
             }  # fmt: skip
     data = board.lead.data
     for group in board.seeds:

@@ -49,6 +49,7 @@ class Workflow:
     rerun: Collection[str] = ()
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
     _has_gpus: bool = field(default=False, repr=False)
+    _songs_failed: bool = field(default=False, repr=False)
 
     def run(self) -> list[StepResult]:
         """Run all steps and return what became of each.
@@ -167,9 +168,15 @@ class Workflow:
             outputs=(),
             files=(folder.scores,),  # each score file has a key of its own
             fingerprint=lambda: _evaluated_hash(folder),
-            run=lambda: self._connected(lambda config: _evaluate(self._trained())),
+            run=lambda: self._connected(lambda config: self._scored(self._trained())),
             former_fingerprint=lambda: content_hash(folder.scores),
+            complete=lambda: not self._songs_failed,
         )
+
+    def _scored(self, config: RunConfig) -> str:
+        result = score_songs(config)
+        self._songs_failed = bool(result.lead.failed)
+        return f"{result.lead.songs}, {len(result.summaries)} systems"
 
     def _report(self, folder: RunFolder) -> Step:
         settings = self.config.evaluate
@@ -246,11 +253,6 @@ def _train(config: RunConfig) -> str:
     result = train_network(config)
     loss = "none" if result.best_val_loss is None else f"{result.best_val_loss:.4g}"
     return f"{result.steps} steps, best epoch {result.best_epoch + 1} with val_loss {loss}"
-
-
-def _evaluate(config: RunConfig) -> str:
-    result = score_songs(config)
-    return f"{len(result.lead.tracks)} songs, {len(result.summaries)} systems"
 
 
 def _report(config: RunConfig) -> str:

@@ -41,6 +41,7 @@ class Step:
         files: outputs that know themselves what is current: moved aside on request only.
         may_lack: an option that may be None when the work goes on, whatever it began with.
         former_fingerprint: as stamps of earlier versions have it, where it is another one.
+        complete: whether the finished work lacks nothing; if it does, the next run goes on with it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Step:
     files: tuple[Path, ...] = ()
     may_lack: str = ""
     former_fingerprint: Callable[[], str | None] | None = None
+    complete: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class StepRunner:
         finished = stamp is not None and stamp["state"] == "done"
         current = step.fingerprint() if finished else None
         if stamp is not None and not finished:
-            self.say(f"    {step.name}: was interrupted; going on from there")
+            what = "a part of it failed" if "fingerprint" in stamp else "was interrupted"
+            self.say(f"    {step.name}: {what}; going on from there")
         elif stamp is not None and not self._is_whole(step, stamp, current):
             self.say(f"    {step.name}: {_why_not_whole(step, stamp)}")
         elif stamp is not None and (further := self._new_limits(stamp, record["limits"])):
@@ -199,7 +202,8 @@ def _do(step: Step, place: StepPlace, record: Mapping[str, Any]) -> StepResult:
     fingerprint = step.fingerprint()
     if fingerprint is None:
         raise StageError(f"{step.name}: ended without its whole output")
-    done = {"state": "done", "fingerprint": fingerprint, "seconds": seconds, "note": note}
+    state = "done" if step.complete() else "started"
+    done = {"state": state, "fingerprint": fingerprint, "seconds": seconds, "note": note}
     place.write({**record, **done})
     return StepResult(step.name, False, seconds, note)
 

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 
+from jobs.cli.show import scores_result
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import MUSDB18_SOURCES, ModelConfig
 from lasaft.errors import CheckpointError, ConfigError, DataError, StageError
@@ -214,7 +215,7 @@ def test_only_damaged_and_missing_files_are_made_again(
     assert not list((run / "estimates" / "excerpts").rglob("*.wav"))  # of no report any more
 
 
-def test_a_failed_track_is_named_and_no_summary_is_left(
+def test_a_failed_track_is_named_and_the_others_are_summarised(
     run: Path, songs: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(songs, tmp_path / "songs")
@@ -225,14 +226,27 @@ def test_a_failed_track_is_named_and_no_summary_is_left(
     wave[1000] = np.nan
     soundfile.write(stem, wave, rate, subtype="FLOAT")
     _publish_network(run / "checkpoint", 1)
-    with pytest.raises(StageError, match=rf"1 of 3 failed.*\n.*{bad}.*bass is not finite"):
-        evaluate(_config(run, copy))
-    assert not list((run / "scores").glob(f"{NAME}/summary.json"))
-    assert not list((run / "scores").glob("mixture/summary.json"))
+    result = evaluate(_config(run, copy, verify=3))
+    for name in (NAME, "mixture"):
+        summary = read_summary(run / "scores" / name / "summary.json")
+        assert summary == result.summaries[name]
+        assert [track.name for track in summary.tracks] == tracks[1:]
+        assert list(summary.failed) == [bad]
+        assert "bass is not finite" in summary.failed[bad]
+    assert [record["track"] for record in result.lead.verified] == tracks[1:]
+    assert (result.metrics["test/tracks"], result.metrics["test/failed"]) == (2, 1)
+    assert result.lead.data.hash != read_summary(run / "scores/irm/summary.json").data.hash
+    told = scores_result(_config(run, copy))
+    assert told.exit_code == 1
+    assert "2 of 3 tracks: BSS Eval" in told.text
+    assert f"  {bad}: " in told.text
     kept = [(run / "scores" / NAME / "test" / f"{track}.json") for track in tracks[1:]]
     before = [file.stat().st_mtime_ns for file in kept]
     stem.write_bytes(good)
-    assert evaluate(_config(run, copy)).scored == 1  # what was done is not done again
+    whole = evaluate(_config(run, copy))
+    assert whole.scored == 1  # what was done is not done again
+    assert scores_result(_config(run, copy)).exit_code == 0
+    assert whole.lead.data == read_summary(run / "scores/irm/summary.json").data
     assert [file.stat().st_mtime_ns for file in kept] == before
 
 
@@ -265,7 +279,12 @@ def test_estimates_of_another_system_are_scored_alike(
     # Where an estimate has ended it is silent, and its frames are no numbers.
     assert shorter.lead.nan_frames["bass"] >= 3 * (round(SECONDS) - 2)
     (folder / "test" / _test_tracks(songs)[1] / "other.wav").unlink()
-    with pytest.raises(StageError, match=r"no estimate of other, found: .*; allowed: other\.wav"):
+    lacking = evaluate(_config(run, songs, estimates_dir=str(folder), run_id="theirs")).lead
+    assert list(lacking.failed) == [_test_tracks(songs)[1]]
+    assert lacking.data == shorter.lead.data
+    for other in folder.rglob("other.wav"):
+        other.unlink()
+    with pytest.raises(StageError, match=r"3 of 3 failed(.*\n)+.*no estimate of other, found: "):
         evaluate(_config(run, songs, estimates_dir=str(folder), run_id="theirs"))
 
 

@@ -279,8 +279,11 @@ def test_a_silent_source_has_no_scores_and_the_others_theirs_among_themselves(
     job = _job(track, tmp_path, (*TWO, "bass"))
     scores = _scored(job)
     assert all(np.isnan(scores.values["bass"][metric]).all() for metric in METRICS)
-    assert set(scores.whole["bass"].values()) == {None}
-    del estimates["bass"]
+    mixture, leaked = _stem(track, "mixture").astype(np.float64), estimates.pop("bass")
+    below = 10 * np.log10((mixture**2).sum() / (leaked.astype(np.float64) ** 2).sum())
+    # Half of the file's last decimal.
+    leak = pytest.approx(below, abs=5.1e-6)
+    assert scores.whole["bass"] == {"uSDR": None, "SI-SDR": None, "leak": leak}
     others = FrameScores({name: scores.values[name] for name in estimates})
     _assert_same(others, _musevals(track, estimates))
     assert verify_track(job, job.systems[0])["agrees"]
@@ -294,6 +297,9 @@ def test_of_a_target_that_is_silent_nothing_is_scored(tmp_path: Path) -> None:
     scores = _scored(_job(track, tmp_path, ("drums",)))
     assert scores.frames == 2
     assert np.isnan(scores.values["drums"]["SDR"]).all()
+    assert scores.whole["drums"]["leak"] is not None
+    mixture = _scored(_job(track, tmp_path / "mixture", ("drums",), kind="mixture"))
+    assert mixture.whole["drums"]["leak"] == pytest.approx(0.0, abs=5.1e-6)
 
 
 def test_a_track_shorter_than_a_window_is_one_frame(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.config.roles import recipe_of
+from pipeline.evaluation.aggregate import summarise
+from pipeline.evaluation.score_files import LEAK
+from pipeline.evaluation.score_table import score_table
 from pipeline.evaluation.summary import DataIdentity, Summary
 from pipeline.report.board import AVERAGE, build_board
 from pipeline.report.build import write_report
@@ -139,3 +142,24 @@ def test_an_unfinished_system_is_named_and_not_shown(
 def _leaderboard(root: Path) -> str:
     files = write_report(RunConfig(output_dir=root)).files
     return next(file for file in files if file.name == "leaderboard.json").read_text()
+
+
+def test_songs_that_failed_and_what_leaked_are_told(tmp_path: Path) -> None:
+    summary = scored_summary("net", 5.0, TRACKS)
+    first, *others = summary.tracks
+    leaked = {**dict.fromkeys(first.scores["vocals"]), LEAK: 31.25}
+    first = first.model_copy(update={"scores": {**first.scores, "vocals": leaked}})
+    summary = summarise("net", summary.system, summary.data, [first, *others])
+    summary = summary.model_copy(update={"failed": {"song 9": "its drums are no sound"}})
+    save_summary(tmp_path / "scores", summary)
+    files = {f.name: f.read_text() for f in write_report(RunConfig(output_dir=tmp_path)).files}
+    top = files["index.html"][: files["index.html"].index("<main>")]
+    assert "4 of 5 tracks" in top
+    assert "<b>song 9</b>: its drums are no sound" in top
+    rows = list(csv.DictReader(io.StringIO(files["leaderboard.csv"])))
+    (leak,) = (r for r in rows if (r["metric"], r["aggregation"]) == (LEAK, "median"))
+    assert (leak["source"], leak["value_db"], leak["tracks"]) == ("vocals", "31.25000", "1")
+    sdr = next(r for r in rows if (r["source"], r["metric"]) == ("vocals", "SDR"))
+    assert (sdr["tracks"], sdr["failed"]) == ("3", "1")
+    assert "leak in dB, whole songs, median of tracks:  vocals 31.25" in score_table(summary)
+    assert 'value="leak"' in files["index.html"]

@@ -222,19 +222,23 @@ def _stem_mp4_headers(track: Track) -> tuple[dict[str, Header], list[str]]:
 
 
 def _listen(track: Track, found: Findings) -> None:
-    """Add what the samples tell: not finite, silent throughout."""
+    """Add what the samples tell: not finite, silent throughout, or so to who adds the channels."""
     to_the_end = track.is_wav and not all(is_pcm(file) for file in track.files)
-    sounds = torch.zeros(len(track.columns), dtype=torch.bool)
+    sounds, adds_up = torch.zeros(2, len(track.columns), dtype=torch.bool)
     try:
         for block in audio_blocks(track, _BLOCK_SAMPLES):
             sounds |= block.flatten(1).any(dim=1)
-            if not to_the_end and bool(sounds.all()):
+            adds_up |= block.sum(dim=1).any(dim=1)
+            if not to_the_end and bool(adds_up.all()):
                 return
     except DataError as error:
         found.faults.append(str(error).removeprefix(f"{track}: "))
         return
-    silent = [column for column, sound in zip(track.columns, sounds, strict=True) if not sound]
-    if len(silent) == len(track.columns):
+    if not sounds.any():
         found.faults.append("every stem is silent throughout; allowed: a track that sounds")
-    else:
-        found.notes += [f"{column} is silent throughout" for column in silent]
+        return
+    for column, sound, mono in zip(track.columns, sounds, adds_up, strict=True):
+        what = "has channels that add up to zero" if sound else "is silent"
+        then = ": it gets no SDR there, only a leak" if column in track.sources else ""
+        if not mono:
+            found.notes.append(f"{column} {what} throughout{then}")
