@@ -3,8 +3,9 @@
     python -m benchmarks.bucket [--turns 3] [--latency 0.1]
 
 Both are ``jobs.run`` on the same songs, in turns, the bucket that of an S3-like server on this
-machine. In the first epoch the shards come from the store, later from the node's cache. Then the
-same command has nothing left to do, while each request takes ``--latency`` seconds.
+machine, which has one CPU to itself, since a store takes none from a training. In the first epoch
+the shards come from the store, later from the node's cache. Then the same command has nothing left
+to do, while each request takes ``--latency`` seconds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication as Application
 
 from benchmarks.measure import Table
@@ -33,13 +35,14 @@ _EPOCHS, _BATCH = 3, 8
 _SETTINGS = [
     "--preset", "demo", "--synthetic_train", "4", "--synthetic_valid", "1", "--synthetic_test", "1",
     "--synthetic_seconds", "20", "--steps_per_epoch", "50", "--max_epochs", str(_EPOCHS),
-    "--batch_size", str(_BATCH), "--num_frame", "32", "--n_blocks", "5", "--num_cpus", "2",
+    "--batch_size", str(_BATCH), "--num_frame", "32", "--n_blocks", "5",
 ]  # fmt: skip
 
 
-def run(place: str, cache: Path) -> float:
-    """Give the command for a run at ``place``; return how long it took."""
-    command = [sys.executable, "-m", "jobs.run", *_SETTINGS, "--output_dir", place]
+def run(place: str, cache: Path, cpus: list[int]) -> float:
+    """Give the command for a run at ``place``, on these CPUs; return how long it took."""
+    command = ["taskset", "-c", ",".join(map(str, cpus)), sys.executable, "-m", "jobs.run"]
+    command += [*_SETTINGS, "--num_cpus", str(len(cpus)), "--output_dir", place]
     settings = {**os.environ, "XDG_CACHE_HOME": str(cache), "MLFLOW_TRACKING_URI": ""}
     start = time.monotonic()
     subprocess.run(command, cwd=ROOT, env=settings, check=True, stdout=subprocess.DEVNULL)
@@ -50,9 +53,12 @@ def windows_per_second(place: str, cache: Path) -> list[float]:
     """Return how many windows a second each epoch of a run was trained with."""
     with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(cache)}):
         found = RunFolder.of(RunConfig.model_validate({"output_dir": place})).metrics
-    records = map(json.loads, found.read_text().splitlines())
-    speeds = (one["values"] for one in records if one["kind"] == "speed")
-    return [values["speed/steps_per_second"] * _BATCH for values in speeds]
+    speeds = [
+        one for one in map(json.loads, found.read_text().splitlines()) if one["kind"] == "speed"
+    ]
+    steps = np.array([one["step"] for one in speeds])
+    seconds = steps / [one["values"]["speed/steps_per_second"] for one in speeds]
+    return list(np.diff(steps, prepend=0) / np.diff(seconds, prepend=0) * _BATCH)
 
 
 def main() -> None:
@@ -63,6 +69,10 @@ def main() -> None:
         "--latency", type=float, default=0.1, help="seconds a request takes at last"
     )
     options = parser.parse_args()
+    *cpus, last = sorted(os.sched_getaffinity(0))
+    if not cpus:
+        parser.error("this machine has one CPU; the store needs one and the training another")
+    os.sched_setaffinity(0, {last})
     requests, answer, latency = 0, Application.__call__, 0.0
 
     def slowly(app: Application, environ: dict[str, Any], start: Any) -> Any:
@@ -80,7 +90,7 @@ def main() -> None:
             places = {"folder": str(root / f"run{turn}"), "bucket": address(f"run{turn}", port)}
             for kind, place in places.items():
                 cache = root / f"cache{turn}"
-                run(place, cache)
+                run(place, cache, cpus)
                 speeds = windows_per_second(place, cache)
                 before = best.get(kind, speeds)
                 best[kind] = [max(pair) for pair in zip(before, speeds, strict=True)]
@@ -96,7 +106,7 @@ def main() -> None:
         table = Table("nothing to do", "seconds", "requests")
         for kind, place in places.items():
             requests = 0
-            table.row(kind, f"{run(place, cache):.1f}", requests)
+            table.row(kind, f"{run(place, cache, cpus):.1f}", requests)
 
 
 if __name__ == "__main__":

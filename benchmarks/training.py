@@ -5,7 +5,8 @@
 Four ways take the same steps of the network at a quarter of its size: the bare loop over batches
 in memory, our loop in this process, our loop through Ray with one worker, and with two. They take
 turns, so that what else the machine does falls on all of them; the best round of each counts.
-The first ten steps warm up and are not timed. Run it on an idle machine with two cores or more.
+The first ten steps warm up and are not timed. A second table says for how long a save stops a
+training of the whole network. Run it on an idle machine with two cores or more.
 """
 
 from __future__ import annotations
@@ -44,13 +45,20 @@ from tests.helpers.training import Heard
 
 CPU = torch.device("cpu")
 WAYS = ("bare loop", "in process", "Ray, 1 worker", "Ray, 2 workers")
+SAVING = "saves"
 
 
 def config_of(root: Path, way: str, steps: int) -> RunConfig:
-    """Return a training of one epoch of the README's network with a quarter of its channels."""
+    """Return a training of one epoch of the README's network with a quarter of its channels.
+
+    Where it is to show what a save costs: of the whole network, short epochs, a save after each.
+    """
     model = {"internal_channels": 6, "num_tdfs": 6, "dk": 8, "num_frame": 32}
     world = 2 if way.endswith("workers") else 1
     size = {"batch_size": 8, "steps_per_epoch": steps, "max_epochs": 1, "world_size": world}
+    if way == SAVING:
+        model = {"num_frame": 16}
+        size |= {"batch_size": 2, "steps_per_epoch": 2, "max_epochs": 9}
     tree = {
         "output_dir": root / way,
         "model": {**VARIANTS["CUNET_TFC_GPoCM_LaSAFT"], **model},
@@ -103,6 +111,18 @@ def ours(config: RunConfig) -> Figures:
     return {"step": step, "first": told[0] - born}
 
 
+def saving(config: RunConfig) -> Figures:
+    """Train through Ray; return for how many ms a save stops the training, and the state's MB."""
+    folder = RunFolder.of(config)
+    with connected(config.cluster):
+        claim(folder, config, read_manifest(folder.shards).hash)
+        fit(config, folder, lambda values: None)
+    records = read_history(folder.metrics)
+    spent = [one["values"]["speed/save_seconds"] for one in records if one["kind"] == "speed"]
+    size = max(file.stat().st_size for file in folder.root.rglob(folder.state.name))
+    return {"stop": (spent[-1] - spent[0]) / (len(spent) - 1) * 1e3, "size": size / 1e6}
+
+
 def measure(way: str, steps: int) -> Figures:
     """Run one way in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -123,8 +143,9 @@ def main() -> None:
         parser.error(f"steps: got {options.steps}, allowed: a multiple of 10, at least 20")
     if options.measure:
         config = from_json(options.measure.read_bytes())
-        is_bare = RunFolder.of(config).root.name == WAYS[0]
-        print(json.dumps({"step": bare(config)} if is_bare else ours(config)))
+        way = RunFolder.of(config).root.name
+        found = {"step": bare(config)} if way == WAYS[0] else (ours, saving)[way == SAVING](config)
+        print(json.dumps(found))
         return
     best = best_of(options.rounds, {way: partial(measure, way, options.steps) for way in WAYS})
     bare_loop, _, one, _ = (found["step"] for found in best.values())
@@ -133,6 +154,10 @@ def main() -> None:
         step, first = found["step"], found.get("first", math.inf)
         shares = f"{bare_loop / step:.1%}", f"{one / step:.2f}"
         rows.row(way, f"{1 / step:.2f}", *shares, f"{first:.1f}" if first < math.inf else "")
+    print()
+    found = measure(SAVING, 0)
+    rows = Table("state", "a save stops the training for")
+    rows.row(f"{found['size']:.0f} MB", f"{found['stop']:.0f} ms")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 from lasaft.errors import LasaftError, StageError
@@ -15,7 +14,7 @@ from pipeline.cluster.run_store import RunStore
 from pipeline.cluster.shared_storage import UnsharedError, require_seen
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder
-from pipeline.search.trials import mark, read_curve, reason_of, score_of
+from pipeline.search.trials import Epoch, epoch_of, mark, read_curve, reason_of, score_of
 from pipeline.training.train import fit
 
 _SONG_SECONDS = 240.0
@@ -51,7 +50,7 @@ def run_trial(payload: dict[str, Any]) -> None:
         if payload["timed"] and not (folder / "speed.json").exists():
             atomic_write_json(folder / "speed.json", {"seconds_per_song": _seconds(config)})
             store.push_files(["speed.json"])
-        _report(config, payload["watched"])
+        _report(read_curve(RunFolder.of(config).metrics), payload["watched"])
     except (LasaftError, RuntimeError, MemoryError) as error:
         # torch's own errors, such as too little memory on the GPU, are RuntimeErrors.
         mark(RunFolder.of(config), "failed", reason_of(error))
@@ -60,14 +59,13 @@ def run_trial(payload: dict[str, Any]) -> None:
 def _train(config: RunConfig, payload: dict[str, Any]) -> None:
     if (RunFolder.of(config).training / "result.json").exists():
         return
-    report = partial(_report, config, payload["watched"])
     if config.train.processes > 1:
-        _train_many(config, report)
+        _train_many(config, payload["watched"])
     else:
-        _train_alone(config, report, gpu=payload["gpu"])
+        _train_alone(config, payload["watched"], gpu=payload["gpu"])
 
 
-def _train_alone(config: RunConfig, report: Callable[[int], None], *, gpu: bool) -> None:
+def _train_alone(config: RunConfig, watched: str, *, gpu: bool) -> None:
     import torch
 
     from pipeline.training.loop.worker import run_session
@@ -75,26 +73,26 @@ def _train_alone(config: RunConfig, report: Callable[[int], None], *, gpu: bool)
     def on_epoch(epoch: int, values: dict[str, float]) -> None:
         # The last epoch is reported when the training has ended: nothing can cut it short.
         if epoch + 1 < config.train.max_epochs:
-            report(epoch + 1)
+            _report(read_curve(RunFolder.of(config).metrics)[: epoch + 1], watched)
 
     device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
     run_session(config, device, on_epoch)
 
 
-def _train_many(config: RunConfig, report: Callable[[int], None]) -> None:
+def _train_many(config: RunConfig, watched: str) -> None:
     """Train with Ray Train, and report each epoch.
 
-    Where the report ends this trial (it raises SystemExit), the training is ended in order.
+    The journal is no help here: the process that keeps it may be on another node. Where the report
+    ends this trial (it raises SystemExit), the training is ended in order.
     """
     folder = RunFolder.of(config)
-    reported = len(read_curve(folder.metrics))
+    curve = list(read_curve(folder.metrics))
 
     def heard(values: dict[str, Any]) -> None:
-        nonlocal reported
         epochs = values["epoch"] + 1
-        if values["phase"] == "epoch" and reported < epochs < config.train.max_epochs:
-            reported = epochs
-            report(epochs)
+        if values["phase"] == "epoch" and len(curve) < epochs < config.train.max_epochs:
+            curve.append(epoch_of(epochs, values, values["seconds"]))
+            _report(curve, watched)
 
     _running[:] = [threading.current_thread()]
     fit(config, folder, heard)
@@ -106,17 +104,14 @@ def wait_for_end() -> None:
         thread.join(_END_SECONDS)
 
 
-def _report(config: RunConfig, watched: str, epoch: int | None = None) -> None:
-    """Tell Tune how good the trial is after ``epoch`` (None: at its end).
+def _report(curve: Sequence[Epoch], watched: str) -> None:
+    """Tell Tune how good the trial is after the last epoch of ``curve``.
 
     Raises:
         StageError: it is no number.
     """
     from ray import tune
 
-    curve = [
-        one for one in read_curve(RunFolder.of(config).metrics) if one.epoch <= (epoch or one.epoch)
-    ]
     score = score_of(curve, watched)
     if score is None or curve[-1].val_loss is None:
         raise StageError(f"the {watched} is not a number after epoch {len(curve)}")

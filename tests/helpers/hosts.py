@@ -156,8 +156,9 @@ class Hosts:
         folders that EMPTY names the host sees empty ones.
         """
         where = ["--head", f"--port={_PORT}"] if host == 0 else [f"--address={self.head}"]
-        # The folder of a worker's session is the head's own name for it: each host needs its own.
-        folder = self.folder / str(host)
+        # The folder of a worker's session is the head's own name for it: of hosts that share their
+        # folders each needs its own; of others a command on any of them looks for that very name.
+        folder = self.folder / str(host) if self.own is None else self.folder
         folder.mkdir(parents=True, exist_ok=True)
         place = [f"--node-ip-address={self.ip(host)}", f"--temp-dir={folder}"]
         size = [f"--num-cpus={min(host, 1)}", "--object-store-memory=200000000"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from lasaft.config import ModelConfig
@@ -17,6 +18,7 @@ from lasaft.files import file_sha256
 from pipeline.config import RunConfig, SearchConfig, TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import STANDS_FOR
+from pipeline.search import trial_process
 from pipeline.search.budget import Budget
 from pipeline.search.candidates import Checker
 from pipeline.search.ranking import winning_config
@@ -287,3 +289,27 @@ def test_epochs_without_numbers_are_never_the_best() -> None:
     assert best_epoch([bad]) is None
     assert best_epoch([bad, good]) == good
     assert good.sdr is None
+
+
+def test_a_trial_of_many_processes_tells_what_they_report_and_reads_no_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal may be kept on another node."""
+    told: list[dict[str, Any]] = []
+    config = RunConfig(
+        output_dir=tmp_path / "trial", model=BASE.model, train=TrainConfig(max_epochs=3)
+    )
+
+    def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], None]) -> None:
+        for epoch, phase in ((0, "train"), (0, "epoch"), (0, "epoch"), (1, "epoch"), (2, "epoch")):
+            values = {"valid/loss": 1.0 - epoch, "valid/vocals/SDR": 2.0, "valid/drums/SDR": 4.0}
+            heard({"epoch": epoch, "phase": phase, "seconds": 5.0 * (epoch + 1), **values})
+
+    monkeypatch.setattr(trial_process, "fit", fit)
+    monkeypatch.setattr(tune, "report", told.append)
+    trial_process._train_many(config, "sdr")
+    # What happened again after a restart is told once; the last epoch when the training has ended.
+    assert told == [
+        {"epoch": 1, "score": 3.0, "seconds": 5.0},
+        {"epoch": 2, "score": 3.0, "seconds": 10.0},
+    ]

@@ -129,6 +129,7 @@ class Reporter:
         return {
             "process": f"{os.uname().nodename} {os.getpid()}",
             "phase": phase, "epoch": self._at.epoch, "step": self._at.step,
+            "seconds": self.meter.seconds,
             "steps_per_epoch": self._data.steps_per_epoch, "loss": self._at.whole.value, "lr": rate,
             "steps_per_second": self._steps_per_second(),
             "music_seconds_per_second": self._music(),
