@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import soundfile
@@ -17,6 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 from lasaft.errors import AudioError, ConfigError
+from lasaft.ffmpeg import decoded
 from lasaft.files import no_file
 from lasaft.interrupts import held
 from lasaft.sound_file import SEVERAL, holds_several, open_sound
@@ -28,12 +29,15 @@ Samples = NDArray[np.float32]
 
 BLOCK_SAMPLES = 1 << 16
 READABLE = "wav, flac, mp3, ogg"
+ENDINGS = ("wav", "flac", "mp3", "ogg", "oga", "opus", "aif", "aiff", "m4a", "aac", "mp4", "webm")
 # format -> bits -> libsndfile's name; the first is the default.
 SUBTYPES = {
     "wav": {"32f": "FLOAT", "24": "PCM_24", "16": "PCM_16"},
     "flac": {"24": "PCM_24", "16": "PCM_16"},
     "mp3": {"": "MPEG_LAYER_III"},
 }
+# By the least sample rate, the bit rates of MPEG 1, 2 and 2.5.
+_MP3_KBITS = {32000: (32, 320), 16000: (8, 160), 8000: (8, 64)}
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # A RIFF header counts in 32 bits; the rest is room for the other chunks.
 _WAV_LIMIT_BYTES = 2**32 - 2**16
@@ -46,13 +50,15 @@ class Encoding:
     Args:
         format: ``wav``, ``flac`` or ``mp3``.
         bits: ``16``, ``24`` or (wav only) ``32f``; empty: the format's default.
+        bitrate: of mp3, in kbit/s (default: variable).
 
     Raises:
-        ConfigError: the format does not exist or does not have these bits.
+        ConfigError: the format does not exist or does not have these bits, or no bit rate.
     """
 
     format: str = "wav"
     bits: str = ""
+    bitrate: int | None = None
 
     def __post_init__(self) -> None:
         if self.format not in SUBTYPES:
@@ -60,6 +66,8 @@ class Encoding:
         if self.bits and self.bits not in SUBTYPES[self.format]:
             allowed = ", ".join(SUBTYPES[self.format]) or "no such option"
             raise ConfigError(f"bits: got {self.bits!r} with format {self.format}: {allowed}")
+        if self.bitrate is not None and self.format != "mp3":
+            raise ConfigError(f"bitrate: has no effect with format {self.format}; leave it out")
 
     @property
     def subtype(self) -> str:
@@ -80,6 +88,19 @@ class Encoding:
         most = {"mp3": 2, "flac": 8}.get(self.format, 1024)
         if channels > most:
             raise ConfigError(f"format: {self.format} holds {most} channels, not {channels}")
+        self.compression(sample_rate)
+
+    def compression(self, sample_rate: int) -> dict[str, Any]:
+        """Return what libsndfile is told of the bit rate: its place in the rate's range."""
+        if self.format != "mp3" or self.bitrate is None:
+            return {}
+        low, high = next(span for least, span in _MP3_KBITS.items() if sample_rate >= least)
+        if not low <= self.bitrate <= high:
+            raise ConfigError(
+                f"bitrate: got {self.bitrate}, allowed at {sample_rate} Hz: from {low} to {high}"
+            )
+        level = (high - self.bitrate) / (high - low)
+        return {"compression_level": level, "bitrate_mode": "CONSTANT"}
 
     def container(self, frames: int, channels: int) -> str:
         """Return libsndfile's name of the file format: wav files beyond 4 GiB become RF64."""
@@ -124,11 +145,14 @@ class AudioReader(_AudioFile):
             raise AudioError(f"{path}: {no_file(path)}, give an audio file ({READABLE})")
         refusal = f"{path}: is not an audio file that can be read ({READABLE})"
         try:
-            self._file = self._sound = open_sound(path)
+            with decoded(path) as (readable, said):
+                self._file = self._sound = open_sound(readable)
+                several = holds_several(readable)
+        except OSError as error:
+            raise AudioError(f"{path}: cannot be read: {error.strerror}") from error
         except AudioError as error:
-            said = f"{path}: cannot be read" if isinstance(error.__cause__, OSError) else refusal
-            raise AudioError(f"{said}: {error}") from error
-        if holds_several(path):
+            raise AudioError(f"{refusal}: {error}") from error
+        if several:
             self._file.close()
             raise AudioError(f"{path}: {SEVERAL}")
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
@@ -137,7 +161,7 @@ class AudioReader(_AudioFile):
             self._file.close()
             raise AudioError(f"{path}: holds no audio (0 samples)")
         seconds = f"{self.frames / self.sample_rate:.1f} s"
-        self.note = ""
+        self.note = f"ffmpeg says: {said}" if said else ""
         if self.missing_bytes:
             lacking = f"{self.missing_bytes} bytes are missing at its end"
             self.note = f"is cut short: {lacking}; {seconds} are there"
@@ -210,6 +234,7 @@ class AudioWriter(_AudioFile):
         channels: their number.
         encoding: format and bits.
         frames: how many samples per channel are to be expected (decides on RF64).
+        clamp: cut values beyond ±1 even where the format can hold them.
 
     Attributes:
         peak: the largest absolute value that was written.
@@ -225,9 +250,11 @@ class AudioWriter(_AudioFile):
         *,
         frames: int = 0,
         shown: Path | None = None,
+        clamp: bool = False,
     ) -> None:
         encoding.check(sample_rate, channels)
-        self.path, self.peak, self.clipped, self._encoding = shown or path, 0.0, 0, encoding
+        self.path, self.peak, self.clipped = shown or path, 0.0, 0
+        self._clips = clamp or encoding.clips
         self._position, self._rate = 0, sample_rate
         try:
             self._sink = _Sink(path)
@@ -244,6 +271,7 @@ class AudioWriter(_AudioFile):
                         channels=channels,
                         subtype=encoding.subtype,
                         format=encoding.container(frames, channels),
+                        **encoding.compression(sample_rate),
                     )
                     undo.enter_context(self._file)
                 undo.pop_all()
@@ -273,7 +301,7 @@ class AudioWriter(_AudioFile):
         self._position += block.shape[1]
         magnitude = np.abs(block)
         self.peak = max(self.peak, float(magnitude.max()))
-        if self._encoding.clips:
+        if self._clips:
             self.clipped += int(np.count_nonzero(magnitude > 1))
             block = block.clip(-1, 1)  # LAME takes no other values
         try:

@@ -15,21 +15,18 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lasaft.checkpoint_record import CONFIG, FORMAT, WEIGHTS, read_record
 from lasaft.config import ModelConfig
 from lasaft.device import find_device
 from lasaft.errors import CheckpointError
 from lasaft.files import atomic_write_json, publish_folder, recover_folder
 from lasaft.network.model import LaSAFT
 
-FORMAT = 1
 _DROPPINGS = r"\.DS_Store|\._.*|\.nfs.*|Thumbs\.db|desktop\.ini"
-WEIGHTS = "weights.safetensors"
-CONFIG = "config.json"
 
 # How many names a message lists of each fault.
 _LISTED = 20
@@ -135,17 +132,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             fit its config; the message names the file and lists tensors by name.
     """
     folder = Path(folder)
-    if folder.is_file():
-        advice = "a checkpoint is a folder"
-        if folder.name in (WEIGHTS, CONFIG):
-            advice += f", give {folder.parent}"
-        elif folder.suffix in (".ckpt", ".pt", ".pth"):
-            advice += f"; to make one: lasaft import-checkpoint {folder} FOLDER"
-        raise CheckpointError(f"{folder}: is a file: {advice}")
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: there is no such checkpoint folder")
-    found = _read_json(folder / CONFIG)
-    config = _read_config(folder / CONFIG, found)
+    found, config = read_record(folder)
     state_dict = _read_weights(folder / WEIGHTS)
     check_fits(state_dict, config, str(folder / WEIGHTS))
     digest = checkpoint_hash(state_dict, found["model"])
@@ -267,46 +254,6 @@ def require_replaceable(folder: Path) -> None:
             f"{folder}: is there and holds something else than a checkpoint ({others}), so it is "
             "left alone; move that elsewhere, or give another folder"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: is missing, so {path.parent} is no checkpoint folder")
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is damaged, it is not JSON: {error}") from error
-    version = found.get("format") if isinstance(found, dict) else None
-    if version != FORMAT:
-        raise CheckpointError(
-            f"{path}: format is {version!r}, this version of lasaft reads {FORMAT}"
-        )
-    unknown = sorted(set(found) - {"format", "hash", "model", "provenance"})
-    if unknown:
-        raise CheckpointError(f"{path}: has unknown keys: {', '.join(unknown)}")
-    for key in ("model", "provenance"):
-        if not isinstance(found.setdefault(key, {}), dict):
-            raise CheckpointError(f"{path}: {key} is {found[key]!r:.80}, allowed: an object")
-    return found
-
-
-def _read_config(path: Path, found: dict[str, Any]) -> ModelConfig:
-    try:
-        # Through JSON: a strict config takes a list for a tuple only there.
-        return ModelConfig.model_validate_json(json.dumps(found["model"]))
-    except ValidationError as error:
-        raise CheckpointError(f"{path}: {_problems(error)}") from error
-
-
-def _problems(error: ValidationError) -> str:
-    """Return pydantic's findings as one line each: option, what was got, what is wrong."""
-    lines = []
-    for found in error.errors(include_url=False):
-        option = ".".join(("model", *map(str, found["loc"])))
-        lines.append(f"{option}: got {found['input']!r:.80}: {found['msg']}")
-    return "\n  ".join(lines)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

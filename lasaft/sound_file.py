@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import soundfile
 
 from lasaft.errors import AudioError
+from lasaft.ffmpeg import container
 from lasaft.flac import flac_in_ogg, whole_flac
 from lasaft.interrupts import held
 from lasaft.mpeg import Piece, after_tags, whole_mpeg
@@ -84,9 +85,9 @@ def open_sound(path: Path) -> Sound:
     """
     try:
         with path.open("rb") as stream:
-            video = _video_format(stream.read(16))
-        if video:
-            raise AudioError(f"it is {video}, extract its audio first")
+            found = container(stream.read(16))
+        if found:
+            raise AudioError(f"it is {found[0]}, extract its audio first")
         return Sound(path, _look_into(path))
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(reason(error)) from error
@@ -114,20 +115,6 @@ def reason(error: Exception) -> str:
 def _name(path: Path) -> Any:
     # As bytes, which its types do not know: a file name need not be Unicode.
     return os.fsencode(path)
-
-
-def _video_format(head: bytes) -> str:
-    """Name the container whose first bytes these are: libsndfile may find "MPEG audio" in it."""
-    if head[4:8] == b"ftyp":
-        return "MP4"
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "AVI"
-    starts = {
-        b"\x1aE\xdf\xa3": "Matroska or WebM",
-        b"\x00\x00\x01\xba": "MPEG video",
-        b"FLV": "FLV",
-    }
-    return next((name for start, name in starts.items() if head.startswith(start)), "")
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,13 @@ from collections.abc import Iterator, Mapping
 
 from jobs.cli.job_table import JOBS, STEPS
 from jobs.cli.presets import PRESETS
+from lasaft.cli.help import NAME_WIDTH, WIDTH, line, option_page, row, wrapped
 from lasaft.config import MODULATIONS, VARIANTS
 from lasaft.errors import ConfigError, Problem
 from lasaft.options import Option, did_you_mean
 from pipeline.config.plain_yaml import NamedFiles
 from pipeline.search.space_reader import SPACES
 
-WIDTH = 100
-_NAME_WIDTH = 28
-_LONGEST_CHOICES = 44
-_SHORT_KINDS = {
-    "bool": "True|False", "ints": "A,B,...", "names": "A,B,...", "pair": "A,B", "path": "PATH",
-    "place": "PATH|ADDRESS", "range": "N|MIN:MAX",
-}  # fmt: skip
 _GROUPS = {
     "model": "network, spectrogram, sources (--model NAME: --help networks)",
     "data": "songs, shards, how windows are drawn",
@@ -70,95 +64,47 @@ def _job_page(job: str, mine: Mapping[str, Option]) -> Iterator[str]:
     yield ""
     yield "the usual options, with their defaults"
     for name in JOBS[job].usual:
-        yield from _line(mine[name])
+        yield from line(mine[name])
     yield ""
     yield "groups of options (--help GROUP lists all of one, --help OPTION explains one)"
     for group, text in _GROUPS.items():
         count = sum(option.section == group for option in mine.values())
         if count:
-            yield from _row(group, f"{count} options: {text}")
+            yield from row(group, f"{count} options: {text}")
     yield ""
-    yield from _wrapped("presets (--help presets)", PRESETS.names())
-    yield from _wrapped("networks (--help networks)", list(VARIANTS))
+    yield from wrapped("presets (--help presets)", PRESETS.names())
+    yield from wrapped("networks (--help networks)", list(VARIANTS))
     yield ""
     for name, flag in JOBS[job].flags.items():
-        yield from _row(f"--{name}", flag.summary)
+        yield from row(f"--{name}", flag.summary)
     if job == "run":
-        yield from _row("--rerun STEP", f"does a step again: {', '.join(STEPS)}")
-    yield f"  {'--json':<{_NAME_WIDTH}}prints the result as JSON"
+        yield from row("--rerun STEP", f"does a step again: {', '.join(STEPS)}")
+    yield f"  {'--json':<{NAME_WIDTH}}prints the result as JSON"
 
 
 def _group_page(group: str, mine: Mapping[str, Option]) -> Iterator[str]:
     yield f"{group}: {_GROUPS[group]}; with defaults"
     for option in mine.values():
         if option.section == group:
-            yield from _line(option)
+            yield from line(option)
 
 
 def _files_page(files: NamedFiles, what: str) -> Iterator[str]:
     option = files.option
     yield f"--{option} NAME {what} one of these, --{option} FILE.yaml a file of your own:"
     for name in files.names():
-        yield from _row(name, files.first_line(name))
+        yield from row(name, files.first_line(name))
 
 
 def _networks_page() -> Iterator[str]:
     yield "--model NAME sets these options; others that are given win over them:"
-    for name, row in VARIANTS.items():
-        settings = " ".join(f"{key}={value}" for key, value in row.items())
-        yield from _row(name, settings)
+    for name, values in VARIANTS.items():
+        settings = " ".join(f"{key}={value}" for key, value in values.items())
+        yield from row(name, settings)
 
 
 def _option_page(option: Option) -> Iterator[str]:
-    yield f"--{option.name}    (also --{option.path}, or {option.name}: in a preset)"
-    yield from textwrap.wrap(f"meaning: {option.description}", WIDTH, subsequent_indent=" " * 9)
-    yield from textwrap.wrap(f"allowed: {option.allowed}", WIDTH, subsequent_indent=" " * 9)
-    yield f"default: {shown(option.default)}"
+    yield from option_page(option)
     if option.name == "modulation":
         for name, declared in MODULATIONS.items():
-            yield from _row(name, declared.summary)
-
-
-def _line(option: Option) -> list[str]:
-    head = f"--{option.name} {shown(option.default)}"
-    return _row(head, f"{option.description} [{_short_allowed(option)}]")
-
-
-def _row(head: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        f"  {head:<{_NAME_WIDTH - 1}} {text}", WIDTH, subsequent_indent=" " * (_NAME_WIDTH + 2),
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
-
-
-def shown(value: object) -> str:
-    """Return a default as a person writes it on the command line.
-
-    >>> shown(("vocals", "drums"))
-    'vocals,drums'
-    """
-    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
-
-
-def _short_allowed(option: Option) -> str:
-    low, high = (None if end is None else f"{end:.12g}" for end in (option.low, option.high))
-    above = ">" if option.low_excluded else ">="
-    match option.kind:
-        case _ if option.choices:
-            joined = "|".join(option.choices)
-            return joined if len(joined) <= _LONGEST_CHOICES else f"{len(option.choices)} choices"
-        case "int" | "float" if low is not None and high is not None and not option.low_excluded:
-            return f"{low}..{high}"
-        case "int" | "float":
-            return ", ".join(
-                part
-                for part in (f"{above}{low}" if low else "", f"<={high}" if high else "")
-                if part
-            )
-        case _:
-            return _SHORT_KINDS.get(option.kind, "TEXT")
-
-
-def _wrapped(title: str, words: list[str]) -> list[str]:
-    text = f"{title}: {', '.join(words)}"
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            yield from row(name, declared.summary)

@@ -1,4 +1,4 @@
-"""Output of the ``lasaft`` command (tables, JSON, one line a fault) and its ending by signals."""
+"""Output of the ``lasaft`` command (tables, JSON, a line a fault) and its ending by signals."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from lasaft.errors import ConfigError, LasaftError
 from lasaft.output import shown, shown_lines
 
 
@@ -78,6 +79,21 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """Tell the user what is wrong."""
     say(f"lasaft: {text}")
+
+
+def listed(error: LasaftError) -> str:
+    """Return what an error says, each problem with a command line on a line of its own."""
+    if isinstance(error, ConfigError) and len(error.problems) > 1:
+        lines = "".join(f"\n  {problem}" for problem in error.problems)
+        return f"{len(error.problems)} errors:{lines}"
+    return str(error)
+
+
+def outcome(total: int, failed: int, what: str) -> int:
+    """Say what of a work in many parts failed, and return the exit code."""
+    if failed:
+        complain(f"{total - failed} of {total} {what}, {failed} failed (named above)")
+    return 1 if failed else 0
 
 
 def text_of(error: Exception) -> str:

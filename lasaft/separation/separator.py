@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import islice, tee
 from typing import Literal
 
 import numpy as np
@@ -54,6 +54,7 @@ class Separator:
         model: the network; it is run where its weights are and set to eval mode.
         overlap_ratio: share of a chunk that is separated twice and averaged, from 0 to 0.5.
         batch_size: chunks that go through the network at once.
+        shifts: passes that are averaged; the chunks of each begin elsewhere.
         precision: ``32``, or ``bf16`` for bfloat16 inside the network (about 37 dB less exact).
         build_estimator: makes the function that is run on each chunk, from the network and the
             conditions wanted (see :data:`Estimator`); default: the network's fast form for them
@@ -76,17 +77,21 @@ class Separator:
         overlap_ratio: float = 0.5,
         batch_size: int = 1,
         precision: Precision = "32",
+        *,
+        shifts: int = 1,
         build_estimator: BuildEstimator | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size: got {batch_size}, allowed: 1 or more")
+        if shifts < 1:
+            raise ConfigError(f"shifts: got {shifts}, allowed: 1 or more")
         if precision not in ("32", "bf16"):
             raise ConfigError(f"precision: got {precision!r}, allowed: 32, bf16")
         self.config: ModelConfig = model.config
         self._grid = wave_grid(model.config, overlap_ratio)
         self._model = model.eval()
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._batch_size, self._precision = batch_size, precision
+        self._batch_size, self._precision, self._shifts = batch_size, precision, shifts
         self._build = build_estimator or partial(specialise, dtype=dtype)
         self._built: tuple[tuple[str, ...], Estimator] | None = None
 
@@ -183,8 +188,27 @@ class Separator:
 
     def _separate(self, blocks: Iterable[Tensor], names: tuple[str, ...]) -> Iterator[Tensor]:
         """Yield [target, channel, sample] at the network's sample rate."""
-        separate = partial(self._windows, estimator=self._estimator(names))
-        return _separated(blocks, self._grid, self._batch_size, separate)
+        separate = partial(self._windows_that_fit, estimator=self._estimator(names))
+        shifts = [number * self._grid.hop // self._shifts for number in range(self._shifts)]
+        passes = [
+            _without_start(
+                _separated(_later(copy, shift), self._grid, self._batch_size, separate), shift
+            )
+            for shift, copy in zip(shifts, tee(blocks, self._shifts), strict=True)
+        ]
+        return _mean(passes) if len(passes) > 1 else passes[0]
+
+    def _windows_that_fit(self, windows: Tensor, estimator: Estimator) -> Tensor:
+        """Separate as many windows at once as the device's memory holds, from now on."""
+        try:
+            pieces = windows.split(self._batch_size)
+            return torch.cat([self._windows(piece, estimator) for piece in pieces])
+        except torch.OutOfMemoryError:
+            if self._batch_size == 1:
+                raise
+        self._batch_size //= 2
+        torch.cuda.empty_cache()
+        return self._windows_that_fit(windows, estimator)
 
     def _windows(self, windows: Tensor, estimator: Estimator) -> Tensor:
         """[batch, channel, window] -> [batch, target, channel, chunk], both on the CPU."""
@@ -267,6 +291,34 @@ def _separated(
             yield from zip(group, separate(windows), strict=True)
 
     return overlap_add(pieces(), grid)
+
+
+def _later(blocks: Iterable[Tensor], shift: int) -> Iterator[Tensor]:
+    """Yield ``blocks`` [..., sample] behind ``shift`` samples of silence."""
+    for number, block in enumerate(blocks):
+        yield block if number else torch.nn.functional.pad(block, (shift, 0))
+
+
+def _without_start(blocks: Iterable[Tensor], shift: int) -> Iterator[Tensor]:
+    """Yield ``blocks`` [..., sample] without the first ``shift`` samples."""
+    for block in blocks:
+        rest = block[..., shift:]
+        shift -= block.shape[-1] - rest.shape[-1]
+        if rest.shape[-1]:
+            yield rest
+
+
+def _mean(passes: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
+    """Yield the mean of signals of one length that arrive in blocks of different sizes."""
+    held = [next(one, None) for one in passes]
+    while all(block is not None for block in held):
+        blocks = [block for block in held if block is not None]
+        count = min(block.shape[-1] for block in blocks)
+        yield torch.stack([block[..., :count] for block in blocks]).mean(dim=0)
+        held = [
+            block[..., count:] if block.shape[-1] > count else next(one, None)
+            for block, one in zip(blocks, passes, strict=True)
+        ]
 
 
 class _Counted:

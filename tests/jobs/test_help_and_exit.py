@@ -203,14 +203,11 @@ def test_the_library_and_its_command_start_without_the_heavy_imports(command: st
     code = (
         "import sys, lasaft\n"
         "from lasaft.cli import main\n"
-        "try:\n"
-        f"    main([*{command.split()}, '--help'])\n"
-        "except SystemExit as ended:\n"
-        "    assert not ended.code\n"
+        f"assert main([*{command.split()}, '--help']) == 0\n"
         f"print(sorted({HEAVY} & sys.modules.keys()))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("usage: lasaft")
+    assert "\nusage: lasaft" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def test_wav_files_beyond_4_gib_become_rf64() -> None:
         (("mp3", "16"), "bits: got '16' with format mp3: no such option"),
     ],
 )
-def test_a_format_that_does_not_exist_is_rejected(arguments: tuple[str, ...], message: str) -> None:
+def test_a_format_that_does_not_exist_is_rejected(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Encoding(*arguments)
 
@@ -184,12 +185,16 @@ def test_text_named_wav_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_video_file_is_an_error_that_names_the_file(
-    tmp_path: Path, name: str, head: bytes, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, head: bytes, kind: str
 ) -> None:
     path = tmp_path / name
     path.write_bytes(head + bytes(4000))
     message = rf"{name}: is not an audio file .*\(wav, flac, mp3, ogg\): it is {kind}"
-    with pytest.raises(AudioError, match=message):
+    if shutil.which("ffmpeg"):
+        with pytest.raises(AudioError, match=f"{message}.*, and ffmpeg says: .+"):
+            AudioReader(path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(AudioError, match=f"{message}.*, which needs ffmpeg on PATH"):
         AudioReader(path)
 
 

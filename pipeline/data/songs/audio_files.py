@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lasaft.errors import AudioError, DataError
+from lasaft.ffmpeg import INSTALL
 from lasaft.sound_file import SEVERAL, Sound, holds_several, open_sound, reason
 
 # The audio streams of a MUSDB18 file, in the file's order.
@@ -76,8 +77,7 @@ def require_ffmpeg() -> None:
     if missing:
         raise DataError(
             f"reading .stem.mp4 needs {' and '.join(missing)} on PATH, which is missing; install "
-            "ffmpeg (apt-get install ffmpeg, brew install ffmpeg or conda install ffmpeg), or use "
-            "the wav layout of MUSDB18"
+            f"ffmpeg ({INSTALL}), or use the wav layout of MUSDB18"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import torch
 from lasaft.checkpoint import load_checkpoint, save_checkpoint
 from lasaft.cli import commands as cli
 from lasaft.cli.console import print_table
+from lasaft.cli.separate import SeparateOptions
 from lasaft.errors import ConfigError
 from lasaft.files import safe_name
 from lasaft.separation import stems
@@ -92,6 +94,116 @@ def test_every_option_of_separate_does_something(tmp_path: Path, checkpoint: Pat
     assert np.allclose(run("--batch_size", 2), plain, atol=1e-6)
     assert np.allclose(run("--device", "cpu"), plain, atol=1e-6)
     assert np.allclose(run("--bits", "16"), np.clip(plain, -1, 1), atol=2**-15)
+
+
+@pytest.mark.parametrize("method", ["minus", "add"])
+def test_two_stems_are_a_source_and_its_rest(tmp_path: Path, checkpoint: Path, method: str) -> None:
+    audio = noise(2, 100_000)
+    song = write(tmp_path / "song.wav", audio, 48000)
+    words = ["--two-stems", "drums", "--other-method", method]
+    assert separate(checkpoint, tmp_path / "out", song, *words) == 0
+    assert files_of(tmp_path / "out") == ["song/drums.wav", "song/no_drums.wav"]
+    wanted = Separator(tiny_model()).separate(audio, 48000)
+    drums, rest = (read(tmp_path / "out" / "song" / f"{no}drums.wav") for no in ("", "no_"))
+    assert np.allclose(drums, wanted["drums"], atol=1e-6)
+    others = sum(wanted[name].numpy() for name in ("vocals", "bass", "other"))
+    assert np.allclose(rest, audio - drums if method == "minus" else others, atol=1e-6)
+
+
+def test_what_is_beyond_full_scale_is_turned_down_cut_or_left(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    song = write(tmp_path / "loud.wav", noise(2, 9000, scale=30))
+
+    def run(mode: str, *words: str) -> np.ndarray:
+        words = ("--targets", "bass", "--clip_mode", mode, *words)
+        assert separate(checkpoint, tmp_path / mode, song, *words) == 0
+        return read(tmp_path / mode / "loud" / "bass.wav")
+
+    left = run("none")
+    peak = np.abs(left).max()
+    assert peak > 2
+    assert np.array_equal(run("clamp"), left.clip(-1, 1))
+    assert "values above full scale were clipped: bass" in capsys.readouterr().err
+    assert np.allclose(run("rescale"), left / peak, atol=1e-6)
+    lower = f"turned down to full scale: bass {20 * np.log10(peak):.1f} dB"
+    assert lower in capsys.readouterr().err
+    assert np.allclose(run("rescale", "--bits", "16"), left / peak, atol=2**-15)
+    assert files_of(tmp_path / "rescale") == ["loud/bass.wav"]
+
+
+@pytest.mark.parametrize(("rate", "bitrate"), [(44100, 64), (44100, 320), (22050, 24)])
+def test_an_mp3_has_the_bit_rate_that_is_asked_for(
+    tmp_path: Path, checkpoint: Path, rate: int, bitrate: int
+) -> None:
+    song = write(tmp_path / "song.wav", noise(2, 2 * rate), rate)
+    words = ["--targets", "bass", "--format", "mp3", "--bitrate", bitrate]
+    assert separate(checkpoint, tmp_path / "out", song, *words) == 0
+    size = (tmp_path / "out" / "song" / "bass.mp3").stat().st_size
+    assert 8 * size / 2000 == pytest.approx(bitrate, rel=0.1)
+
+
+def test_a_bit_rate_that_mp3_has_not_at_the_song_s_rate_is_named(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    song = write(tmp_path / "song.wav", noise(2, 1000), 22050)
+    words = ["--format", "mp3", "--bitrate", 320]
+    assert separate(checkpoint, tmp_path / "out", song, *words) == 1
+    assert "bitrate: got 320, allowed at 22050 Hz: from 8 to 160" in capsys.readouterr().err
+
+
+def test_folders_and_standard_input_are_songs_too(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = write(tmp_path / "in" / "album" / "one.flac", noise(2, 900))
+    write(tmp_path / "in" / "two.wav", noise(2, 900))
+    (tmp_path / "in" / "notes.txt").write_text("words")
+    stdin = io.TextIOWrapper(io.BytesIO(one.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    words = [tmp_path / "in", "-", "--targets", "bass"]
+    assert separate(checkpoint, tmp_path / "out", *words) == 0
+    names = ["album/one/bass.wav", "stdin/bass.wav", "two/bass.wav"]
+    assert files_of(tmp_path / "out") == names
+    first, second = (tmp_path / "out" / name for name in names[:2])
+    assert np.array_equal(read(first), read(second))
+    assert separate(checkpoint, tmp_path / "out", "-") == 1  # nothing is left of it
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+@pytest.mark.parametrize("ending", ["m4a", "aac", "mp4", "webm"])
+def test_what_ffmpeg_decodes_is_separated(tmp_path: Path, checkpoint: Path, ending: str) -> None:
+    wav = write(tmp_path / "song.wav", tone(440, 1.0, 48000), 48000)
+    song = tmp_path / f"coded.{ending}"
+    command = ["ffmpeg", "-v", "error", "-i", str(wav), str(song)]
+    subprocess.run(command, check=True)
+    assert separate(checkpoint, tmp_path / "out", song, "--two_stems", "bass") == 0
+    stems = [read(tmp_path / "out" / "coded" / f"{name}.wav") for name in ("bass", "no_bass")]
+    mixture = np.sum(stems, axis=0)[0]
+    assert 47_000 < len(mixture) < 51_000
+    spectrum = np.abs(np.fft.rfft(mixture[:48_000]))
+    assert np.argmax(spectrum) in (439, 440, 441)
+
+
+def test_the_last_checkpoint_here_is_taken_and_the_stems_go_to_separated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "song.wav", noise(2, 500))
+    words = ["separate", "song.wav", "--targets", "bass"]
+    assert cli.main(words) == 2
+    assert "checkpoint: there is none here or 3 folders below" in capsys.readouterr().err
+    model = tiny_model()
+    for age, name in enumerate(
+        ("runs/film/checkpoint", "mine", "runs/epoch=7", ".hidden/c", "a/b/c/d")
+    ):
+        save_checkpoint(Path(name), model.state_dict(), model.config, {})
+        os.utime(Path(name, "weights.safetensors"), (age, age))
+    assert cli.main(words) == 0
+    out, err = capsys.readouterr()
+    assert "checkpoint: mine (the last one trained or imported here" in err
+    assert "device: " in err
+    assert out.splitlines()[1].split() == ["separated/song/bass.wav", "0.0", out.split()[-1]]
+    assert files_of(tmp_path / "separated") == ["song/bass.wav"]
 
 
 @pytest.mark.parametrize("ending", ["wav", "flac", "mp3", "ogg"])
@@ -289,17 +401,35 @@ def test_a_name_of_two_lines_is_told_in_one(
     ("arguments", "code", "message"),
     [
         (["--targets", "guitar"], 2, "targets: got guitar, allowed: vocals, drums, bass, other"),
-        (["--targets", ","], 2, "targets: is empty"),
-        (["--overlap_ratio", "0.7"], 2, "overlap_ratio: got 0.7, allowed: from 0 to 0.5"),
-        (["--overlap_ratio", "half"], 2, "argument --overlap_ratio: invalid float value: 'half'"),
-        (["--batch_size", "0"], 2, "batch_size: got 0"),
+        (["--targets", ","], 2, "targets: got ',', allowed: names with commas between"),
+        (
+            ["--overlap_ratio", "0.7"],
+            2,
+            "overlap_ratio: got '0.7', allowed: a number from 0 to 0.5",
+        ),
+        (["--overlap_ratio", "half"], 2, "overlap_ratio: got 'half', allowed: a number"),
+        (["--batch_size", "0"], 2, "batch_size: got '0', allowed: a whole number of at least 1"),
         (["--device", "tpu"], 2, "device: got 'tpu', allowed: auto, cpu, cuda"),
         (["--device", "cuda:77"], 2, "device: got 'cuda:77', but"),
-        (["--precision", "16"], 2, "argument --precision: invalid choice: '16'"),
+        (["--precision", "16"], 2, "precision: got '16', allowed: 32, bf16"),
         (["--format", "flac", "--bits", "32f"], 2, "bits: got '32f' with format flac: 24, 16"),
         (["--format", "mp3", "--name", "{track}/{source}.wav"], 2, "but name ends in .wav"),
         (["--name", "../{track}/{source}"], 2, "has .. in it"),
-        (["--overlap", "0.5"], 2, "unrecognized arguments: --overlap"),
+        (["--overlap", "0.5"], 2, "overlap: no such option; did you mean overlap_ratio?"),
+        (
+            ["--two_stems", "guitar"],
+            2,
+            "two_stems: got guitar, allowed: vocals, drums, bass, other",
+        ),
+        (
+            ["--two_stems", "bass", "--targets", "bass"],
+            2,
+            "targets: allowed only without two_stems",
+        ),
+        (["--other_method", "add"], 2, "other_method: has no effect without two_stems"),
+        (["--bitrate", "64"], 2, "bitrate: has no effect with format wav"),
+        (["-", "-"], 2, "SONG: got -, twice"),
+        (["folder"], 2, "folder: holds no audio file (wav, "),
     ],
 )
 def test_wrong_usage_of_separate_is_one_clear_line(  # noqa: PLR0917
@@ -311,11 +441,9 @@ def test_wrong_usage_of_separate_is_one_clear_line(  # noqa: PLR0917
     message: str,
 ) -> None:
     song = write(tmp_path / "song.wav", noise(2, 500))
-    try:
-        found = separate(checkpoint, tmp_path / "out", song, *arguments)
-    except SystemExit as stop:  # argparse ends in its own way
-        found = stop.code
-    assert found == code
+    (tmp_path / "folder").mkdir()
+    arguments = [str(tmp_path / "folder") if word == "folder" else word for word in arguments]
+    assert separate(checkpoint, tmp_path / "out", song, *arguments) == code
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
@@ -386,13 +514,57 @@ def test_a_signal_ends_the_real_command_and_leaves_nothing(
     assert files_of(tmp_path / "out") == []
 
 
-def test_help_is_quick_and_does_not_import_torch() -> None:
-    code = "import sys; import lasaft.cli.commands as c; c._parser(); print('torch' in sys.modules)"
+def test_every_problem_is_told_at_once_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = "import sys, lasaft.cli as c; print(c.main(sys.argv[1:]), 'torch' in sys.modules)"
+    words = ["separate", "--out-dir", "x", "--shifts", "0", "--device", "tpu", "--name", "{x}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
-    assert result.stdout == "False\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True, text=True, check=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout == "2 False\n"
+    first, *problems = done.stderr.splitlines()
+    assert first == "lasaft: 3 errors:"
+    assert [line.split(":")[0].strip() for line in problems] == ["out_dir", "SONG", "shifts"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words[5:], "--help"],
+        capture_output=True, text=True, check=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout.endswith("2 False\n")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["separate", "--help"], ["export", "-h"]])
+def test_a_page_of_help_fits_a_screen(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("lasaft")
+    assert len(lines) < 50
+    assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("name", [*SeparateOptions.model_fields])
+def test_help_explains_each_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["separate", "--help", name.replace("_", "-")]) == 0
+    assert capsys.readouterr().out.startswith(f"--{name}\nmeaning: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "command: got none, allowed: separate, score,"),
+        (["sperate"], "command: got 'sperate', .*; did you mean separate\\?"),
+        (["export", "c"], "FILE: is missing"),
+        (["export", "c", "f", "g"], "g: is one word too many, allowed: CHECKPOINT FILE"),
+        (["import_checkpoint"], "2 errors:\n  FILE.ckpt: is missing\n  DIR: is missing"),
+        (["score", "a", "b", "-x"], "-x: an option is written --name VALUE"),
+        (["export", "--help", "fil"], "help: got 'fil', allowed: an option of export"),
+    ],
+)
+def test_wrong_usage_of_a_command_is_told(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    assert re.match(f"lasaft: {message}", capsys.readouterr().err)
 
 
 # --- import-checkpoint --------------------------------------------------------------------------

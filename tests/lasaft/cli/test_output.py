@@ -36,8 +36,8 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = tiny_model()
     save_checkpoint(folder / "c", model.state_dict(), model.config, {})
     song = write(folder / f"{NAME}.wav", noise(2, 1000))
-    words = f"separate '{song}' --checkpoint {folder / 'c'} --targets bass --output_dir"
-    return f"{sys.executable} -m lasaft.cli {words}"
+    words = f"separate '{song}' --checkpoint {folder / 'c'} --targets bass --device cpu"
+    return f"{sys.executable} -m lasaft.cli {words} --output_dir"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

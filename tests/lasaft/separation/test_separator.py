@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lasaft.audio import Samples
 from lasaft.config import ModelConfig
@@ -376,13 +377,68 @@ def test_unknown_targets_are_rejected(model: LaSAFT, targets: list[str], message
         Separator(model).separate(noise(2, 10), RATE, targets)
 
 
+@pytest.mark.parametrize("shifts", [2, 3])
+def test_shifts_are_the_mean_of_passes_whose_chunks_begin_elsewhere(
+    model: LaSAFT, shifts: int
+) -> None:
+    audio, plain = noise(2, 50_001), Separator(model)
+    hop = wave_grid(model.config, 0.5).hop
+    passes = []
+    for number in range(shifts):
+        later = number * hop // shifts
+        padded = np.pad(audio, ((0, 0), (later, 0)))
+        passes.append(plain.separate(padded, RATE, "bass")["bass"][:, later:])
+    found = Separator(model, shifts=shifts).separate(audio, RATE, "bass")["bass"]
+    assert found.shape == audio.shape
+    assert torch.allclose(found, torch.stack(passes).mean(dim=0), atol=1e-6)
+    assert not torch.allclose(found, passes[0], atol=1e-5)
+
+
+def test_where_memory_lacks_the_batch_is_halved_and_the_result_is_the_same(model: LaSAFT) -> None:
+    sizes = []
+
+    def build(model: LaSAFT, conditions: Tensor) -> Estimator:
+        estimate = plain_estimator(model, conditions)
+
+        def limited(spec: Tensor) -> Tensor:
+            sizes.append(len(spec))
+            if len(spec) > 3:
+                raise torch.OutOfMemoryError("no room")
+            return estimate(spec)
+
+        return limited
+
+    audio = noise(2, 200_000)
+    wanted = Separator(model, batch_size=2, build_estimator=plain_estimator).separate(audio, RATE)
+    found = Separator(model, batch_size=8, build_estimator=build).separate(audio, RATE)
+    assert sizes[:3] == [8, 4, 2]
+    assert max(sizes[3:]) == 2
+    for name, stem in wanted.items():
+        assert torch.equal(found[name], stem)
+
+
+def test_one_chunk_that_does_not_fit_is_an_error(model: LaSAFT) -> None:
+    def build(model: LaSAFT, conditions: Tensor) -> Estimator:
+        def refuse(spec: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("no room")
+
+        return refuse
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Separator(model, batch_size=4, build_estimator=build).separate(noise(2, 9000), RATE)
+
+
 def test_one_target_may_be_given_by_its_name(model: LaSAFT) -> None:
     assert list(Separator(model).separate(noise(2, 10), RATE, targets="vocals")) == ["vocals"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"batch_size": 0}, "batch_size: got 0"), ({"precision": "16"}, "precision: got '16'")],
+    [
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"shifts": 0}, "shifts: got 0"),
+        ({"precision": "16"}, "precision: got '16'"),
+    ],
 )
 def test_settings_out_of_range_are_rejected(
     model: LaSAFT, options: dict[str, Any], message: str
