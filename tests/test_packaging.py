@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -116,3 +118,24 @@ def test_the_citation_is_of_this_version() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == lasaft.__version__
     assert f"## {lasaft.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_run_works_in_the_folder_of_its_caller(tmp_path: Path) -> None:
+    checkout, elsewhere = tmp_path / "checkout", tmp_path / "elsewhere"
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    elsewhere.mkdir()
+    python = checkout / ".venv" / "bin" / "python"
+    python.symlink_to(sys.executable)
+    for name in ("run", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, checkout)
+    version = subprocess.run([python, "--version"], capture_output=True, check=True).stdout
+    asked = b"".join(
+        (checkout / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")
+    )
+    stamp = hashlib.sha256(asked + version).hexdigest()
+    (checkout / ".venv" / "stamp").write_text(f"{stamp}\n")
+    done = _run(checkout / "run", "bash", "-c", "pwd; command -v python", folder=elsewhere)
+    assert (done.stdout, done.stderr) == (f"{elsewhere}\n{python}\n", "")
+    shown = _run(checkout / "run", "help", folder=elsewhere).stdout.splitlines()
+    assert shown[0].startswith("Makes .venv")
+    assert shown[-1].strip() == "./run python -m jobs.train --help"

@@ -213,7 +213,14 @@ def _said_by_the_checkpoint(run: RunConfig) -> dict[str, Problem]:
 _DATA = (*_SONGS, *_SHARDS, "max_frames_per_shard", *_DRAWING)
 _EVERYTHING = ("output_dir", "model", *_DATA, "train", "evaluate", "tracking", "cluster")
 
+# In the order of the workflow: look first, do all of it, or step by step.
 JOBS: Mapping[str, Job] = {
+    "doctor": Job(
+        "says whether everything that a run needs is there",
+        _EVERYTHING,
+        ("musdb_root", "output_dir", "shards_dir", "gpus", "address"),
+        _needs_nothing,
+    ),
     "run": Job(
         "everything: songs, shards, training, scores, report; what is unchanged is skipped",
         (*_EVERYTHING, "search"),
@@ -242,12 +249,6 @@ JOBS: Mapping[str, Job] = {
             ),
         },
     ),
-    "train": Job(
-        "trains a network on shards; an interrupted training goes on",
-        ("output_dir", "model", *_SHARDS, *_DRAWING, "train", "tracking", "cluster"),
-        ("shards_dir", "output_dir", "batch_size", "max_epochs", "lr", "gpus", "precision", "seed"),
-        _needs_shards,
-    ),
     "tune": Job(
         "searches for the best settings with many small trainings; an interrupted search goes on",
         ("output_dir", "model", *_SHARDS, *_DRAWING, "train", "search", "tracking", "cluster"),
@@ -257,6 +258,12 @@ JOBS: Mapping[str, Job] = {
         ),
         _needs_search,
         idle_in_trials,
+    ),
+    "train": Job(
+        "trains a network on shards; an interrupted training goes on",
+        ("output_dir", "model", *_SHARDS, *_DRAWING, "train", "tracking", "cluster"),
+        ("shards_dir", "output_dir", "batch_size", "max_epochs", "lr", "gpus", "precision", "seed"),
+        _needs_shards,
     ),
     "evaluate": Job(
         "separates whole songs with a trained network and scores them (BSS Eval v4)",
@@ -273,12 +280,6 @@ JOBS: Mapping[str, Job] = {
         ("output_dir", "split", "checkpoint", "report_audio", "tracking"),
         ("output_dir", "split", "report_audio"),
         _needs_scores,
-    ),
-    "doctor": Job(
-        "says whether everything that a run needs is there",
-        _EVERYTHING,
-        ("musdb_root", "output_dir", "shards_dir", "gpus", "address"),
-        _needs_nothing,
     ),
     "main": Job(
         "the command line of the LaSAFT README: trains a network, or evaluates a trained one",

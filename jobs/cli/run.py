@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from jobs.cli.command import Command
+from lasaft.cli.console import listed
 from lasaft.errors import ConfigError, LasaftError
 from lasaft.files import AWAY
 from lasaft.output import keep_output, shown_lines
@@ -114,10 +115,7 @@ def _message(name: str, error: LasaftError) -> str:
         # An error that crossed from a Ray task carries the original as its cause.
         cause = getattr(error, "cause", None)
         return f"{name}: error: {cause if isinstance(cause, LasaftError) else error}"
-    if len(error.problems) == 1:
-        return f"{name}: error: {error.problems[0]}"
-    lines = "".join(f"\n  {problem}" for problem in error.problems)
-    return f"{name}: {len(error.problems)} errors:{lines}"
+    return f"{name}: {'error: ' if len(error.problems) == 1 else ''}{listed(error)}"
 
 
 def _write(text: str) -> None:

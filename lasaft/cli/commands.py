@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lasaft import __version__
+from lasaft.cli.completion import SHELLS, completion
 from lasaft.cli.console import (
     complain,
     listed,
@@ -24,7 +25,7 @@ from lasaft.cli.help import row
 from lasaft.cli.separate import SEPARATE
 from lasaft.config import Settings, option
 from lasaft.errors import ConfigError, LasaftError, Problem
-from lasaft.options import did_you_mean
+from lasaft.options import did_you_mean, options_of
 from lasaft.output import keep_output
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ def _run(words: Sequence[str]) -> int:
     if first == "--version":
         sys.stdout.write(f"lasaft {__version__}\n")
         return 0
+    if first == "--completion":
+        shell = rest[0] if rest else ""
+        sys.stdout.write(completion(shell, ("lasaft",), {"lasaft": VERBS}, LASAFT))
+        return 0
     name = first.replace("_", "-")
     if name not in VERBS:
         hint = did_you_mean(name, VERBS)
@@ -81,6 +86,7 @@ def _page() -> str:
         lines += row(name, verb.summary)
     lines += row("COMMAND --help", "lists its options; --help OPTION explains one")
     lines += row("--version", "says which this is")
+    lines += row(f"--completion {'|'.join(SHELLS)}", "prints what your shell's start file sources")
     return "\n".join(lines) + "\n"
 
 
@@ -195,3 +201,5 @@ VERBS = {
         _export,
     ),
 }
+# For the completion of shells: the options of each command, and its flag.
+LASAFT = {name: (options_of(verb.options), {"json": ()}) for name, verb in VERBS.items()}

@@ -16,7 +16,7 @@ import pytest
 
 from jobs.cli import Command, parse
 from jobs.cli.help import help_page
-from jobs.cli.job_table import JOBS
+from jobs.cli.job_table import JOBS, STEPS
 from jobs.cli.presets import PRESETS
 from jobs.cli.run import Result, run_job
 from lasaft.errors import ConfigError, DataError, StageError
@@ -211,3 +211,13 @@ def test_the_library_and_its_command_start_without_the_heavy_imports(command: st
     )
     assert "\nusage: lasaft" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_jobs_are_listed_in_the_order_of_the_workflow() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    listed = re.findall(r"^python -m jobs\.(\w+)", done.stdout, re.MULTILINE)
+    assert listed == list(JOBS)
+    steps = ["tune" if step == "search" else step for step in STEPS if step != "songs"]
+    assert [job for job in listed if job in steps] == steps
