@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import TYPE_CHECKING, Literal
 
 from lasaft.checkpoint_record import WEIGHTS, read_record
 from lasaft.cli.console import complain, outcome, print_json, print_table, say, text_of
 from lasaft.cli.grammar import Given, Verb, near
 from lasaft.config import Settings, option
-from lasaft.errors import AudioError, ConfigError, LasaftError, Problem, StageError
+from lasaft.errors import AudioError, ConfigError, LasaftError, Problem
 from lasaft.options import did_you_mean
 from lasaft.output import shown
 
@@ -44,6 +47,9 @@ class SeparateOptions(Settings):
     shifts: int = option(1, "passes, with chunks cut elsewhere, that are averaged", ge=1, le=100)
     batch_size: int = option(1, "chunks at once; on a GPU halved where memory lacks", ge=1)
     device: str = option("auto", "auto (cuda, else mps, else cpu), cpu, cuda, cuda:N or mps")
+    jobs: int | None = option(
+        None, "songs at a time (None: one for each four cores, one on a GPU)", ge=1, le=256
+    )
     precision: Literal["32", "bf16"] = option("32", "of the network's arithmetic")
     format: Literal["wav", "flac", "mp3"] | None = option(None, "of the stems (None: wav)")
     bits: Literal["16", "24", "32f"] | None = option(None, "None: 32f for wav, 24 for flac")
@@ -122,16 +128,16 @@ def _separate(given: Given) -> int:
         separator, digest = _make_separator(folder, options)
         done: list[tuple[_Song, Stems]] = []
         failed: dict[str, str] = {}
-        for song, files in zip(songs, plan, strict=True):
-            try:
-                done.append((song, _separate_song(separator, song, files, making, spool)))
-            except (LasaftError, OSError) as error:
-                text = text_of(error).replace(str(song.path), song.shown)
-                failed[song.shown] = text
-                complain(text.replace(song.shown, shown(song.shown)))  # its name may hold lines
-                continue
-            for note in done[-1][1].notes:
-                say(f"{shown(song.shown)}: {note}")
+        work = partial(_attempt, separator, making, Event())
+        with closing(_side_by_side(work, list(zip(songs, plan, strict=True)), options)) as results:
+            for song, result in zip(songs, results, strict=True):
+                if isinstance(result, str):
+                    failed[song.shown] = result
+                    complain(result.replace(song.shown, shown(song.shown)))  # it may hold lines
+                    continue
+                done.append((song, result))
+                for note in result.notes:
+                    say(f"{shown(song.shown)}: {note}")
     if given.json:
         results = [stems.as_json() | {"song": song.shown} for song, stems in done]
         print_json({"checkpoint": digest, "songs": results, "failed": failed})
@@ -228,14 +234,36 @@ def _make_separator(folder: Path, options: SeparateOptions) -> tuple[Separator, 
     return separator, checkpoint.hash
 
 
-def _separate_song(
-    separator: Separator, song: _Song, files: dict[str, Path], making: Making, spool: str
-) -> Stems:
+def _side_by_side(
+    work: partial[Stems | str], items: list[tuple[_Song, dict[str, Path]]], options: SeparateOptions
+) -> Generator[Stems | str, None, None]:
+    """Yield what ``work`` makes of each item, in their order; closed, what still runs is ended."""
+    import torch
+
+    cores, stop = torch.get_num_threads(), work.args[-1]
+    on_cpu = options.device == "cpu" or not torch.accelerator.is_available()
+    count = min(options.jobs or (max(1, cores // 4) if on_cpu else 1), len(items))
+    if count == 1:
+        yield from map(work, items)
+        return
+    threads = max(1, cores // count)
+    with ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(threads)) as pool:
+        try:
+            yield from pool.map(work, items)
+        finally:
+            stop.set()
+
+
+def _attempt(
+    separator: Separator, making: Making, stop: Event, item: tuple[_Song, dict[str, Path]]
+) -> Stems | str:
+    """Separate a song; return what was made, or what is wrong with it."""
     import torch
     from tqdm import tqdm
 
     from lasaft.separation.stems import separate_file
 
+    song, files = item
     layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     with ExitStack() as stack:
 
@@ -245,12 +273,21 @@ def _separate_song(
                 total=seconds, desc=song.path.name, unit="s", bar_format=layout, file=sys.stderr,
                 disable=None, dynamic_ncols=True,
             )  # fmt: skip
-            return stack.enter_context(bar).update
+            stack.enter_context(bar)
+
+            def advance(seconds: float) -> None:
+                if stop.is_set():
+                    raise KeyboardInterrupt
+                bar.update(seconds)
+
+            return advance
 
         try:
             return separate_file(separator, song.path, files, making, begin)
-        except torch.OutOfMemoryError as error:
-            raise StageError(f"{song.path}: one chunk does not fit the device's memory") from error
+        except torch.OutOfMemoryError:
+            return f"{song.shown}: one chunk does not fit the device's memory"
+        except (LasaftError, OSError) as error:
+            return text_of(error).replace(str(song.path), song.shown)
 
 
 SEPARATE = Verb(

@@ -200,13 +200,13 @@ class Separator:
 
     def _windows_that_fit(self, windows: Tensor, estimator: Estimator) -> Tensor:
         """Separate as many windows at once as the device's memory holds, from now on."""
+        most = self._batch_size
         try:
-            pieces = windows.split(self._batch_size)
-            return torch.cat([self._windows(piece, estimator) for piece in pieces])
+            return torch.cat([self._windows(piece, estimator) for piece in windows.split(most)])
         except torch.OutOfMemoryError:
-            if self._batch_size == 1:
+            if most == 1:
                 raise
-        self._batch_size //= 2
+        self._batch_size = most // 2
         torch.cuda.empty_cache()
         return self._windows_that_fit(windows, estimator)
 

@@ -491,13 +491,33 @@ def test_an_interruption_exits_with_130_and_leaves_nothing_half_written(
     assert files_of(tmp_path / "out") == finished
 
 
+def test_songs_side_by_side_give_what_they_give_one_by_one(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    songs = [write(tmp_path / f"{name}.wav", noise(2, 40_000, seed=name)) for name in range(4)]
+    bad = tmp_path / "bad.wav"
+    bad.write_text("words")
+    for jobs in (1, 3):
+        words = [*songs, bad, "--jobs", jobs, "--targets", "bass"]
+        assert separate(checkpoint, tmp_path / f"out{jobs}", *words) == 1
+        out, err = capsys.readouterr()
+        names = [line.split()[0] for line in out.splitlines()[1:]]
+        assert names == [str(tmp_path / f"out{jobs}" / s.stem / "bass.wav") for s in songs]
+        assert "4 of 5 songs were separated, 1 failed" in err
+    for song in songs:
+        one, other = (read(tmp_path / f"out{jobs}" / song.stem / "bass.wav") for jobs in (1, 3))
+        assert np.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_real_command_and_leaves_nothing(
-    tmp_path: Path, checkpoint: Path, number: signal.Signals
+    tmp_path: Path, checkpoint: Path, number: signal.Signals, jobs: int
 ) -> None:
     song = write(tmp_path / "song.flac", np.tile(noise(2, RATE), 60))
-    command = [sys.executable, "-m", "lasaft.cli", "separate", str(song), "--checkpoint",
-               str(checkpoint), "--output_dir", str(tmp_path / "out")]  # fmt: skip
+    songs = [str(song), str(shutil.copy(song, tmp_path / "other.flac"))]
+    command = [sys.executable, "-m", "lasaft.cli", "separate", *songs, "--jobs", str(jobs),
+               "--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "out")]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
