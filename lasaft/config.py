@@ -68,11 +68,14 @@ BLOCKS: Mapping[str, tuple[str, str]] = {
     "tfc_tdf": ("TFC", "_TDF"),
     "tfc_lasaft": ("TFC", "_LaSAFT"),
     "tfc_lightsaft": ("TFC", "_LightSAFT"),
+    "tfc_lasaft_v2": ("TFC", "_LaSAFTv2"),
+    "tfc_lightsaft_v2": ("TFC", "_LightSAFTv2"),
     "tfc_rnn": ("TFC", "_RNN"),
     "tdf": ("TDF", ""),
     "tdc": ("TDC", ""),
     "tdc_rnn": ("TDC", "_RNN"),
 }
+V2_BLOCKS = ("tfc_lasaft_v2", "tfc_lightsaft_v2")
 if TYPE_CHECKING:
     ModulationName = BlockName = str
 else:
@@ -172,6 +175,8 @@ class ModelConfig(Settings):
     bias: bool = option(False, "biases in TDF nets' linears")
     num_tdfs: Positive = option(6, "latent sources of LaSAFT and LightSAFT")
     dk: Positive = option(32, "attention key size of LaSAFT and LightSAFT")
+    query_listen: bool = option(False, "v2 blocks: the query of a frame is made of its mixture")
+    key_listen: bool = option(False, "v2 blocks: the keys of a frame are made of its mixture")
 
     modulation: ModulationName = option(
         "gpocm", "how a condition modulates the blocks named by condition_to"
@@ -286,16 +291,27 @@ class ModelConfig(Settings):
 
     @property
     def attentive(self) -> bool:
-        """Every block listens to the condition through latent source attention."""
-        return self.block in ("tfc_lasaft", "tfc_lightsaft")
+        """Some block listens to the condition through latent source attention."""
+        return any(self.attentive_blocks)
+
+    @property
+    def attentive_blocks(self) -> tuple[bool, ...]:
+        """For each block: does it attend? In v2 networks those of condition_to do, else all."""
+        if self.block in V2_BLOCKS:
+            return self._conditioned_blocks
+        return (self.block in ("tfc_lasaft", "tfc_lightsaft"),) * self.n_blocks
 
     @property
     def modulated_blocks(self) -> tuple[bool, ...]:
         """For each block (encoders, middle, decoders): is it modulated?"""
+        none = (False,) * self.n_blocks
+        return none if self.modulation == "none" else self._conditioned_blocks
+
+    @property
+    def _conditioned_blocks(self) -> tuple[bool, ...]:
         encoder = self.condition_to in ("encoder", "full")
         decoder = self.condition_to in ("decoder", "full")
-        flags = (encoder,) * self.levels + (self.condition_to == "full",) + (decoder,) * self.levels
-        return flags if self.modulation != "none" else (False,) * self.n_blocks
+        return (encoder,) * self.levels + (self.condition_to == "full",) + (decoder,) * self.levels
 
     def modulation_uses(self, option: str) -> bool:
         """Is it one of the options that the modulation declares?"""
@@ -422,7 +438,8 @@ _CONTROL_OPTIONS = ("condition_to", "control_type", "control_n_layer")
 _MODULATION_OPTIONS = sorted({name for found in MODULATIONS.values() for name in found.options})
 assert set(_MODULATION_OPTIONS) <= set(ModelConfig.model_fields), "a modulation's OPTIONS"
 _VECTOR_OPTIONS = ("control_vector_type", "embedding_dim")
-_TFC_BLOCKS = ("tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tfc_rnn")
+_ATTENTIVE = ("tfc_lasaft", "tfc_lightsaft", *V2_BLOCKS)
+_TFC_BLOCKS = ("tfc", "tfc_tdf", *_ATTENTIVE, "tfc_rnn")
 _TDC_BLOCKS, _RNN_BLOCKS = ("tdc", "tdc_rnn"), ("tfc_rnn", "tdc_rnn")
 # For each option of a block, the blocks that use it; the others are used by every network.
 _BLOCK_OPTIONS = {
@@ -438,8 +455,10 @@ _BLOCK_OPTIONS = {
     "tfc_tdf_bias": (*_TFC_BLOCKS[1:], "tdc_rnn"),
     **dict.fromkeys(("num_layers_rnn", "bn_factor_rnn", "min_bn_units_rnn"), _RNN_BLOCKS),
     "bias": ("tdf",),
-    "num_tdfs": ("tfc_lasaft", "tfc_lightsaft"),
-    "dk": ("tfc_lasaft", "tfc_lightsaft"),
+    "num_tdfs": _ATTENTIVE,
+    "dk": _ATTENTIVE,
+    "query_listen": V2_BLOCKS,
+    "key_listen": V2_BLOCKS,
 }
 
 
@@ -459,8 +478,9 @@ def without_effect(config: ModelConfig) -> dict[str, Problem]:
     if not modulated:
         idle |= no_effect((*_CONTROL_OPTIONS, *_MODULATION_OPTIONS), why_not, *others)
         if config.modulation != "none":
-            del idle["condition_to"]
             idle |= no_effect(["modulation"], why_not, *others)
+        if config.modulation != "none" or config.block in V2_BLOCKS:
+            del idle["condition_to"]
     elif config.control_type == "per_block":
         idle |= no_effect(
             ("control_n_layer", "pocm_norm"), "control_type is per_block", "control_type"
@@ -485,6 +505,10 @@ def _idle_in_blocks(config: ModelConfig) -> dict[str, Problem]:
         if config.block not in users:
             why_not = f"block {config.block} does not use it ({', '.join(users)} do)"
             idle |= no_effect([option], why_not, "block")
+    if config.block in V2_BLOCKS and not config.attentive:
+        why_not = f"with n_blocks {config.n_blocks} no block is in condition_to"
+        listening = ("num_tdfs", "dk", "query_listen", "key_listen")
+        idle |= no_effect(listening, why_not, "n_blocks", "condition_to")
     if config.bn_factor is None and "min_bn_units" not in idle:
         idle |= no_effect(["min_bn_units"], "bn_factor None has no bottleneck", "bn_factor")
     return idle

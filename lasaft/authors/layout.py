@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lasaft.checkpoint import wanted_state_dict
-from lasaft.config import MUSDB18_SOURCES, VARIANTS, ModelConfig
+from lasaft.config import MUSDB18_SOURCES, V2_BLOCKS, VARIANTS, ModelConfig
 from lasaft.errors import CheckpointError
 
 _WINDOW = "stft.stft.window"
@@ -46,6 +46,30 @@ _BLOCK_RENAMES = (
     (r"frequency\.attention\.query", "linear_query"),
     (r"frequency\.attention(?=\.keys$)", ""),
 )
+# Parts of v2 blocks that a condition reaches.
+_V2_RENAMES = (
+    (r"frequency\.before\.linear", "LaSAFT_bn_layer.0"),
+    (r"frequency\.before\.norm", "LaSAFT_bn_layer.1"),
+    (r"frequency\.before\.0\.linear", "tdfs.tdf.0"),
+    (r"frequency\.before\.0\.norm", "tdfs.tdf.1"),
+    (r"frequency\.before\.1\.linear", "tdfs.tdf.3"),
+    (r"frequency\.before\.1\.norm", "tdfs.tdf.4"),
+    (r"frequency\.after", "LaSIFT"),
+    (r"frequency\.attention\.query\.norm", "linear_query.0"),
+    (r"frequency\.attention\.query\.linear", "linear_query{query}"),
+    (r"frequency\.attention\.query\.generator", "query_pocm_generator"),
+    (r"frequency\.attention\.keys\.weight", "keys"),
+    (r"frequency\.attention\.keys\.conv", "keys.0"),
+    (r"frequency\.attention\.keys\.norm", "keys.1"),
+    (r"frequency\.attention\.keys\.linear", "keys{key}"),
+)
+# Layers with weight norm, of which they made a generator.
+_GENERATOR_RENAMES = (
+    (r"generator\.hidden\.", "generator.0."),
+    (r"generator\.output\.", "generator.2."),
+    (r"parametrizations\.weight\.original0", "weight_g"),
+    (r"parametrizations\.weight\.original1", "weight_v"),
+)
 
 
 def authors_name(key: str, config: ModelConfig) -> str:
@@ -60,16 +84,42 @@ def authors_name(key: str, config: ModelConfig) -> str:
         layer = int(control[1])
         place = 0 if layer == 0 else 4 * layer - 2 + (3 if control[2] == "norm" else 0)
         return f"condition_generator.dense_control_block.linear.{place}{key[control.end() :]}"
+    generator = re.match(r"conditioner\.generators\.(\d+)\.", key)
+    if generator:
+        modulated = [n for n, flag in enumerate(config.modulated_blocks) if flag]
+        block = _block_name(modulated[int(generator[1])], config)
+        return f"{block}.{_generated('pocm_generator.' + key[generator.end() :])}"
     block = re.match(r"(encoders\.\d+|middle|decoders\.\d+)\.", key)
     if block is None:
         return _rename(key, _RENAMES)
+    theirs = block[1].replace("middle", "mid_block")
+    names = [_block_name(number, config) for number in range(config.n_blocks)]
+    v2 = config.block in V2_BLOCKS and config.attentive_blocks[names.index(theirs)]
     parts = {
         "dense": "" if config.block == "tfc" else "tfc.",
         "tdf": "tdfs" if config.block == "tfc_lasaft" else "tdf",
+        "query": ".2" if config.query_listen else "",
+        "key": ".3" if config.block == "tfc_lightsaft_v2" else ".2",
     }
-    renames = tuple((ours, theirs.format(**parts)) for ours, theirs in _BLOCK_RENAMES)
-    rest = _rename(key[block.end() :], renames).lstrip(".")
-    return f"{block[1].replace('middle', 'mid_block')}.{rest}"
+    renames = (*(_V2_RENAMES if v2 else ()), *_BLOCK_RENAMES)
+    found = tuple((ours, theirs.format(**parts)) for ours, theirs in renames)
+    rest = _generated(_rename(key[block.end() :], found).lstrip("."))
+    inner = f"{config.block.removesuffix('_v2')}." if v2 and config.modulation != "none" else ""
+    return f"{theirs}.{inner}{rest}"
+
+
+def _block_name(number: int, config: ModelConfig) -> str:
+    """Return the authors' name of a block (encoders, middle, decoders)."""
+    levels = config.levels
+    if number == levels:
+        return "mid_block"
+    return f"encoders.{number}" if number < levels else f"decoders.{number - levels - 1}"
+
+
+def _generated(key: str) -> str:
+    for ours, theirs in _GENERATOR_RENAMES:
+        key = re.sub(ours, theirs, key)
+    return key
 
 
 def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:
@@ -93,6 +143,8 @@ def from_authors_state_dict(state: Mapping[str, Tensor], config: ModelConfig) ->
     for key, like in wanted.items():
         name = authors_name(key.removeprefix("network."), config)
         value = given.pop(name, None)
+        if value is not None and value.shape == (1, 1, *like.shape):
+            value = value[0, 0]  # keys of their second networks
         if value is None:
             problems.append(f"missing: {name}")
         elif value.shape != like.shape:

@@ -21,6 +21,7 @@ from lasaft.network.frequency import (
     FrequencyLayer,
     LaSAFTTransform,
     LightSAFTTransform,
+    ListeningTransform,
     RecurrentTDF,
     ResidualTDF,
     Unchanged,
@@ -151,9 +152,9 @@ def build_fused_frequency(
         layers = [layer for layer in modules if isinstance(layer, FrequencyLayer)]
         return [FusedLayer(layer, dtype, latent) for layer in layers]
 
-    if isinstance(frequency, RecurrentTDF) or not foldable(frequency):
-        attentive = isinstance(frequency, LaSAFTTransform | LightSAFTTransform)
-        return PlainFrequency(frequency, condition.vector if attentive else None, dtype)
+    if isinstance(frequency, RecurrentTDF | ListeningTransform) or not foldable(frequency):
+        attends = hasattr(frequency, "attention")
+        return PlainFrequency(frequency, condition.vector if attends else None, dtype)
     if isinstance(frequency, ResidualTDF):
         return FusedFrequency(fused(*frequency.tdf), None)
     if isinstance(frequency, LaSAFTTransform | LightSAFTTransform):

@@ -66,7 +66,8 @@ class Specialised(nn.Module):
         self.downs = nn.ModuleList(_fused(down, dtype) for down in network.downs)
         self.ups = nn.ModuleList(_fused(up, dtype) for up in network.ups)
         self.last = FusedConv(network.last, None, network.activation, dtype)
-        listens = [config.attentive or modulated for modulated in config.modulated_blocks]
+        flags = zip(config.attentive_blocks, config.modulated_blocks, strict=True)
+        listens = [any(each) for each in flags]
         self.shared_blocks = listens.index(True) if any(listens) else len(self.blocks)
 
     @torch.no_grad()

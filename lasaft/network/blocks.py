@@ -144,7 +144,7 @@ class Block(nn.Module):
         super().__init__()
         self.mixing = build_mixing(config, inputs, bins)
         self.modulation = build_modulation(config, bins, number)
-        self.frequency = build_frequency(config, bins)
+        self.frequency = build_frequency(config, bins, number)
 
     def forward(
         self, inputs: tuple[Tensor, ...], condition: Condition

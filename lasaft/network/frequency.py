@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lasaft.config import ModelConfig
+from lasaft.config import V2_BLOCKS, ModelConfig
 from lasaft.network.activations import activation
+from lasaft.network.listening import ListeningAttention
 from lasaft.network.modulations import Condition
 from lasaft.network.norms import norm_2d
 
@@ -180,6 +181,40 @@ class LightSAFTTransform(nn.Module):
         return x + self.expand(attended)
 
 
+class ListeningTransform(nn.Module):
+    """x + the sum of the latent sources that an attention weighs frame by frame.
+
+    Outputs that latent sources share a layer with alternate: u * K + k is unit u of source k. With
+    tfc_lightsaft_v2 they are bottlenecks, and their sum is expanded.
+
+    Source: the authors' LASAFT-Net v2.
+    """
+
+    def __init__(self, config: ModelConfig, bins: int) -> None:
+        super().__init__()
+        self.attention = ListeningAttention(config, bins)
+        units = bottleneck(config, bins) or bins
+        light = config.block == "tfc_lightsaft_v2"
+        of_all = config.num_tdfs * (units if light else bins)
+        self.before = _layer(config, bins, of_all) if light else _tdf(config, bins, of_all)
+        self.after = nn.Identity()
+        if light and config.bn_factor is not None:
+            self.after = nn.Sequential(
+                norm_2d(config.norm, config.internal_channels),
+                nn.Linear(units, bins, config.tfc_tdf_bias),
+                activation(config.block_activation),
+            )
+
+    def forward(
+        self, x: Float[Tensor, "batch channel frame bin"], condition: Condition
+    ) -> Float[Tensor, "batch channel frame bin"]:
+        """Add the attended transform of ``x`` to it."""
+        assert condition.vector is not None
+        weights = self.attention(x, condition.vector)
+        values = self.before(x).unflatten(-1, (-1, weights.shape[-1]))
+        return x + self.after(torch.matmul(values, weights[:, None, :, :, None]).squeeze(-1))
+
+
 class RecurrentTDF(nn.Module):
     """y + TDF(GRU(y)) for y = norm(x): the GRU runs over the frames of each channel, both ways.
 
@@ -202,12 +237,14 @@ class RecurrentTDF(nn.Module):
         return x + self.tdf(hidden.unflatten(0, x.shape[:2]))
 
 
-def build_frequency(config: ModelConfig, bins: int) -> nn.Module:
-    """Return the frequency transform of a block with this many bins."""
+def build_frequency(config: ModelConfig, bins: int, block: int) -> nn.Module:
+    """Return the frequency transform of the block with this number and so many bins."""
+    attends = config.attentive_blocks[block]
     builders = {
         "tfc_tdf": ResidualTDF,
         "tfc_lasaft": LaSAFTTransform,
         "tfc_lightsaft": LightSAFTTransform,
+        **dict.fromkeys(V2_BLOCKS, ListeningTransform if attends else ResidualTDF),
         "tfc_rnn": RecurrentTDF,
         "tdc_rnn": RecurrentTDF,
     }

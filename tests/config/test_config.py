@@ -230,6 +230,8 @@ def test_one_window_a_process_is_fine_where_nothing_normalises_over_one(
         (RunConfig(model=ModelConfig(control_type="per_block")), "control_n_layer"),
         (RunConfig(model=ModelConfig(control_type="per_block")), "pocm_norm"),
         (RunConfig(model=ModelConfig(n_blocks=1)), "scale_activation"),
+        (RunConfig(), "key_listen"),
+        (RunConfig(model=ModelConfig(block="tfc_lasaft_v2", n_blocks=1)), "num_tdfs"),
         (RunConfig(data=DataConfig(musdb_root=Path("/m"))), "synthetic_train"),
         (RunConfig(), "synthetic_seconds"),
         (RunConfig(), "gain_db"),

@@ -44,6 +44,7 @@ OPTIONS = {
         model.tfc_tdf_activation model.tdf_activation model.tdc_activation model.bn_factor
         model.min_bn_units model.num_layers_rnn model.bn_factor_rnn
         model.min_bn_units_rnn model.tfc_tdf_bias model.bias model.num_tdfs model.dk
+        model.query_listen model.key_listen
         model.modulation model.condition_to model.control_vector_type model.embedding_dim
         model.control_type model.control_n_layer model.film_type model.gamma_activation
         model.beta_activation model.pocm_type model.pocm_norm train.batch_size

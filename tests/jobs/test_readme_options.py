@@ -145,6 +145,8 @@ ACCEPTED: list[tuple[str, str, Any]] = [
     ("--num_tdfs 16", "model.num_tdfs", 16),
     ("--dk 64", "model.dk", 64),
     ("--control_type per_block", "model.control_type", "per_block"),
+    ("--block tfc_lightsaft_v2 --query_listen True", "model.query_listen", True),
+    ("--block tfc_lasaft_v2 --key_listen True", "model.key_listen", True),
     ("--norm gn", "model.norm", "gn"),
     ("--scale_activation relu", "model.scale_activation", "relu"),
     ("--block tfc_rnn --num_layers_rnn 2", "model.num_layers_rnn", 2),

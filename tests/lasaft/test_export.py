@@ -30,6 +30,11 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         {"block": "tfc_lightsaft", "modulation": "film", "spec_type": "magnitude",
          "spec_est_mode": "masking", "control_vector_type": "one_hot_mode"},
     ),
+    "second generation": (
+        ".onnx",
+        {"block": "tfc_lightsaft_v2", "control_type": "per_block", "query_listen": True,
+         "key_listen": True, "norm": "gn", "scale_activation": "leaky_relu"},
+    ),
     "complex masking": (
         ".pt2",
         {"modulation": "none", "spec_est_mode": "masking",

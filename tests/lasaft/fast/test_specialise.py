@@ -74,6 +74,11 @@ def test_equals_the_plain_network(block: Any, modulation: Any, condition_to: Any
         {"bias": True, "block": "tdf"},
         {"control_type": "per_block"},
         {"control_type": "per_block", "modulation": "film", "gamma_activation": "relu"},
+        {"block": "tfc_lightsaft_v2", "query_listen": True, "key_listen": True},
+        {"block": "tfc_lightsaft_v2", "query_listen": True, "modulation": "none"},
+        {"block": "tfc_lasaft_v2", "key_listen": True, "condition_to": "full", "norm": "gn"},
+        {"block": "tfc_lightsaft_v2", "bn_factor": None, "key_listen": True},
+        {"block": "tfc_lasaft_v2", "n_blocks": 1},
         {"norm": "gn", "scale_activation": "relu"},
         {"norm": "gn", "block": "tfc_lightsaft", "condition_to": "full", "n_blocks": 5},
         {"norm": "gn", "block": "tdf"},
@@ -85,7 +90,9 @@ def test_equals_unusual_plain_networks(options: dict[str, Any]) -> None:
     assert error(small_model(**options)) < 5e-6
 
 
-@pytest.mark.parametrize("block", ["tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tfc_rnn"])
+@pytest.mark.parametrize(
+    "block", ["tfc", "tfc_tdf", "tfc_lasaft", "tfc_lightsaft", "tfc_lightsaft_v2", "tfc_rnn"]
+)
 def test_bfloat16_is_close(block: Any) -> None:
     # bfloat16 keeps 8 bits: 0.4% a rounding, and some of those add up.
     assert error(small_model(block=block), torch.bfloat16) < 0.06

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lasaft.authors.layout import authors_name
 from lasaft.config import ModelConfig
 from lasaft.network.blocks import Block, ConvNorm, DenseConvolutions
-from lasaft.network.modulations import Condition
-from tests.helpers.parity import Fixture, relative_error
+from lasaft.network.generator import BlockGenerator
+from lasaft.network.modulations import Condition, modulation_class
+from tests.helpers.parity import Fixture, fixture_names, relative_error
 
 NOBODY = Condition()
 
@@ -120,6 +122,50 @@ def test_recurrent_blocks_equal_the_reference(kind: str) -> None:
     names |= tdf_names(f"{transform}_f1_to_f2.{transform}", "frequency.tdf")
     load(block, on_frames(fixture), names | {"bn": "frequency.norm", "rnn": "frequency.rnn"})
     assert relative_error(block((fixture["x"],), NOBODY), fixture["y"]) < 1e-6
+
+
+@pytest.mark.parametrize("name", fixture_names("block_v2_*"))
+@torch.no_grad()
+def test_blocks_of_the_second_networks_equal_the_reference(name: str) -> None:
+    fixture = Fixture(name)
+    args = fixture.meta["args"]
+    light = "light" in name
+    config = ModelConfig.model_validate(
+        {
+            "block": "tfc_lightsaft_v2" if light else "tfc_lasaft_v2",
+            "modulation": "gpocm" if light else "none",
+            "n_blocks": 1,
+            "condition_to": "full",
+            "control_type": "per_block",
+            "internal_channels": args["gr"],
+            "n_internal_layers": args["num_layers"],
+            "embedding_dim": args["condition_dim"],
+            "tfc_tdf_bias": args["bias"],
+            "query_listen": args.get("query_listen", False),
+            **{key: args[key] for key in ("bn_factor", "min_bn_units", "num_tdfs", "dk")},
+            **{key: args[key] for key in ("key_listen", "norm")},
+        }
+    )
+    parts: dict[str, nn.Module] = {"middle": Block(config, (args["in_channels"],), args["f"], 0)}
+    condition = Condition(fixture["condition"])
+    if light:
+        numbers = modulation_class(config.modulation).numbers(config, args["f"])
+        parts["conditioner.generators.0"] = BlockGenerator(args["condition_dim"], numbers)
+    for ours, part in parts.items():
+        theirs = {
+            key: authors_name(f"{ours}.{key}", config).removeprefix("mid_block.")
+            for key in part.state_dict()
+        }
+        values = {key: fixture.state.pop(theirs[key]) for key in theirs}
+        part.load_state_dict(
+            {k: v[0, 0] if v.shape[:2] == (1, 1) else v for k, v in values.items()}
+        )
+        part.eval()
+    assert not fixture.state
+    if light:
+        gamma, beta = parts["conditioner.generators.0"](condition.vector)
+        condition = condition._replace(gamma=(gamma,), beta=(beta,))
+    assert relative_error(parts["middle"]((fixture["x"],), condition), fixture["y"]) < 1e-6
 
 
 @pytest.mark.parametrize("mode", ["down", "up"])

@@ -115,6 +115,8 @@ def test_any_mixture_of_options_learns(data: st.DataObject) -> None:
         "kernel_size_f": (1, 3, 5),
         "bn_factor": (None, 1, 4, 64),
         "num_tdfs": (1, 3),
+        "query_listen": (False, True),
+        "key_listen": (False, True),
         "num_layers_rnn": (1, 2),
         "spec_type": ("complex", "magnitude"),
         "spec_est_mode": ("mapping", "masking"),
