@@ -401,7 +401,14 @@ def _variant(modulation: str, block: str, **others: Any) -> dict[str, Any]:
     return {"modulation": modulation, "block": block, **others}
 
 
-# The README's names, each a row of config values.
+def _second(act: str, **others: Any) -> dict[str, Any]:
+    """Return one of the authors' second networks."""
+    acts = {"tfc_tdf_activation": act, "scale_activation": act}
+    listens = {"query_listen": True, "key_listen": True, "control_type": "per_block"}
+    return _variant("gpocm", "tfc_lightsaft_v2", **listens, **acts, **others)
+
+
+# The README's names and those of the authors' second networks, each a row of config values.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "CUNET_TFC_FiLM": _variant("film", "tfc"),
     "CUNET_TFC_FiLM_TDF": _variant("film", "tfc_tdf"),
@@ -415,6 +422,11 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "lasaft_net": _variant("gpocm", "tfc_lasaft"),
     "lightsaft_net": _variant("gpocm", "tfc_lightsaft"),
     "lasaft_net_large": _variant("gpocm", "tfc_lasaft", n_fft=4096, n_blocks=9, embedding_dim=64),
+    "lasaft_net_v2": _second("leaky_relu", num_tdfs=16),
+    "lasaft_net_v2_light": _second(
+        "leaky_relu", num_tdfs=12, internal_channels=20, first_conv_activation="leaky_relu"
+    ),
+    "lasaft_net_v2_large": _second("relu", num_tdfs=16, n_fft=4096, n_blocks=9, embedding_dim=64),
 }
 
 

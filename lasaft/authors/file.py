@@ -108,10 +108,9 @@ def _lightning(content: Any, load: _Load, path: Path, sha256: str) -> AuthorsChe
     if not weights:
         keys = _listed(key for key in found if isinstance(key, str)) or "nothing"
         raise CheckpointError(f"{path}: has no state_dict, it is no Lightning checkpoint ({keys})")
-    name = next((name for name in _HYPER_PARAMETERS if name in found), "")
-    if not isinstance(found.get(name), dict | StandIn):
-        raise CheckpointError(f"{path}: has no hyper_parameters, so its network is not known")
-    hyper = _items(found[name])
+    # Files of their second networks have none.
+    name = next((name for name in _HYPER_PARAMETERS if name in found), _HYPER_PARAMETERS[0])
+    hyper = _items(found.get(name))
     if not all(_is_name(key) for key in (*weights, *hyper)) or len(hyper) > _MOST_OPTIONS:
         raise CheckpointError(f"{path}: refused: state_dict or {name} has keys that are no names")
     _check_tensors(weights, path)

@@ -12,13 +12,16 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lasaft.authors.file import AuthorsCheckpoint, read_authors_checkpoint
-from lasaft.authors.layout import config_from_authors, from_authors_state_dict
+from lasaft.authors.layout import config_from_authors, from_authors_state_dict, second_network
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import ModelConfig, without_effect
 from lasaft.errors import CheckpointError, ConfigError
 
 # What no version of theirs writes, or what their weights tell.
-_OURS = {"sources", "sample_rate", "block", "modulation", "input_channels", "f_down_layers"}
+_OURS = {
+    "sources", "sample_rate", "block", "modulation", "input_channels", "f_down_layers", "norm",
+    "scale_activation",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,10 @@ def read_authors_network(
             "a text"
         )
     try:
-        config = config_from_authors(found.hyper_parameters, found.state_dict)
+        if found.hyper_parameters:
+            config = config_from_authors(found.hyper_parameters, found.state_dict)
+        else:
+            config = second_network(found.state_dict)
         weights = from_authors_state_dict(found.state_dict, config)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error

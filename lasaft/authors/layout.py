@@ -263,6 +263,25 @@ def config_from_authors(
         raise CheckpointError(f"hyper-parameters: {found}") from error
 
 
+def second_network(state: Mapping[str, Tensor]) -> ModelConfig:
+    """Return the config of the authors' second network that these weights are of.
+
+    Raises:
+        CheckpointError: they are of none.
+    """
+    names = [name for name, row in VARIANTS.items() if row["block"] in V2_BLOCKS]
+    for config in (ModelConfig(**VARIANTS[name]) for name in names):
+        try:
+            from_authors_state_dict(state, config)
+        except CheckpointError:
+            continue
+        return config
+    raise CheckpointError(
+        "has no hyper_parameters, so its network is not known: its weights are of none of "
+        f"{', '.join(names)}"
+    )
+
+
 def _value(value: Any) -> Any:
     return None if value in ("None", "none", "") else value
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from jobs.cli.help import shown
+from lasaft.cli.help import shown
 from lasaft.config import ModelConfig, Settings, option
 from lasaft.errors import ConfigError
 from lasaft.options import Option, options_of, value_of

@@ -146,7 +146,13 @@ TABLE_1 = {
 
 
 def test_the_paper_and_the_demo_are_presets() -> None:
-    assert set(PRESETS.names()) >= {*TABLE_1, "lightsaft", "lasaft_net_large", "demo"}
+    assert set(PRESETS.names()) >= {
+        *TABLE_1,
+        "lightsaft",
+        "lasaft_net_large",
+        "lasaft_net_v2",
+        "demo",
+    }
 
 
 @pytest.mark.parametrize("name", PRESETS.names())

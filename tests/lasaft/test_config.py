@@ -26,6 +26,10 @@ PARAMETERS = {
     "lasaft_net": 8_424_028,
     "lightsaft_net": 2_374_236,
     "lasaft_net_large": 31_541_908,
+    # Added up over the layers that the authors' constructors make.
+    "lasaft_net_v2": 2_468_554,
+    "lasaft_net_v2_light": 1_910_270,
+    "lasaft_net_v2_large": 7_900_700,
 }
 WITH_BIAS = {"CUNET_TFC_GPoCM_LaSAFT": 8_447_692, "CUNET_TFC_FiLM_TDF": 1_073_460}
 

@@ -11,9 +11,12 @@ import torch
 
 from lasaft.authors.file import read_authors_checkpoint
 from lasaft.authors.importing import import_checkpoint
+from lasaft.authors.layout import authors_name
 from lasaft.checkpoint import load_checkpoint, load_model
 from lasaft.cli import main
+from lasaft.config import VARIANTS, ModelConfig
 from lasaft.errors import CheckpointError, ConfigError
+from lasaft.network.model import LaSAFT
 from tests.helpers.audio import tone, write
 from tests.helpers.lightning import (
     lightning_content,
@@ -46,6 +49,32 @@ def test_an_old_lightning_file_is_imported_without_its_classes(
         ours = model(fixture.waves("wave"), fixture["condition"])
     # The reference's own waveform; float32 against float32.
     assert relative_error(ours, fixture.waves("separated")) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["lasaft_net_v2", "lasaft_net_v2_light"])
+def test_a_file_of_the_second_networks_is_known_by_its_weights(tmp_path: Path, name: str) -> None:
+    config = ModelConfig(**VARIANTS[name])
+    model = LaSAFT(config)
+    state = {
+        f"spec2spec.{authors_name(key, config)}": value
+        for key, value in model.network.state_dict().items()
+    }
+    assert "spec2spec.decoders.0.tfc_lightsaft.query_pocm_generator.2.weight_g" in state
+    assert "spec2spec.decoders.2.pocm_generator.0.weight_v" in state
+    assert "spec2spec.mid_block.tdf.tdf.3.weight" in state
+    state["stft.stft.window"] = torch.hann_window(2048)
+    file = tmp_path / "epoch=669.ckpt"
+    torch.save({"epoch": 669, "state_dict": state}, file)
+    made = import_checkpoint(file, tmp_path / "c")
+    assert made.config == config
+    found = load_checkpoint(tmp_path / "c").state_dict
+    assert all(torch.equal(value, found[key]) for key, value in model.state_dict().items())
+    del state["spec2spec.mid_block.tdf.tdf.3.weight"]
+    torch.save({"state_dict": state}, file)
+    with pytest.raises(
+        CheckpointError, match=r"has no hyper_parameters, .* none of lasaft_net_v2,"
+    ):
+        import_checkpoint(file, tmp_path / "d")
 
 
 def test_every_tensor_equals_what_torch_itself_reads(tmp_path: Path, fixture: Fixture) -> None:
