@@ -75,10 +75,23 @@ def read_museval_json(text: str | bytes) -> tuple[tuple[str, ...], Scores]:
     Raises:
         DataError: not JSON, not museval's structure, or targets of different lengths.
     """
+    return museval_scores(load_json(text))
+
+
+def load_json(text: str | bytes) -> Any:
+    """Return what is in the text of a JSON file.
+
+    Raises:
+        DataError: not JSON.
+    """
     try:
-        content = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON ({error})") from error
+
+
+def museval_scores(content: Any) -> tuple[tuple[str, ...], Scores]:
+    """Return what :func:`read_museval_json` does, of a text that was parsed already."""
     try:
         return _scores_of(content["targets"])
     except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -14,8 +14,8 @@ import numpy as np
 
 from lasaft.errors import DataError, StageError
 from lasaft.files import atomic_write_bytes, atomic_write_json, file_sha256, read_json, safe_name
-from lasaft.metrics import METRICS, Scores, museval_json, read_museval_json
-from lasaft.metrics.museval_format import LIMIT_DB
+from lasaft.metrics import METRICS, Scores, museval_json
+from lasaft.metrics.museval_format import LIMIT_DB, load_json, museval_scores
 
 # Of a whole song, with no frames: the MDX challenges' SDR, and the scale-invariant one.
 WHOLE_METRICS = ("uSDR", "SI-SDR")
@@ -100,9 +100,9 @@ def read_scores(path: Path) -> FrameScores:
         DataError: the file is missing, is no JSON, or does not follow museval's schema.
     """
     try:
-        text = path.read_bytes()
-        names, scores = read_museval_json(text)
-        whole = _whole_of(json.loads(text).get(_WHOLE_KEY, {}), names)
+        content = load_json(path.read_bytes())
+        names, scores = museval_scores(content)
+        whole = _whole_of(content.get(_WHOLE_KEY, {}), names)
     except OSError as error:
         raise DataError(f"{path}: cannot read these scores ({error.strerror})") from error
     except DataError as error:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from pipeline.evaluation.aggregate import difference
+from pipeline.evaluation.scenarios import ACCOMPANIMENT
 from pipeline.evaluation.score_files import ALL_METRICS, LEAK
 from pipeline.evaluation.summary import AGAINST_OTHERS, AGGREGATION, METRIC, DataIdentity, Summary
+from pipeline.report.comparisons import (
+    AVERAGE,
+    Comparison,
+    Entry,
+    Silence,
+    compare,
+    places,
+    silences,
+)
 from pipeline.report.seeds import SeedGroup, seed_groups
-from pipeline.report.statistics import METHOD, Comparison, bootstrap, compare
+from pipeline.report.statistics import METHOD, How, Interval, average_interval, interval
 
-AVERAGE = "average"
 ORACLES = ("irm", "ibm")
-AGGREGATIONS = ("median", "mean")
+BOUNDS = ("mixture", *ORACLES)  # they do not compete
+AGGREGATIONS: tuple[How, ...] = ("median", "mean")
 # What published figures with this convention are: metric, and how it is taken over tracks.
 _CONVENTIONS = {"museval-median": ("SDR", "median"), "usdr-mean": ("uSDR", "mean")}
 _PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -35,7 +45,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A system: ``cells[source, metric, aggregation]``; ``origin`` says where they are from."""
+    """A system: ``cells[source, metric, aggregation]``; ``origin`` says where they are from.
+
+    Of measured systems ``silences`` says what each leaves out, and ``places``, of those that
+    compete, the best and the worst place that the tests leave open; both by SDR, for each column.
+    """
 
     name: str
     kind: str
@@ -44,6 +58,8 @@ class Row:
     summary: Summary | None = None
     data: str = ""
     note: str = ""
+    silences: dict[str, Silence] = field(default_factory=dict)
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def views(self) -> list[tuple[str, str]]:
@@ -51,15 +67,40 @@ class Row:
         found = (key[1:] for key, cell in self.cells.items() if cell.value is not None)
         return list(dict.fromkeys(found))
 
+    def has(self, column: str) -> bool:
+        """Whether there is a median SDR in a column."""
+        cell = self.cells.get((column, "SDR", "median"))
+        return cell is not None and cell.value is not None
+
+    @property
+    def silence_gain(self) -> float | None:
+        """The most that a source gains by the frames that are left out, where that is marked."""
+        return max((one.gain for one in self.silences.values() if one.marked), default=None)
+
     def facts(self, source: str) -> dict[str, Any]:
         """Return what stands beside each figure of ``source`` in a table for programs."""
         s = self.summary
         if s is None:
-            names = ("tracks", "failed", "frames", "nan_frames", "data_hash", "split", "checkpoint")
+            names = (
+                "tracks",
+                "failed",
+                "left_out_frames",
+                "silence_gain_db",
+                "place",
+                "frames",
+                "nan_frames",
+                "data_hash",
+                "split",
+                "checkpoint",
+            )
             return {**dict.fromkeys(names, ""), "data": self.data, "origin": self.origin}
+        silence, place = self.silences.get(source), self.places.get(source)
         nan = sum(s.nan_frames.values()) if source == AVERAGE else s.nan_frames.get(source, 0)
         return {
             "tracks": len(s.tracks), "failed": len(s.failed), "frames": s.frames,
+            "left_out_frames": silence and silence.frames,
+            "silence_gain_db": silence and silence.gain,
+            "place": place and f"{place[0]} to {place[1]}",
             "nan_frames": nan, "data": s.data.name, "data_hash": s.data.hash,
             "split": s.data.split, "checkpoint": s.system.checkpoint or "", "origin": self.origin,
         }  # fmt: skip
@@ -131,6 +172,15 @@ class Board:
             f"{self.lead.definitions['average'].lower()}"
         )
 
+    def difference(self, test: Comparison) -> float | None:
+        """Return by how much the median SDR of a test's first system is above the second's."""
+        rows = {row.name: row for row in self.measured}
+        one, other = (
+            rows[name].cells.get((test.source, "SDR", "median"), Cell(None)).value
+            for name in (test.first, test.second)
+        )
+        return difference(one, other)
+
     @property
     def baseline(self) -> Summary | None:
         """The mixture as the estimate of every source, where it was scored."""
@@ -164,35 +214,50 @@ def _row_json(row: Row) -> dict[str, Any]:
     ]
     shown = {"system", "scenario", "frames", "nan_frames", "verified", "tracks", "failed"}
     kept = row.summary.model_dump(include=shown)
+    kept |= {"silences": {s: asdict(one) for s, one in row.silences.items()}, "places": row.places}
     return {"name": row.name, "kind": row.kind, "figures": figures, **kept}
 
 
-def build_board(summaries: Sequence[Summary], lead: Summary) -> Board:
-    """Return the board of all ``summaries`` that are about the same songs as ``lead``.
+def build_board(entries: Sequence[Entry], lead: Summary) -> Board:
+    """Return the board of all systems that were scored on the same songs as ``lead``.
 
     A system with other sources has figures where it has the lead's sources; its SIR and SAR are
     left out, because they depend on what the sources were scored against.
     """
-    same = [s for s in summaries if s.data == lead.data and set(s.sources) & set(lead.sources)]
-    left_out = [
-        f"{s.name}: scored on other songs or sources ({s.data.name}, {s.data.split}, "
-        f"{', '.join(s.sources)})"
-        for s in summaries
-        if s not in same
-    ]
+    same: list[Entry] = []
+    left_out: list[str] = []
+    for entry in entries:
+        s = entry.summary
+        if s.data == lead.data and set(s.sources) & set(lead.sources):
+            same.append(entry)
+        else:
+            which = f"{s.data.name}, {s.data.split}, {', '.join(s.sources)}"
+            left_out.append(f"{s.name}: scored on other songs or sources ({which})")
     tables = read_published()
     shown = [table for table in tables if table.comparable_with(lead.data)]
     published = (_published_row(t, row, lead.sources) for t in shown for row in t.rows)
-    tested = [s for s in same if s.system.kind not in ORACLES]
-    tested.sort(key=lambda s: (s != lead, s.system.kind == "mixture"))
+    tested = [entry for entry in same if entry.summary.system.kind not in ORACLES]
+    tested.sort(key=lambda one: (one.summary is not lead, one.summary.system.kind == "mixture"))
+    tests = compare(tested)
+    rows = [
+        replace(
+            _measured_row(entry.summary, lead),
+            silences=silences(entry, [other for other in same if other is not entry]),
+        )
+        for entry in same
+    ]
+    for column in (*lead.sources, AVERAGE):
+        competing = {r.name: r for r in rows if r.kind not in BOUNDS and r.has(column)}
+        for name, place in places(competing, tests, column).items():
+            competing[name].places[column] = place
     return Board(
         lead=lead,
         sources=list(lead.sources),
-        measured=sorted((_measured_row(s, lead) for s in same), key=by_average),
+        measured=sorted(rows, key=by_average),
         published=sorted(published, key=by_average),
         tables=tables,
-        tests=compare(tested),
-        seeds=seed_groups(same),
+        tests=tests,
+        seeds=seed_groups([entry.summary for entry in same]),
         left_out=left_out,
     )
 
@@ -218,17 +283,27 @@ def _measured_row(summary: Summary, lead: Summary) -> Row:
         known = [s for s in known if metric != LEAK or summary.count(s, metric)]
         for source in known:
             values = list(summary.column(source, metric).values())
-            figure = summary.scores[source][metric]
-            for how, value in (("median", figure.median), ("mean", figure.mean)):
-                interval = bootstrap(values, np.median if how == "median" else np.mean)
-                ends = (interval.low, interval.high) if interval else (None, None)
-                cells[source, metric, how] = Cell(value, *ends, summary.count(source, metric))
-        if known == lead.sources:
-            average = summary.average[metric]
-            cells[AVERAGE, metric, "median"] = Cell(average.median)
-            cells[AVERAGE, metric, "mean"] = Cell(average.mean)
+            for how in AGGREGATIONS:
+                value = getattr(summary.scores[source][metric], how)
+                count = summary.count(source, metric)
+                cells[source, metric, how] = _cell(value, interval(values, how), count)
+        counted = _averaged(known)
+        if set(counted) == set(_averaged(summary.sources)) == set(_averaged(lead.sources)):
+            table = [list(summary.column(source, metric).values()) for source in counted]
+            for how in AGGREGATIONS:
+                value = getattr(summary.average[metric], how)
+                cells[AVERAGE, metric, how] = _cell(value, average_interval(table, how))
     origin = "scores of others" if summary.system.kind == "scores" else "measured by this code"
     return Row(summary.name, summary.system.kind, origin, cells, summary)
+
+
+def _averaged(sources: Sequence[str]) -> list[str]:
+    return [source for source in sources if source != ACCOMPANIMENT]
+
+
+def _cell(value: float | None, ends: Interval | None, tracks: int | None = None) -> Cell:
+    low, high = (ends.low, ends.high) if ends else (None, None)
+    return Cell(value, low, high, tracks)
 
 
 def _published_row(table: PublishedTable, row: dict[str, Any], sources: Sequence[str]) -> Row:

@@ -19,6 +19,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.evaluation.summary import Summary, read_summary, require_scores
 from pipeline.report.board import Board, build_board
+from pipeline.report.comparisons import read_entry
 from pipeline.report.media import read_songs
 from pipeline.report.page import render_page
 from pipeline.report.tables import csv_text, json_text, latex_text, markdown_text
@@ -49,7 +50,7 @@ def write_report(config: RunConfig) -> ReportResult:
         raise DataError(f"{folder.scores}: {reason}")
     summaries = _with_own_names(summaries)
     lead = _lead(list(summaries.values()), config)
-    board = build_board(list(summaries.values()), lead)
+    board = build_board([read_entry(folder.scores / f, s) for f, s in summaries.items()], lead)
     for line in _unfinished(folder.scores, summaries):
         board.left_out.append(line)
         say(f"report: {line}")

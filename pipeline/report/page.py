@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from pipeline.evaluation.aggregate import difference
 from pipeline.evaluation.scenarios import ACCOMPANIMENT
 from pipeline.evaluation.score_files import ALL_METRICS, LEAK
 from pipeline.evaluation.summary import AGGREGATION, LARGEST_DB, METRIC, aggregation_of
-from pipeline.report.board import AGGREGATIONS, AVERAGE, ORACLES, Board, Row, by_average, column
+from pipeline.report.board import AGGREGATIONS, BOUNDS, ORACLES, Board, Row, by_average, column
+from pipeline.report.comparisons import AVERAGE, MARKED_DB
 from pipeline.report.media import RANGE_DB
 from pipeline.report.plots import SERIES, box_plot
 from pipeline.report.statistics import CONFIDENCE, FEWEST_TRACKS, METHOD
@@ -40,7 +41,6 @@ _KIND_WORDS = {
     "ibm": "ideal binary mask, oracle",
     "published": "as published",
 }
-BOUNDS = ("mixture", *ORACLES)
 _HERE = Path(__file__).parent
 
 
@@ -60,7 +60,8 @@ def render_page(board: Board, config: Mapping[str, Any] | None, **content: Any) 
         _HERE / "page.html.j2", metrics=metrics, aggregations=AGGREGATIONS, **content,
         board=board, columns=[*board.sources, AVERAGE], definitions=lead.definitions,
         rows=sorted([*board.measured, *board.published], key=by_average),
-        cards=_cards(board), pairs=_pairs(board), tracks=_tracks(board), plotted=plotted,
+        cards=_cards(board), pairs=_pairs(board), contradictions=list(_contradictions(board)),
+        marked=MARKED_DB, tracks=_tracks(board), plotted=plotted,
         boxes={metric: _boxes(board, plotted, metric) for metric in metrics},
         nan_frames=lead.nan_frames if any(lead.nan_frames.values()) else {},
         has_oracle=any(row.kind in ORACLES for row in board.measured),
@@ -121,8 +122,26 @@ def _pairs(board: Board) -> list[dict[str, Any]]:
     for test in board.tests:
         names = test.first, test.second
         pair = {"first": names[0], "second": names[1], "leads": board.lead.name in names}
-        pairs.setdefault(names, {**pair, "tests": {}})["tests"][test.source] = test
+        pair = pairs.setdefault(names, {**pair, "tests": {}, "against": {}})
+        pair["tests"][test.source] = test
+        medians = board.difference(test)
+        if medians is not None and medians * test.difference < 0:
+            pair["against"][test.source] = medians
     return list(pairs.values())
+
+
+def _contradictions(board: Board) -> Iterator[str]:
+    """Yield a sentence for each test that says with confidence what the medians do not."""
+    for test in board.tests:
+        medians = board.difference(test)
+        if test.better is None or medians is None or medians * test.difference >= 0:
+            continue
+        worse = test.second if test.better == test.first else test.first
+        yield (
+            f"By its medians {worse} is {abs(medians):.2f} dB above {test.better} in "
+            f"{test.source}. On the frames that both have, {test.better} is the better one, by "
+            f"{abs(test.difference):.2f} dB in a typical song."
+        )
 
 
 def _tracks(board: Board) -> list[dict[str, Any]]:

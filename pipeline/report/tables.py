@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.evaluation.summary import aggregation_of, usual_aggregation
-from pipeline.report.board import AVERAGE, Board, Cell, PublishedTable, Row
+from pipeline.report.board import Board, Cell, PublishedTable, Row
+from pipeline.report.comparisons import AVERAGE
 
 _COLUMNS = (
     "system", "kind", "source", "metric", "aggregation", "value_db", "low_db", "high_db", "sd_db",
-    "tracks", "failed", "frames", "nan_frames", "data", "data_hash", "split", "checkpoint",
-    "origin",
+    "tracks", "failed", "frames", "nan_frames", "left_out_frames", "silence_gain_db", "place",
+    "data", "data_hash", "split", "checkpoint", "origin",
 )  # fmt: skip
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from lasaft.files import safe_name
+from lasaft.files import file_sha256, safe_name
 from pipeline.data.songs.stretch import excerpt_stretch
 from pipeline.evaluation.aggregate import summarise, summarise_track
 from pipeline.evaluation.excerpts import write_estimates, write_references
-from pipeline.evaluation.score_files import METRICS, WHOLE_METRICS, FrameScores, write_scores
+from pipeline.evaluation.score_files import (
+    METRICS,
+    WHOLE_METRICS,
+    FrameScores,
+    read_scores,
+    write_scores,
+)
 from pipeline.evaluation.summary import (
     DataIdentity,
     Kind,
@@ -22,6 +28,8 @@ from pipeline.evaluation.summary import (
     TrackSummary,
     write_summary,
 )
+from pipeline.report.board import Board, build_board
+from pipeline.report.comparisons import Column, Entry
 
 SOURCES = ("vocals", "drums", "bass", "other")
 SYNTHETIC = DataIdentity(name="Synthetic songs", kind="synthetic", split="test", hash="ab" * 32)
@@ -57,7 +65,7 @@ def scored_summary(
     records: list[TrackSummary] = []
     for number, track in enumerate(tracks):
         scores = frame_scores(level + number % 5 - 2, 1000 * seed + number, sources=sources)
-        records.append(summarise_track(track, f"{safe_name(track)}.json", _hash(track), scores))
+        records.append(record_of(track, scores))
     system = System(kind=kind)
     if kind == "model":
         system = System(
@@ -74,17 +82,39 @@ def scored_summary(
     )
 
 
-def _hash(track: str) -> str:
-    return hashlib.sha256(track.encode()).hexdigest()
+_SCORES: dict[str, FrameScores] = {}  # by the hash that a summary has of their file
+
+
+def record_of(track: str, scores: FrameScores) -> TrackSummary:
+    """Return the summary of a track with these scores."""
+    with TemporaryDirectory() as folder:
+        write_scores(file := Path(folder) / "scores.json", scores)
+        scores, digest = read_scores(file), file_sha256(file)
+    _SCORES[digest] = scores
+    return summarise_track(track, f"{safe_name(track)}.json", digest, scores)
+
+
+def entry_of(summary: Summary) -> Entry:
+    """Return a system with the frames of the scores that were made for it."""
+    songs = {
+        source: {t.name: Column.of(_SCORES[t.sha256].values[source]["SDR"]) for t in summary.tracks}
+        for source in summary.sources
+    }
+    return Entry(summary, songs)
+
+
+def board_of(lead: Summary, *others: Summary) -> Board:
+    """Return the board of these systems."""
+    return build_board([entry_of(summary) for summary in (lead, *others)], lead)
 
 
 def save_summary(scores: Path, summary: Summary, folder: str | None = None) -> None:
-    """Write a summary where ``evaluate`` writes it, beside files that stand for the scores."""
+    """Write a summary where ``evaluate`` writes it, beside the scores that were made for it."""
     path = scores / (folder or summary.name) / "summary.json"
     write_summary(path, summary)
     for track in summary.tracks:
-        if track.sha256 == _hash(track.name):
-            (path.parent / track.file).write_text(track.name)
+        if track.sha256 in _SCORES:
+            write_scores(path.parent / track.file, _SCORES[track.sha256])
 
 
 def save_museval_files(folder: Path, tracks: dict[str, FrameScores]) -> None:

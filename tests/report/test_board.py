@@ -16,10 +16,10 @@ from pipeline.evaluation.aggregate import summarise
 from pipeline.evaluation.score_files import LEAK
 from pipeline.evaluation.score_table import score_table
 from pipeline.evaluation.summary import DataIdentity, Summary
-from pipeline.report.board import AVERAGE, build_board
 from pipeline.report.build import write_report
+from pipeline.report.comparisons import AVERAGE
 from pipeline.report.seeds import seed_groups
-from tests.helpers.scores import SOURCES, save_summary, scored_summary
+from tests.helpers.scores import SOURCES, board_of, save_summary, scored_summary
 
 TRACKS = [f"song {number}" for number in range(4)]
 HQ = DataIdentity(name="MUSDB18-HQ", kind="MUSDB18-HQ", split="test", hash="12" * 32, complete=True)
@@ -90,13 +90,13 @@ def test_another_scenario_shares_only_what_does_not_depend_on_it() -> None:
     lead = scored_summary("all", 5.0, TRACKS)
     vocals = scored_summary("vocals only", 6.0, TRACKS, seed=3, sources=("vocals",))
     vocals = vocals.model_copy(update={"scenario": "target_rest"})
-    board = build_board([lead, vocals], lead)
+    board = board_of(lead, vocals)
     cells = next(row.cells for row in board.measured if row.name == "vocals only")
     assert {source for source, *_ in cells} == {"vocals"}
     assert {metric for _, metric, _ in cells} == {"SDR", "ISR", "uSDR", "SI-SDR"}
     assert {(t.first, t.source) for t in board.tests} <= {("all", "vocals")}
     strange = scored_summary("strange", 6.0, TRACKS, sources=("kazoo",))
-    assert "strange: scored on other songs" in build_board([lead, strange], lead).left_out[0]
+    assert "strange: scored on other songs" in board_of(lead, strange).left_out[0]
 
 
 def test_the_average_is_without_an_accompaniment() -> None:
@@ -107,14 +107,14 @@ def test_the_average_is_without_an_accompaniment() -> None:
 
 def test_published_figures_stand_under_their_own_convention_only() -> None:
     lead = scored_summary("net", 5.0, TRACKS, data=HQ)
-    board = build_board([lead], lead)
+    board = board_of(lead)
     keys = {key[1:] for row in board.published for key in row.cells}
     assert keys == {("SDR", "median"), ("uSDR", "mean")}
     umx = next(row for row in board.published if row.name == "umxhq")
     assert umx.cells["vocals", "SDR", "median"].value == 6.25
     assert ("vocals", "uSDR", "mean") not in umx.cells
     mp4 = scored_summary("net", 5.0, TRACKS, data=HQ.model_copy(update={"kind": "MUSDB18"}))
-    keys = {key[1:] for row in build_board([mp4], mp4).published for key in row.cells}
+    keys = {key[1:] for row in board_of(mp4).published for key in row.cells}
     assert keys == {("SDR", "median")}  # the others were measured on MUSDB18-HQ
 
 

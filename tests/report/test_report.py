@@ -18,14 +18,16 @@ import soundfile
 from lasaft.errors import DataError
 from pipeline.config import RunConfig, TrackingConfig, TrainConfig, to_json
 from pipeline.evaluation.summary import DataIdentity, Kind, Summary
-from pipeline.report.board import AVERAGE, build_board, read_published
+from pipeline.report.board import read_published
 from pipeline.report.build import write_report
+from pipeline.report.comparisons import AVERAGE
 from pipeline.report.media import read_songs
 from pipeline.report.page import _tracks
 from pipeline.report.training_curves import read_curves
 from tests.helpers.scores import (
     SOURCES,
     SYNTHETIC,
+    board_of,
     save_excerpt,
     save_journal,
     save_summary,
@@ -233,7 +235,7 @@ def test_songs_show_no_gain_over_a_mixture_scored_against_other_sources(tmp_path
     lead = scored_summary("net", 5, TRACKS)
     mixture = scored_summary("mixture", -3, TRACKS, kind="mixture")
     mixture = mixture.model_copy(update={"scenario": "vocals_accompaniment"})
-    board = build_board([lead, mixture], lead)
+    board = board_of(lead, mixture)
     gains = {key: gain for key, (_, gain) in _tracks(board)[0]["cells"].items()}
     assert gains["drums", "SIR"] is None
     assert gains["drums", "SAR"] is None
