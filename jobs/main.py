@@ -63,7 +63,7 @@ def _evaluate(config: RunConfig) -> Result:
     from pipeline.workflow.stages import make_report, score_songs
 
     score_songs(config)
-    return scores_result(config, make_report(config).page)
+    return scores_result(config, make_report(config))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def _work(command: Command) -> Result:
     from pipeline.workflow.stages import make_report
 
     with alone_in_run(command.config, "report"):
-        return scores_result(command.config, make_report(command.config).page)
+        return scores_result(command.config, make_report(command.config))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from lasaft.errors import Problem, no_effect
 from lasaft.options import Option
 from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import RunFolder, added_runs
 from pipeline.config.roles import names
 from pipeline.config.run import synthetic_songs, without_effect
 from pipeline.search.problems import idle_in_trials, search_problems
@@ -164,11 +164,12 @@ def _needs_system(run: RunConfig, checkpoint: Path | None) -> Iterator[Problem]:
 
 def _needs_scores(run: RunConfig) -> Iterator[Problem]:
     yield from store_problems(run)
-    scores = RunFolder.of(run).scores
-    if not scores.is_dir():
-        reason = f"{scores.parent} holds no scores"
-        allowed = "the output_dir of a run that was evaluated (python -m jobs.evaluate)"
-        yield Problem("output_dir", reason=reason, allowed=allowed)
+    for option, folders in {"output_dir": [RunFolder.of(run)], "add": added_runs(run)}.items():
+        for folder in folders if option == "add" or run.add is None else ():
+            if folder.address is None and not folder.scores.is_dir():
+                reason = f"{folder.root} holds no scores"
+                allowed = "the output_dir of a run that was evaluated (python -m jobs.evaluate)"
+                yield Problem(option, reason=reason, allowed=allowed)
 
 
 def _needs_search(run: RunConfig) -> Iterator[Problem]:
@@ -277,8 +278,8 @@ JOBS: Mapping[str, Job] = {
     ),
     "report": Job(
         "makes tables, plots and players from scores",
-        ("output_dir", "split", "checkpoint", "report_audio", "tracking"),
-        ("output_dir", "split", "report_audio"),
+        ("output_dir", "add", "split", "checkpoint", "report_audio", "tracking"),
+        ("output_dir", "add", "split", "report_audio"),
         _needs_scores,
     ),
     "main": Job(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.cli.run import EXIT_FAILED, Result
@@ -20,8 +19,12 @@ if TYPE_CHECKING:
     from pipeline.data.shards.inspect import Inspection
     from pipeline.data.shards.manifest import Manifest
     from pipeline.evaluation.summary import Summary
+    from pipeline.report.build import ReportResult
     from pipeline.training.loop.records import TrainResult
     from pipeline.workflow.steps import StepResult
+
+
+_OF_INTEREST = ("model", "estimates", "scores")  # the bounds come after them
 
 
 def shards_result(config: RunConfig, manifest: Manifest) -> Result:
@@ -104,21 +107,18 @@ def search_result(config: RunConfig, result: SearchResult) -> Result:
 
 
 def read_summaries(config: RunConfig) -> list[Summary]:
-    """Return the summaries of a run's scores, models first, then the baselines."""
+    """Return the summaries of a run's scores."""
     from pipeline.evaluation.summary import read_summary
 
-    paths = sorted(RunFolder.of(config).scores.glob("*/summary.json"))
-    order = ("model", "estimates", "scores")
-    return sorted(
-        (read_summary(path) for path in paths), key=lambda one: one.system.kind not in order
-    )
+    return [read_summary(p) for p in sorted(RunFolder.of(config).scores.glob("*/summary.json"))]
 
 
-def scores_result(config: RunConfig, report: Path | None = None) -> Result:
+def scores_result(config: RunConfig, report: ReportResult | None = None) -> Result:
     """Return the scores of a run, a table a system beside the mixture's; 1 where songs failed."""
     from pipeline.evaluation.score_table import score_table
 
-    summaries = read_summaries(config)
+    summaries = read_summaries(config) if report is None else report.summaries
+    summaries = sorted(summaries, key=lambda one: one.system.kind not in _OF_INTEREST)
     mixture = next((one for one in summaries if one.system.kind == "mixture"), None)
     tables = [score_table(one, mixture) for one in summaries if one is not mixture]
     failed = {name: reason for one in summaries for name, reason in one.failed.items()}
@@ -132,8 +132,8 @@ def scores_result(config: RunConfig, report: Path | None = None) -> Result:
         lines.append(f"\n{len(failed)} failed, and the figures are about the others:")
         lines += [f"  {name}: {reason}" for name, reason in failed.items()]
     if report is not None:
-        data["report"] = str(report)
-        lines += [f"\nreport: {report}", *_kept(config)]
+        data["report"] = str(report.page)
+        lines += [f"\nreport: {report.page}", *_kept(config)]
     return Result("\n".join(lines), data, EXIT_FAILED if failed else 0)
 
 

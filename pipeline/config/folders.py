@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lasaft.errors import Problem
 from lasaft.files import SPECIAL, first_special
-from pipeline.config.addresses import shown
+from pipeline.config.addresses import check_place, shown
 from pipeline.config.run import RunConfig
 
 # By the path of a copy on this machine, the address of what it is a copy of.
@@ -218,6 +218,13 @@ class RunFolder:
     def tracking(self) -> Path:
         """The journal that feeds MLflow."""
         return self.root / "tracking"
+
+
+def added_runs(config: RunConfig) -> list[RunFolder]:
+    """Return the other runs whose scores go on the board."""
+    places = [check_place("add", place) for place in config.add or ()]
+    places = [p.expanduser().absolute() if isinstance(p, Path) else p for p in places]
+    return [RunFolder.of(config.model_copy(update={"output_dir": place})) for place in places]
 
 
 def _inputs(config: RunConfig) -> tuple[tuple[Input, ...], dict[str, Path]]:

@@ -66,6 +66,9 @@ class RunConfig(Settings):
     output_dir: Path | str = option(
         Path("runs/lasaft"), "folder or address of everything the run makes", role="place"
     )
+    add: tuple[str, ...] | None = option(
+        None, "other runs, folders or addresses, whose scores go on the board too", role="place"
+    )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -78,6 +81,13 @@ class RunConfig(Settings):
     @classmethod
     def _is_a_place(cls, value: object) -> Path | str:
         return check_place("output_dir", value)
+
+    @field_validator("add")
+    @classmethod
+    def _are_places(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for place in value or ():
+            check_place("add", place)
+        return value
 
     @model_validator(mode="after")
     def _groups_fit_together(self) -> Self:

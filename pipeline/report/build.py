@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ from typing import Any
 from lasaft.errors import DataError
 from lasaft.files import atomic_write_bytes
 from pipeline.cluster.progress import say
+from pipeline.cluster.run_store import RunStore
 from pipeline.config import RunConfig, from_json
 from pipeline.config.addresses import shown
 from pipeline.config.command_line import command_line
-from pipeline.config.folders import RunFolder
+from pipeline.config.folders import RunFolder, added_runs
 from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.evaluation.summary import Summary, read_summary, require_scores
-from pipeline.report.board import Board, build_board
+from pipeline.report.board import BOUNDS, Board, build_board
 from pipeline.report.comparisons import read_entry
 from pipeline.report.media import read_songs
 from pipeline.report.page import render_page
@@ -28,10 +28,30 @@ from pipeline.report.training_curves import read_curves
 
 @dataclass(frozen=True)
 class ReportResult:
-    """The page, and all files of the report: what a tracking server should keep."""
+    """The page, all files of the report (what a tracking server should keep), what they show."""
 
     page: Path
     files: list[Path]
+    summaries: list[Summary]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A system that a run has scored: ``folder`` holds its scores."""
+
+    run: RunFolder
+    folder: Path
+    summary: Summary
+
+    def renamed(self, found: Sequence[_Scored]) -> Summary:
+        """Return its summary; a name that others have too says of which run and folder it is."""
+        name = self.summary.name
+        alike = [one for one in found if one.summary.name == name and one is not self]
+        marks = [self.run.shown] if any(one.run is not self.run for one in alike) else []
+        marks += [self.folder.name] if any(one.run is self.run for one in alike) else []
+        return self.summary.model_copy(
+            update={"name": f"{name} ({', '.join(marks)})"} if marks else {}
+        )
 
 
 def write_report(config: RunConfig) -> ReportResult:
@@ -41,21 +61,20 @@ def write_report(config: RunConfig) -> ReportResult:
         DataError: nothing is scored yet, or a file that the report needs is damaged.
     """
     folder = RunFolder.of(config)
-    files = sorted(folder.scores.glob("*/summary.json"))
-    summaries = {file.parent.name: read_summary(file) for file in files}
-    for file in files:
-        require_scores(file, summaries[file.parent.name])
-    if not summaries:
-        reason = "no summary.json of a scored system in it; run jobs.evaluate first"
-        raise DataError(f"{folder.scores}: {reason}")
-    summaries = _with_own_names(summaries)
-    lead = _lead(list(summaries.values()), config)
-    board = build_board([read_entry(folder.scores / f, s) for f, s in summaries.items()], lead)
-    for line in _unfinished(folder.scores, summaries):
+    found = _scored(folder) if folder.scores.is_dir() or not config.add else []
+    own = {one.folder.name for one in found}
+    for run in added_runs(config):
+        RunStore(run).pull("scores")
+        found += _but_bounds(_scored(run), found)
+    entries = {one.folder: read_entry(one.folder, one.renamed(found)) for one in found}
+    summaries = [entry.summary for entry in entries.values()]
+    lead = _lead(summaries[: len(own)] or summaries, config)
+    board = build_board(list(entries.values()), lead)
+    for line in _unfinished(folder.scores, own):
         board.left_out.append(line)
         say(f"report: {line}")
     played = {r.name for r in board.measured if r.kind in ("model", "estimates")}
-    labels = {name: s.name for name, s in summaries.items() if s.name in played}
+    labels = {f.name: e.name for f, e in list(entries.items())[: len(own)] if e.name in played}
     excerpts = folder.estimates / EXCERPTS / lead.data.split
     commands, settings = _origin(config, lead)
     page = render_page(
@@ -76,23 +95,41 @@ def write_report(config: RunConfig) -> ReportResult:
     for name, text in texts.items():
         atomic_write_bytes(folder.report / name, text.encode())
     paths = [folder.report / name for name in texts]
-    return ReportResult(paths[0], paths)
+    return ReportResult(paths[0], paths, summaries)
 
 
-def _with_own_names(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
-    """Return the summaries by folder; where two have one name, both show their folder too."""
-    count = Counter(summary.name for summary in summaries.values())
-    return {
-        folder: s.model_copy(update={"name": f"{s.name} ({folder})"}) if count[s.name] > 1 else s
-        for folder, s in summaries.items()
-    }
+def _scored(run: RunFolder) -> list[_Scored]:
+    """Return the systems that a run has scored.
+
+    Raises:
+        DataError: there is none, or a file is damaged.
+    """
+    found = []
+    for file in sorted(run.scores.glob("*/summary.json")):
+        summary = read_summary(file)
+        require_scores(file, summary)
+        found.append(_Scored(run, file.parent, summary))
+    if not found:
+        reason = "no summary.json of a scored system in it; run jobs.evaluate first"
+        raise DataError(f"{run.scores}: {reason}")
+    return found
 
 
-def _unfinished(scores: Path, summaries: Mapping[str, Summary]) -> Iterator[str]:
+def _but_bounds(more: Sequence[_Scored], found: Sequence[_Scored]) -> Iterator[_Scored]:
+    """Yield what another run has scored, without the bounds that are there of the same songs."""
+    there = {(one.summary.system.kind, one.summary.data.hash) for one in found}
+    for one in more:
+        kind, data = one.summary.system.kind, one.summary.data.hash
+        if kind not in BOUNDS or (kind, data) not in there:
+            yield one
+
+
+def _unfinished(scores: Path, finished: Collection[str]) -> Iterator[str]:
     """Yield a line for each system that has score files but no summary: it is not whole."""
-    for folder in sorted(path for path in scores.iterdir() if path.is_dir()):
+    folders = sorted(path for path in scores.iterdir() if path.is_dir()) if scores.is_dir() else []
+    for folder in folders:
         done = len(list(folder.glob("*/*.json")))
-        if folder.name not in summaries and done:
+        if folder.name not in finished and done:
             yield (
                 f"{folder.name}: {done} songs are scored, but there is no summary of a whole run; "
                 "python -m jobs.evaluate goes on with it, or takes another system's files over "

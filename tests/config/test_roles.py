@@ -26,7 +26,7 @@ from pipeline.data.shards.manifest import ShardSettings
 # A new option is a decision: of those who use the program, and about its role.
 OPTIONS = {
     "place": """
-        output_dir data.musdb_root data.shards_dir data.cache_dir data.synthetic_train
+        output_dir add data.musdb_root data.shards_dir data.cache_dir data.synthetic_train
         data.synthetic_valid data.synthetic_test data.synthetic_seconds data.synthetic_seed
         evaluate.checkpoint evaluate.estimates_dir evaluate.scores_dir tracking.tracking_uri
         tracking.experiment_name cluster.address

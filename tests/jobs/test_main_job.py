@@ -196,7 +196,8 @@ class Stages:
 
     def report(self, config: RunConfig) -> SimpleNamespace:
         self.calls.append("report")
-        return SimpleNamespace(page=RunFolder.of(config).root / "report" / "index.html")
+        page = RunFolder.of(config).root / "report" / "index.html"
+        return SimpleNamespace(page=page, summaries=[])
 
 
 @pytest.fixture

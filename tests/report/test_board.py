@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.report import main as report_job
 from pipeline.config import RunConfig
 from pipeline.config.roles import recipe_of
 from pipeline.evaluation.aggregate import summarise
@@ -123,6 +124,42 @@ def test_two_systems_of_one_name_show_their_folders(tmp_path: Path) -> None:
     save_summary(tmp_path / "scores", scored_summary("net", 6.0, TRACKS, seed=2), "net again")
     board = json.loads(_leaderboard(tmp_path))
     assert {s["name"] for s in board["systems"]} == {"net (net)", "net (net again)"}
+
+
+def _runs(root: Path) -> list[Path]:
+    """Make three runs, two of them with a network of the same name, each with its mixture."""
+    places = [root / name for name in ("a", "b", "c")]
+    for seed, place in enumerate(places):
+        network = scored_summary("net" if seed < 2 else "other", 5.0 + seed, TRACKS, seed=seed)
+        mixture = scored_summary("mixture", -3.0, TRACKS, kind="mixture", seed=9)
+        for summary in (network, mixture):
+            save_summary(place / "scores", summary)
+    return places
+
+
+def test_the_networks_of_several_runs_stand_on_one_board(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, c = _runs(tmp_path)
+    words = ["--output_dir", str(a), "--add", f"{b},{c}", "--log", "False", "--json"]
+    assert report_job(words) == 0
+    names = {f"net ({a})", f"net ({b})", "other", "mixture"}
+    assert set(json.loads(capsys.readouterr().out)["scores"]) == names
+    board = json.loads((a / "report" / "leaderboard.json").read_text())
+    assert {s["name"] for s in board["systems"]} == names
+    assert f"<title>net ({a}) on" in (a / "report" / "index.html").read_text()
+
+
+def test_a_board_of_other_runs_alone_needs_no_scores_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, _, c = _runs(tmp_path)
+    words = ["--output_dir", str(tmp_path / "board"), "--log", "False", "--add"]
+    assert report_job([*words, f"{a},{c}"]) == 0
+    assert "<title>other on" in (tmp_path / "board" / "report" / "index.html").read_text()
+    capsys.readouterr()
+    assert report_job([*words, f"{a},{tmp_path}/nowhere"]) == 2
+    assert f"add: {tmp_path}/nowhere holds no scores, allowed: " in capsys.readouterr().err
 
 
 def test_an_unfinished_system_is_named_and_not_shown(
