@@ -32,6 +32,13 @@ class EvaluateConfig(Settings):
         "put another system's museval files <split>/<track>.json here on the board",
         role="place",
     )
+    scores_kind: Literal["system", "oracle", "mixture"] = option(
+        "system", "what made the scores in scores_dir; oracles and the mixture do not compete"
+    )
+    scores_data: Literal["MUSDB18", "MUSDB18-HQ"] | None = option(
+        None,
+        "the songs of scores_dir (None: those of the run's other scores, or of its file names)",
+    )
     scenario: Literal["sources", "vocals_accompaniment"] = option(
         "sources", "sources against each other, or vocals against accompaniment as well"
     )

@@ -210,9 +210,11 @@ def without_effect(run: RunConfig) -> dict[str, Problem]:
     scoring = ("checkpoint", "overlap_ratio", "save_estimates")
     if run.evaluate.estimates_dir is not None:
         idle |= no_effect(scoring, "estimates_dir holds finished estimates", "estimates_dir")
+    names, because = ("scores_kind", "scores_data"), "scores_dir is None"
     if run.evaluate.scores_dir is not None:
         names = (*scoring, "estimates_dir", "verify", "oracles", "scenario", "report_audio")
-        idle |= no_effect(names, "scores_dir holds finished scores", "scores_dir")
+        because = "scores_dir holds finished scores"
+    idle |= no_effect(names, because, "scores_dir")
     if not run.tracking.log:
         idle |= no_effect(("tracking_uri", "experiment_name"), "log is False", "log")
     if run.cluster.address not in (None, "local"):

@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lasaft.errors import DataError
+from lasaft.errors import ConfigError, DataError
 from lasaft.files import atomic_write_bytes, file_sha256
 from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
 from pipeline.evaluation.aggregate import summarise, summarise_track
+from pipeline.evaluation.data_identity import is_whole_test_set
 from pipeline.evaluation.scenarios import ACCOMPANIMENT
 from pipeline.evaluation.score_files import FrameScores, file_names, read_scores, write_key
 from pipeline.evaluation.score_track import SystemJob
 from pipeline.evaluation.summary import (
     DataIdentity,
+    Kind,
     Scenario,
     Summary,
     System,
@@ -27,21 +29,25 @@ from pipeline.evaluation.summary import (
 from pipeline.evaluation.systems import require_free_name
 
 _SHOWN = 10
+_BY_NAMES = "known by the names of the score files alone"
+_KINDS: dict[str, Kind] = {"system": "scores", "oracle": "oracle", "mixture": "mixture"}
 
 
 def adopt_scores(config: RunConfig) -> tuple[Summary, list[Path]]:
     """Take the scores in ``scores_dir`` over into the run's folder, as one more system.
 
     The files are ``<split>/<track>.json`` as museval writes them. Where the run has scores of its
-    own, the files must be about the same songs: the same names, and as many frames of each. A
-    folder that an evaluation of ours made keeps what its summary says about the system.
+    own, the files must be about the same songs: the same names, and as many frames of each (or one
+    more or less: tools differ in whether they score the last). A folder that an evaluation of ours
+    made keeps what its summary says about the system.
 
     Returns:
         The summary, and the files that were written.
 
     Raises:
         DataError: a file is damaged, misnamed or missing, or is about another song.
-        ConfigError: the system's name is taken.
+        ConfigError: the system's name is taken, or the run's other scores are of other songs than
+            is declared.
     """
     place = RunFolder.of(config).given["scores_dir"]
     split = config.evaluate.split
@@ -53,17 +59,18 @@ def adopt_scores(config: RunConfig) -> tuple[Summary, list[Path]]:
     require_free_name(config, SystemJob(name, file, "scores", place, {}))
     known = origin or _known(RunFolder.of(config).scores, split, but=file)
     paths, songs = _match(scores, known)
-    data = known.data if known else _named_by_files(place, split, songs)
+    data = _data(config, known, songs)
     (folder / "summary.json").unlink(missing_ok=True)
     written = _write(folder, split, paths, known)
     records = [
         summarise_track(track, f"{split}/{path.name}", file_sha256(path), songs[track])
         for track, path in written.items()
     ]
-    songs_are = "known by the names of the score files alone"
+    songs_are = _BY_NAMES
     if known is not None:
         songs_are = f"matched with those of {known.name} by name and number of frames"
-    system = origin.system if origin else System(kind="scores", settings={"songs": songs_are})
+    kind = _KINDS[config.evaluate.scores_kind]
+    system = origin.system if origin else System(kind=kind, settings={"songs": songs_are})
     sources = next(iter(songs.values())).sources
     command = command_line("evaluate", evaluation_settings(config))
     summary = summarise(
@@ -115,13 +122,20 @@ def _own_summary(place: Path, scores: Mapping[Path, FrameScores]) -> Summary | N
 
 
 def _known(scores: Path, split: str, but: str) -> Summary | None:
-    """Return a summary of the run's own, whose songs the others must be about."""
+    """Return a summary of the run's own, whose songs the others must be about.
+
+    Of those that were taken over themselves, the first one: others may differ from it by a frame,
+    and none by more.
+    """
+    found: list[Summary] = []
     for file in sorted(scores.glob("*/summary.json")):
         with suppress(DataError):  # one of another format says nothing about songs
             summary = read_summary(file)
             if file.parent.name != but and summary.data.split == split:
-                return summary
-    return None
+                found.append(summary)
+    order = ("", _BY_NAMES)  # what it says of its songs; an evaluation says nothing
+    found.sort(key=lambda one: one.system.settings.get("songs", "") not in order)
+    return found[0] if found else None
 
 
 def _match(
@@ -143,10 +157,10 @@ def _match(
             )
             continue
         paths[track.name] = file
-        if found.frames != track.frames:
+        if abs(found.frames - track.frames) > 1:
             problems.append(
                 f"{file}: {found.frames} frames, but {track.name!r} has {track.frames}; "
-                "allowed: scores of the same song, in frames of 1 s"
+                "allowed: scores of the same song, in frames of 1 s, the last of which may lack"
             )
     missing = [track.name for track in known.tracks if track.name not in paths]
     if missing:
@@ -168,10 +182,24 @@ def _in_order(scores: FrameScores, known: Summary) -> FrameScores:
     return FrameScores({name: scores.values[name] for name in names}, scores.whole)
 
 
-def _named_by_files(place: Path, split: str, songs: Mapping[str, FrameScores]) -> DataIdentity:
+def _data(
+    config: RunConfig, known: Summary | None, songs: Mapping[str, FrameScores]
+) -> DataIdentity:
+    """Return what the songs are: as the run's other scores say, as is declared, or their names."""
+    declared, split = config.evaluate.scores_data, config.evaluate.split
+    if known is not None and declared not in (None, known.data.kind):
+        found = f"got {declared}, but {known.name} is about {known.data.name}"
+        raise ConfigError(f"scores_data: {found}; leave it out, or take another output_dir")
+    if known is not None:
+        return known.data
     text = "".join(f"{found.frames} {name}\n" for name, found in sorted(songs.items()))
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-    return DataIdentity(name=f"Songs named in {place.name}", kind="own", split=split, hash=digest)
+    if declared is None:
+        name = f"Songs named in {RunFolder.of(config).given['scores_dir'].name}"
+        return DataIdentity(name=name, kind="own", split=split, hash=digest)
+    whole = is_whole_test_set(split, len(songs), sum(found.frames for found in songs.values()))
+    name = f"{declared} (declared)"
+    return DataIdentity(name=name, kind=declared, split=split, hash=digest, complete=whole)
 
 
 def _scenario(sources: Sequence[str], origin: Summary | None) -> Scenario:

@@ -17,6 +17,11 @@ _TEST_SECONDS = 10_000.0
 _SYNTHETIC_RECORD = "songs.json"
 
 
+def is_whole_test_set(split: str, tracks: int, seconds: float) -> bool:
+    """Return whether these can be all songs of MUSDB18's test set."""
+    return split == "test" and tracks == _TEST_TRACKS and seconds >= _TEST_SECONDS
+
+
 def data_identity(
     config: RunConfig, root: Path, tracks: Sequence[Track], hashes: Sequence[str], seconds: float
 ) -> DataIdentity:
@@ -34,7 +39,7 @@ def data_identity(
         return DataIdentity(name="Synthetic songs", kind="synthetic", split=split, hash=digest)
     if _is_musdb18(root, tracks[0]):
         kind = "MUSDB18-HQ" if tracks[0].is_wav else "MUSDB18"
-        complete = split == "test" and len(tracks) == _TEST_TRACKS and seconds >= _TEST_SECONDS
+        complete = is_whole_test_set(split, len(tracks), seconds)
         return DataIdentity(name=kind, kind=kind, split=split, hash=digest, complete=complete)
     return DataIdentity(name=f"Songs of {root.name}", kind="own", split=split, hash=digest)
 

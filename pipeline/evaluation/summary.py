@@ -96,7 +96,7 @@ def usual_aggregation(metric: str) -> Literal["median", "mean"]:
 # tables show "> 100" and no difference to it.
 LARGEST_DB = 100.0
 
-Kind = Literal["model", "mixture", "irm", "ibm", "estimates", "scores"]
+Kind = Literal["model", "mixture", "irm", "ibm", "oracle", "estimates", "scores"]
 Decibels = Annotated[float, Field(ge=-LIMIT_DB, le=LIMIT_DB)]
 
 _SEAL = "sha256"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from pipeline.evaluation.aggregate import difference
@@ -25,7 +26,7 @@ from pipeline.report.comparisons import (
 from pipeline.report.seeds import SeedGroup, seed_groups
 from pipeline.report.statistics import METHOD, How, Interval, average_interval, interval
 
-ORACLES = ("irm", "ibm")
+ORACLES = ("irm", "ibm", "oracle")
 BOUNDS = ("mixture", *ORACLES)  # they do not compete
 AGGREGATIONS: tuple[How, ...] = ("median", "mean")
 # What published figures with this convention are: metric, and how it is taken over tracks.
@@ -270,10 +271,16 @@ def column(summary: Summary, lead: Summary, source: str, metric: str) -> dict[st
     return summary.column(source, metric)
 
 
-def by_average(row: Row) -> tuple[bool, float, str]:
-    """Return the key that sorts rows by their average SDR, the best first, missing ones last."""
-    cell = row.cells.get((AVERAGE, "SDR", "median"), Cell(None))
-    return cell.value is None, -(cell.value or 0.0), row.name
+def by_average(row: Row, metric: str = "SDR", how: How = "median") -> tuple[bool, float, str]:
+    """Return the key that sorts rows by their average, the best first.
+
+    Those without one come after them, by the mean of what they have.
+    """
+    found = {key[0]: cell.value for key, cell in row.cells.items() if key[1:] == (metric, how)}
+    average = found.pop(AVERAGE, None)
+    known = [value for value in found.values() if value is not None]
+    rest = float(np.mean(known)) if known else float("-inf")
+    return average is None, -(rest if average is None else average), row.name
 
 
 def _measured_row(summary: Summary, lead: Summary) -> Row:
@@ -293,7 +300,8 @@ def _measured_row(summary: Summary, lead: Summary) -> Row:
             for how in AGGREGATIONS:
                 value = getattr(summary.average[metric], how)
                 cells[AVERAGE, metric, how] = _cell(value, average_interval(table, how))
-    origin = "scores of others" if summary.system.kind == "scores" else "measured by this code"
+    adopted = "songs" in summary.system.settings
+    origin = "scores of others" if adopted else "measured by this code"
     return Row(summary.name, summary.system.kind, origin, cells, summary)
 
 

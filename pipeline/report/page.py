@@ -39,6 +39,7 @@ _KIND_WORDS = {
     "mixture": "does nothing",
     "irm": "ideal ratio mask, oracle",
     "ibm": "ideal binary mask, oracle",
+    "oracle": "oracle",
     "published": "as published",
 }
 _HERE = Path(__file__).parent

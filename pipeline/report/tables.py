@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.evaluation.summary import aggregation_of, usual_aggregation
-from pipeline.report.board import Board, Cell, PublishedTable, Row
+from pipeline.report.board import Board, Cell, PublishedTable, Row, by_average
 from pipeline.report.comparisons import AVERAGE
 
 _COLUMNS = (
@@ -90,7 +90,11 @@ def _markdown_table(board: Board, metric: str) -> list[str]:
         "| " + " | ".join(_md(h) for h in head) + " |",
         "|---" + "|---:" * (len(head) - 1) + "|",
     ]
-    for row in [*board.measured, *(r for r in board.published if (metric, how) in r.views)]:
+    published = (row for row in board.published if (metric, how) in row.views)
+    for row in sorted(
+        [*board.measured, *published],
+        key=lambda row: (row.kind == "published", by_average(row, metric, how)),
+    ):
         mark = f" *(as published, {board.number(row)})*" if row.kind == "published" else ""
         cells = " | ".join(_figures(board, row, metric))
         lines.append(f"| {_md(row.name)}{mark} | {cells} |")

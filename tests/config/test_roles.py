@@ -56,7 +56,8 @@ OPTIONS = {
         search.space search.searcher search.scheduler search.objectives search.trial_epochs
         search.grace_epochs search.reduction_factor search.search_seed evaluate.split
         evaluate.overlap_ratio evaluate.save_estimates evaluate.verify evaluate.oracles
-        evaluate.scenario evaluate.report_audio tracking.run_id
+        evaluate.scores_kind evaluate.scores_data evaluate.scenario evaluate.report_audio
+        tracking.run_id
     """,
     "songs": """
         data.musdb_is_wav data.max_frames_per_shard data.dev_mode

@@ -12,8 +12,8 @@ from jobs.evaluate import main
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.score_files import write_scores
-from pipeline.evaluation.summary import read_summary
+from pipeline.evaluation.score_files import FrameScores, write_scores
+from pipeline.evaluation.summary import Summary, read_summary
 from pipeline.report.build import write_report
 from tests.helpers.bss_truth import museval_package
 from tests.helpers.scores import SOURCES, frame_scores, save_summary, scored_summary
@@ -92,6 +92,34 @@ def test_a_place_that_cannot_be_written_is_named(
     words = ["--scores_dir", str(theirs), "--output_dir", str(tmp_path / "run"), "--log", "False"]
     assert main(words) == 1
     assert f"Not a directory: {tmp_path}/run/scores/umx" in capsys.readouterr().err
+
+
+def test_declared_bounds_do_not_compete_and_declared_songs_stand_beside_published(
+    tmp_path: Path,
+) -> None:
+    songs = [f"song {number}" for number in range(50)]
+
+    def adopt(name: str, frames: int = 200, **options: str) -> Summary:
+        for number, song in enumerate(songs):
+            scores = FrameScores(frame_scores(len(name), number, frames, ("vocals",)).values)
+            write_scores(tmp_path / name / f"{song}.json", scores)
+        config = _config(tmp_path, tmp_path / name)
+        given = config.evaluate.model_copy(update=options)
+        return evaluate(config.model_copy(update={"evaluate": given})).lead
+
+    first = adopt("mine", scores_data="MUSDB18")
+    assert first.data.comparable
+    assert first.data.name == "MUSDB18 (declared)"
+    assert adopt("ideal", scores_kind="oracle", frames=199).data == first.data
+    assert adopt("nothing", scores_kind="mixture", frames=201).system.kind == "mixture"
+    with pytest.raises(ConfigError, match=r"scores_data: got MUSDB18-HQ, but .* MUSDB18 \(decl"):
+        adopt("late", scores_data="MUSDB18-HQ")
+    with pytest.raises(DataError, match=r"198 frames, but 'song 0' has 200"):
+        adopt("short", frames=198)
+    page = write_report(RunConfig(output_dir=tmp_path / "run")).page.read_text()
+    assert "<title>mine on MUSDB18 (declared), test, 50 tracks" in page
+    assert page.count(">oracle<") == page.count(">does nothing<") == 1
+    assert "D3Net" in page[: page.index("</table>")]
 
 
 def test_damaged_misnamed_and_missing_files_are_all_named(theirs: Path, tmp_path: Path) -> None:

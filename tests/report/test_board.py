@@ -20,6 +20,7 @@ from pipeline.evaluation.summary import DataIdentity, Summary
 from pipeline.report.build import write_report
 from pipeline.report.comparisons import AVERAGE
 from pipeline.report.seeds import seed_groups
+from pipeline.report.tables import markdown_text
 from tests.helpers.scores import SOURCES, board_of, save_summary, scored_summary
 
 TRACKS = [f"song {number}" for number in range(4)]
@@ -117,6 +118,20 @@ def test_published_figures_stand_under_their_own_convention_only() -> None:
     mp4 = scored_summary("net", 5.0, TRACKS, data=HQ.model_copy(update={"kind": "MUSDB18"}))
     keys = {key[1:] for row in board_of(mp4).published for key in row.cells}
     assert keys == {("SDR", "median")}  # the others were measured on MUSDB18-HQ
+
+
+def test_rows_are_sorted_by_their_average_and_then_by_what_they_have() -> None:
+    lead = scored_summary("net", 5.0, TRACKS, data=HQ)
+    board = board_of(lead, scored_summary("vocals", 9.0, TRACKS, data=HQ, sources=("vocals",)))
+    assert [row.name for row in board.measured] == ["net", "vocals"]
+    lines = markdown_text(board).splitlines()
+    second = next(i for i, line in enumerate(lines) if line.startswith("### ") and "uSDR" in line)
+    for table in (lines[:second], lines[second:]):
+        cells = [line.split(" | ")[-1].strip(" |") for line in table if "as published" in line]
+        averages = [float(cell) for cell in cells if cell != "-"]
+        assert averages == sorted(averages, reverse=True)
+        assert len(averages) > 7
+        assert "-" not in cells[: len(averages)]  # those without an average come last
 
 
 def test_two_systems_of_one_name_show_their_folders(tmp_path: Path) -> None:
