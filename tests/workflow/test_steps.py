@@ -22,6 +22,7 @@ class TwoSteps:
 
     def __init__(self, root: Path) -> None:
         self.root, self.value, self.other = root, 1, 1
+        self.lacks = False
         self.runs: list[str] = []
         self.said: list[str] = []
 
@@ -49,6 +50,7 @@ class TwoSteps:
                 (self.root / "one.txt",),
                 lambda: self._fingerprint("one.txt"),
                 self._first,
+                complete=lambda: not self.lacks,
             ),
             Step(
                 "second",
@@ -127,6 +129,15 @@ def test_a_step_that_raises_is_run_again_and_nothing_after_it_runs(
             flow.run()
     assert flow.run() == ["first", "second"]
     assert "    first: was interrupted; going on from there" in flow.said
+
+
+def test_work_that_lacks_a_part_serves_the_next_step_and_is_gone_on_with(flow: TwoSteps) -> None:
+    flow.lacks = True
+    assert flow.run() == ["first", "second"]
+    flow.lacks = False
+    assert flow.run() == ["first"]
+    assert "    first: a part of it failed; going on from there" in flow.said
+    assert flow.run() == []
 
 
 @pytest.mark.parametrize("crash_after", range(1, 4))
