@@ -16,15 +16,15 @@ from pipeline.evaluation.summary import Summary
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation (n - 1) over seeds, dB; None where a run has none."""
+    """Mean and sample standard deviation (n - 1) over seeds, dB."""
 
-    mean: float | None
-    sd: float | None
+    mean: float
+    sd: float
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs with one recipe: ``cells[source, metric, aggregation]`` over ``runs``."""
+    """Runs with one recipe: ``cells[source, metric, aggregation]``, of figures that all have."""
 
     name: str  # of the network
     recipe: str  # what the runs share
@@ -62,15 +62,10 @@ def _group(runs: dict[int, Summary]) -> SeedGroup:
     for metric in ALL_METRICS:
         rows = [{**run.scores, "average": run.average} for run in runs.values()]
         for source in (*first.sources, "average"):
-            figures = [row[source][metric] for row in rows]
-            cells[source, metric, "median"] = _spread([figure.median for figure in figures])
-            cells[source, metric, "mean"] = _spread([figure.mean for figure in figures])
+            for how in ("median", "mean"):
+                values = [getattr(row[source][metric], how) for row in rows]
+                if None not in values:
+                    sd = float(np.std(values, ddof=1))
+                    cells[source, metric, how] = Spread(float(np.mean(values)), sd)
     name = first.system.variant or first.name
     return SeedGroup(name, first.system.recipe, {s: run.name for s, run in runs.items()}, cells)
-
-
-def _spread(values: Sequence[float | None]) -> Spread:
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values):
-        return Spread(None, None)
-    return Spread(float(np.mean(numbers)), float(np.std(numbers, ddof=1)))

@@ -71,8 +71,8 @@ def markdown_text(board: Board) -> str:
         numbered = enumerate(board.comparable, 1)
         lines += [*(f"{n}. {_md(_publication(t))}, <{t.url}>" for n, t in numbered), ""]
     for group in board.seeds:
-        figure = group.cells[AVERAGE, "SDR", "median"]
-        if figure.mean is not None and figure.sd is not None:
+        figure = group.cells.get((AVERAGE, "SDR", "median"))
+        if figure is not None:
             seeds = f"{len(group.runs)} seeds ({', '.join(map(str, group.runs))})"
             average = f"{figure.mean:.2f} ± {figure.sd:.2f} dB (mean ± standard deviation)"
             lines += [f"{_md(group.name)} over {seeds}: average SDR {average}", ""]
