@@ -211,7 +211,7 @@ def _list_items(text: str) -> list[str]:
 def _items(option: Option, items: list[str]) -> Any:
     if option.kind in ("ints", "pair"):
         kind: Kind = "int" if option.kind == "ints" else "float"
-        return tuple(_scalar(kind, item, item) for item in items)
+        return tuple(item and _scalar(kind, item, item) for item in items)
     return tuple(item or 0 for item in items)
 
 
