@@ -34,6 +34,14 @@ from tests.helpers.training import (
     with_model,
 )
 
+SECOND = {
+    "block": "tfc_lightsaft_v2",
+    "query_listen": True,
+    "key_listen": True,
+    "control_type": "per_block",
+}
+RNN = {"block": "tfc_rnn", "norm": "gn", "scale_activation": "leaky_relu"}
+
 
 def test_the_loss_falls(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, lr=0.01, max_epochs=3, steps_per_epoch=10)
@@ -55,6 +63,8 @@ def test_the_loss_falls(tmp_path: Path) -> None:
         ({"optimizer": "adagrad", "precision": "16", "auto_lr_schedule": True}, 7),
         ({"ema_decay": 0.9, "sample_every_epochs": 2, "deterministic": True}, 5),
         ({"activation_checkpointing": True, "precision": "bf16", "optimizer": "rmsprop"}, 3),
+        ({"weight_decay": 0.1, "ema_decay": 0.9, "min_delta": 0.1, "model": SECOND}, 2),
+        ({"activation_checkpointing": True, "optimizer": "sgd", "momentum": 0.9, "model": RNN}, 5),
     ],
 )
 def test_an_interrupted_run_ends_bit_identical_to_an_undisturbed_one(
@@ -62,8 +72,9 @@ def test_an_interrupted_run_ends_bit_identical_to_an_undisturbed_one(
 ) -> None:
     # The smallest mid_epoch_seconds saves after every step.
     options = {"mid_epoch_seconds": 1e-9, "steps_per_epoch": 4} | options
-    undisturbed = tiny_config(tmp_path / "undisturbed", **options)
-    interrupted = tiny_config(tmp_path / "interrupted", **options)
+    model = options.pop("model", {})
+    undisturbed = with_model(tiny_config(tmp_path / "undisturbed", **options), **model)
+    interrupted = with_model(tiny_config(tmp_path / "interrupted", **options), **model)
     whole = run_tiny(undisturbed)
     with pytest.raises(KeyboardInterrupt):
         run_tiny(interrupted, stop_at=stop_at)
