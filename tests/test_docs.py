@@ -166,7 +166,7 @@ def test_the_notebook_runs_and_separates(tmp_path: Path) -> None:
     code = "\n\n".join("".join(cell["source"]) for cell in cells)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     gains = re.findall(r"SDR (-?[\d.]+) dB, the mixture itself (-?[\d.]+) dB", done.stdout)
