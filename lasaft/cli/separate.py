@@ -19,6 +19,7 @@ from lasaft.cli.console import complain, outcome, print_json, print_table, say, 
 from lasaft.cli.grammar import Given, Verb, near
 from lasaft.config import Settings, option
 from lasaft.errors import AudioError, ConfigError, LasaftError, Problem
+from lasaft.files import no_file
 from lasaft.options import did_you_mean
 from lasaft.output import shown
 
@@ -125,6 +126,11 @@ def _separate(given: Given) -> int:
             encoding.format, tracks=[song.track for song in songs],
         )  # fmt: skip
         check_writable(output_dir)
+        missing = [
+            f"{song.shown}: {no_file(song.path)}" for song in songs if not song.path.is_file()
+        ]
+        if len(missing) == len(songs):
+            raise AudioError("\n".join(map(shown, missing)))
         separator, digest = _make_separator(folder, options)
         done: list[tuple[_Song, Stems]] = []
         failed: dict[str, str] = {}

@@ -534,7 +534,9 @@ def test_a_signal_ends_the_real_command_and_leaves_nothing(
     assert files_of(tmp_path / "out") == []
 
 
-def test_every_problem_is_told_at_once_before_torch_is_loaded(tmp_path: Path) -> None:
+def test_every_problem_is_told_at_once_before_torch_is_loaded(
+    tmp_path: Path, checkpoint: Path
+) -> None:
     code = "import sys, lasaft.cli as c; print(c.main(sys.argv[1:]), 'torch' in sys.modules)"
     words = ["separate", "--out-dir", "x", "--shifts", "0", "--device", "tpu", "--name", "{x}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -546,11 +548,18 @@ def test_every_problem_is_told_at_once_before_torch_is_loaded(tmp_path: Path) ->
     first, *problems = done.stderr.splitlines()
     assert first == "lasaft: 3 errors:"
     assert [line.split(":")[0].strip() for line in problems] == ["out_dir", "SONG", "shifts"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words[5:], "--help"],
-        capture_output=True, text=True, check=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.stdout.endswith("2 False\n")
+    (tmp_path / "file").touch()
+    for words, exit_code in (
+        (["song.wav", "--targets", "guitar"], 2),
+        (["song.wav"], 1),
+        (["file", "--output_dir", "file/out"], 1),
+        (["file", "file.wav", "--name", "{source}"], 2),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "separate", "--checkpoint", str(checkpoint), *words],
+            capture_output=True, text=True, check=True, env=environment, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.stdout == f"{exit_code} False\n"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["separate", "--help"], ["export", "-h"]])
