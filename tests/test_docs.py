@@ -17,6 +17,8 @@ import pytest
 import lasaft
 from jobs.cli.job_table import JOBS
 from lasaft.cli.arguments import read_arguments
+from lasaft.cli.commands import VERBS
+from lasaft.cli.grammar import Given, parse
 from pipeline.config.roles import all_options
 from tests.helpers import ROOT
 
@@ -188,3 +190,19 @@ def test_the_api_page_has_every_public_name(tmp_path: Path) -> None:
     assert {name for name in names if f'<section id="{name}">' not in page} == set()
     assert "names of sources, or one of them" in page
     assert (tmp_path / "lasaft" / "metrics.html").is_file()
+
+
+def test_every_command_of_lasaft_in_a_document_is_one() -> None:
+    found = []
+    for document in DOCUMENTS:
+        for words in (words for text in _code(document) for words in _commands(text)):
+            words = words[1:] if words[:1] == ["./run"] else words  # noqa: PLW2901
+            if words[:1] == ["lasaft"]:
+                end = next((at for at, word in enumerate(words) if word in ("<", "#")), None)
+                assert isinstance(parse(words[1], VERBS[words[1]], words[2:end]), Given)
+                found.append(words[1])
+    assert set(found) == set(VERBS)
+
+
+def _code(document: Path) -> list[str]:
+    return re.findall(r"^```bash\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
