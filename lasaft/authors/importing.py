@@ -22,6 +22,11 @@ _OURS = {
     "sources", "sample_rate", "block", "modulation", "input_channels", "f_down_layers", "norm",
     "scale_activation",
 }  # fmt: skip
+# What the weights of their second networks do not tell.
+_IN_NO_WEIGHT = {
+    "hop_length", "num_frame", "spec_est_mode", "first_conv_activation", "tfc_tdf_activation",
+    "scale_activation", "last_activation",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def import_checkpoint(
     }
     digest = save_checkpoint(folder, weights, config, _readable(origin))
     unsaid = ModelConfig.model_fields.keys() - found.hyper_parameters.keys() - _OURS
+    unsaid = unsaid if found.hyper_parameters else set(_IN_NO_WEIGHT)
     unsaid -= without_effect(config).keys()
     values = config.model_dump()
     # last_activation None stands for what fits the estimate.

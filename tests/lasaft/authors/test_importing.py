@@ -67,6 +67,8 @@ def test_a_file_of_the_second_networks_is_known_by_its_weights(tmp_path: Path, n
     torch.save({"epoch": 669, "state_dict": state}, file)
     made = import_checkpoint(file, tmp_path / "c")
     assert made.config == config
+    assert {"hop_length", "scale_activation"} <= made.assumed.keys()
+    assert not {"n_blocks", "num_tdfs", "key_listen"} & made.assumed.keys()
     found = load_checkpoint(tmp_path / "c").state_dict
     assert all(torch.equal(value, found[key]) for key, value in model.state_dict().items())
     del state["spec2spec.mid_block.tdf.tdf.3.weight"]
