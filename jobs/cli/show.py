@@ -119,8 +119,12 @@ def scores_result(config: RunConfig, report: ReportResult | None = None) -> Resu
 
     summaries = read_summaries(config) if report is None else report.summaries
     summaries = sorted(summaries, key=lambda one: one.system.kind not in _OF_INTEREST)
-    mixture = next((one for one in summaries if one.system.kind == "mixture"), None)
-    tables = [score_table(one, mixture) for one in summaries if one is not mixture]
+    mixtures = [one for one in summaries if one.system.kind == "mixture"]
+    tables = [
+        score_table(one, next(filter(one.is_beside, mixtures), None))
+        for one in summaries
+        if one not in mixtures
+    ]
     failed = {name: reason for one in summaries for name, reason in one.failed.items()}
     data: dict[str, Any] = {
         "scores": {one.name: _medians(one) for one in summaries},

@@ -204,6 +204,10 @@ class Summary(_Record):
         count = f"{scored} of {scored + failed}" if failed else str(scored)
         return f"{count} track{'' if scored + failed == 1 else 's'}"
 
+    def is_beside(self, other: Summary) -> bool:
+        """Return whether the figures are about the same songs as the other's."""
+        return self.data == other.data and self.failed.keys() == other.failed.keys()
+
     def column(self, source: str, metric: str) -> dict[str, float | None]:
         """Return the figure of each track."""
         return {track.name: track.scores[source][metric] for track in self.tracks}

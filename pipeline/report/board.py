@@ -184,9 +184,9 @@ class Board:
 
     @property
     def baseline(self) -> Summary | None:
-        """The mixture as the estimate of every source, where it was scored."""
+        """The mixture as the estimate of every source, where it was scored on the same songs."""
         found = (r.summary for r in self.measured if r.kind == "mixture" and r.summary)
-        return next(found, None)
+        return next(filter(self.lead.is_beside, found), None)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.cli.show import scores_result
 from jobs.report import main as report_job
 from pipeline.config import RunConfig
 from pipeline.config.roles import recipe_of
@@ -215,3 +216,15 @@ def test_songs_that_failed_and_what_leaked_are_told(tmp_path: Path) -> None:
     assert (sdr["tracks"], sdr["failed"]) == ("3", "1")
     assert "leak in dB, whole songs, median of tracks:  vocals 31.25" in score_table(summary)
     assert 'value="leak"' in files["index.html"]
+
+
+def test_a_mixture_of_other_songs_is_no_baseline(tmp_path: Path) -> None:
+    lead = scored_summary("net", 5.0, TRACKS)
+    mixture = scored_summary("mixture", -3.0, TRACKS, kind="mixture")
+    assert board_of(lead, mixture).baseline == mixture
+    lacking = scored_summary("mixture", -3.0, TRACKS[1:], kind="mixture")
+    lacking = lacking.model_copy(update={"failed": {TRACKS[0]: "too long"}})
+    assert board_of(lead, lacking).baseline is None
+    save_summary(tmp_path / "scores", lead)
+    save_summary(tmp_path / "scores", lacking)
+    assert "difference" not in scores_result(RunConfig(output_dir=tmp_path)).text
