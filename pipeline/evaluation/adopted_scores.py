@@ -76,6 +76,10 @@ def adopt_scores(config: RunConfig) -> tuple[Summary, list[Path]]:
     summary = summarise(
         name, system, data, records, scenario=_scenario(sources, origin), command=command
     )
+    failed = (
+        {name: why for name, why in origin.failed.items() if name not in songs} if origin else {}
+    )
+    summary = summary.model_copy(update={"failed": failed})
     write_summary(folder / "summary.json", summary)
     return summary, [folder / "summary.json", *written.values()]
 
@@ -145,7 +149,11 @@ def _match(
     if known is None:
         paths = {file.stem: file for file in scores}
         return paths, {file.stem: found for file, found in scores.items()}
-    of_file = {Path(t.file).stem: t for t in known.tracks} | {t.name: t for t in known.tracks}
+    # Songs that failed there have no frames to compare, and need no scores here.
+    frames = {track.name: track.frames for track in known.tracks} | dict.fromkeys(known.failed)
+    of_file = {stem: name for name, stem in file_names(list(frames)).items()}
+    of_file |= {name: name for name in frames}
+    of_file |= {Path(track.file).stem: track.name for track in known.tracks}
     problems: list[str] = []
     paths: dict[str, Path] = {}
     for file, found in scores.items():
@@ -156,10 +164,10 @@ def _match(
                 f"{known.name}"
             )
             continue
-        paths[track.name] = file
-        if abs(found.frames - track.frames) > 1:
+        paths[track] = file
+        if abs(found.frames - (frames[track] or found.frames)) > 1:
             problems.append(
-                f"{file}: {found.frames} frames, but {track.name!r} has {track.frames}; "
+                f"{file}: {found.frames} frames, but {track!r} has {frames[track]}; "
                 "allowed: scores of the same song, in frames of 1 s, the last of which may lack"
             )
     missing = [track.name for track in known.tracks if track.name not in paths]
@@ -171,7 +179,7 @@ def _match(
             "allowed: a file for every song"
         )
     _refuse(problems)
-    ordered = {track.name: paths[track.name] for track in known.tracks}
+    ordered = {name: paths[name] for name in frames if name in paths}
     return ordered, {name: _in_order(scores[path], known) for name, path in ordered.items()}
 
 
@@ -216,7 +224,7 @@ def _write(
     """Copy the files as they are, with a key each; files of other songs go."""
     names = file_names(list(paths))
     if known is not None:
-        names = {track.name: Path(track.file).stem for track in known.tracks}
+        names |= {track.name: Path(track.file).stem for track in known.tracks}
     written: dict[str, Path] = {}
     for track, path in paths.items():
         content = path.read_bytes()

@@ -146,6 +146,18 @@ def test_damaged_misnamed_and_missing_files_are_all_named(theirs: Path, tmp_path
         evaluate(_config(tmp_path, tmp_path / "empty"))
 
 
+def test_a_song_that_failed_elsewhere_may_be_there_or_not(theirs: Path, tmp_path: Path) -> None:
+    own = scored_summary("my_net", 5.0, TRACKS[:2]).model_copy(update={"failed": {"song c": "why"}})
+    save_summary(tmp_path / "run" / "scores", own)
+    adopted = evaluate(_config(tmp_path, theirs)).lead
+    assert [track.name for track in adopted.tracks] == TRACKS
+    assert (adopted.data, adopted.failed) == (own.data, {})
+    (theirs / "test" / "song c.json").unlink()
+    assert len(evaluate(_config(tmp_path, theirs)).lead.tracks) == 2
+    moved = evaluate(_config(tmp_path / "elsewhere", tmp_path / "run" / "scores" / "my_net")).lead
+    assert moved.failed == own.failed
+
+
 def test_another_system_never_takes_a_name(theirs: Path, tmp_path: Path) -> None:
     evaluate(_config(tmp_path, theirs))
     key = tmp_path / "run" / "scores" / "umx" / "keys" / "test" / "song a.json"
