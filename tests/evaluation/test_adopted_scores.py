@@ -95,11 +95,12 @@ def test_a_place_that_cannot_be_written_is_named(
 
 
 def test_declared_bounds_do_not_compete_and_declared_songs_stand_beside_published(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.evaluation.data_identity._TEST_SECONDS", 500.0)
     songs = [f"song {number}" for number in range(50)]
 
-    def adopt(name: str, frames: int = 200, **options: str) -> Summary:
+    def adopt(name: str, frames: int = 10, **options: str) -> Summary:
         for number, song in enumerate(songs):
             scores = FrameScores(frame_scores(len(name), number, frames, ("vocals",)).values)
             write_scores(tmp_path / name / f"{song}.json", scores)
@@ -110,12 +111,12 @@ def test_declared_bounds_do_not_compete_and_declared_songs_stand_beside_publishe
     first = adopt("mine", scores_data="MUSDB18")
     assert first.data.comparable
     assert first.data.name == "MUSDB18 (declared)"
-    assert adopt("ideal", scores_kind="oracle", frames=199).data == first.data
-    assert adopt("nothing", scores_kind="mixture", frames=201).system.kind == "mixture"
+    assert adopt("ideal", scores_kind="oracle", frames=9).data == first.data
+    assert adopt("nothing", scores_kind="mixture", frames=11).system.kind == "mixture"
     with pytest.raises(ConfigError, match=r"scores_data: got MUSDB18-HQ, but .* MUSDB18 \(decl"):
         adopt("late", scores_data="MUSDB18-HQ")
-    with pytest.raises(DataError, match=r"198 frames, but 'song 0' has 200"):
-        adopt("short", frames=198)
+    with pytest.raises(DataError, match=r"8 frames, but 'song 0' has 10"):
+        adopt("short", frames=8)
     page = write_report(RunConfig(output_dir=tmp_path / "run")).page.read_text()
     assert "<title>mine on MUSDB18 (declared), test, 50 tracks" in page
     assert page.count(">oracle<") == page.count(">does nothing<") == 1

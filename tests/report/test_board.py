@@ -22,6 +22,7 @@ from pipeline.report.build import write_report
 from pipeline.report.comparisons import AVERAGE
 from pipeline.report.seeds import seed_groups
 from pipeline.report.tables import markdown_text
+from tests.helpers.object_store import address, object_store, put_folder
 from tests.helpers.scores import SOURCES, board_of, save_summary, scored_summary
 
 TRACKS = [f"song {number}" for number in range(4)]
@@ -154,12 +155,16 @@ def _runs(root: Path) -> list[Path]:
 
 
 def test_the_networks_of_several_runs_stand_on_one_board(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b, c = _runs(tmp_path)
-    words = ["--output_dir", str(a), "--add", f"{b},{c}", "--log", "False", "--json"]
-    assert report_job(words) == 0
-    names = {f"net ({a})", f"net ({b})", "other", "mixture"}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with object_store() as port:
+        place = address("board/b", port)
+        put_folder(b, place)
+        words = ["--output_dir", str(a), "--add", f"{place},{c}", "--log", "False", "--json"]
+        assert report_job(words) == 0
+    names = {f"net ({a})", f"net ({place.partition('?')[0]})", "other", "mixture"}
     assert set(json.loads(capsys.readouterr().out)["scores"]) == names
     board = json.loads((a / "report" / "leaderboard.json").read_text())
     assert {s["name"] for s in board["systems"]} == names
