@@ -128,15 +128,13 @@ class ModelConfig(Settings):
         "complex", "what the network sees of the spectrogram"
     )
     spec_est_mode: Literal["mapping", "masking"] = option(
-        "mapping", "the network's output is the estimate, or a mask for the mixture"
+        "mapping", "output: the estimate, or a mask for the mixture"
     )
     input_channels: int | None = option(
         None, "audio channels, times 2 if complex (None: stereo)", ge=1, le=4, role="shards"
     )
 
-    block: BlockName = option(
-        "tfc_lasaft", "the intermediate block (TDF and TDC are also called TIF and TIC)"
-    )
+    block: BlockName = option("tfc_lasaft", "the intermediate block (TDF, TDC: also TIF, TIC)")
     n_blocks: int = option(7, "number of intermediate blocks, odd", ge=1, le=31)
     internal_channels: Positive = option(24, "channels inside the U-Net")
     n_internal_layers: int = option(5, "convolutions in a block", ge=1, le=100)
@@ -144,13 +142,13 @@ class ModelConfig(Settings):
     kernel_size_f: Positive = option(3, "kernel on the frequency axis in bins, odd")
     t_down_layers: tuple[int, ...] | None = option(
         None,
-        "levels (from 0) that halve the time resolution (None: all; in TDF and TDC nets none)",
+        "levels (from 0) halving frames (None: all; TDF, TDC: none)",
     )
     f_down_layers: tuple[int, ...] | None = option(
-        None, "levels (from 0) that halve the frequency resolution (None: all)"
+        None, "levels (from 0) halving the bins (None: all)"
     )
     norm: Literal["bn", "gn"] = option(
-        "bn", "normalisation of features: over the batch, or of each item over groups of channels"
+        "bn", "normalisation over the batch, or over groups of channels"
     )
     first_conv_activation: Activation = option("relu", "after the first convolution")
     scale_activation: Activation = option("identity", "after halving and doubling the resolution")
@@ -178,21 +176,19 @@ class ModelConfig(Settings):
     query_listen: bool = option(False, "v2 blocks: the query of a frame is made of its mixture")
     key_listen: bool = option(False, "v2 blocks: the keys of a frame are made of its mixture")
 
-    modulation: ModulationName = option(
-        "gpocm", "how a condition modulates the blocks named by condition_to"
-    )
+    modulation: ModulationName = option("gpocm", "how a condition modulates a block's features")
     condition_to: Literal["encoder", "decoder", "full"] = option(
-        "decoder", "which blocks are modulated (full: the middle block too)"
+        "decoder", "blocks that a condition modulates (full: all)"
     )
     control_vector_type: Literal["embedding", "one_hot_mode"] = option(
-        "embedding", "how a source number becomes a control vector"
+        "embedding", "how a source number becomes a vector"
     )
     control_input_dim: int | None = option(
         None, "number of sources (None: as many as in sources)", ge=1, role="shards"
     )
     embedding_dim: Positive = option(32, "size of the embedded condition")
     control_type: Literal["dense", "per_block"] = option(
-        "dense", "one control network for all modulated blocks, or two layers for each block"
+        "dense", "one control network for all blocks, or one each"
     )
     control_n_layer: int = option(4, "layers of the dense control network (1: none)", ge=1, le=8)
     film_type: Literal["simple", "complex"] = option(
@@ -201,7 +197,7 @@ class ModelConfig(Settings):
     gamma_activation: Activation = option("identity", "on FiLM's gamma")
     beta_activation: Activation = option("identity", "on FiLM's beta")
     pocm_type: Literal["naive", "matmul"] = option(
-        "matmul", "PoCM weights read as [out, in] (naive) or [in, out] (matmul)"
+        "matmul", "generated weights are [out, in] (naive), or [in, out]"
     )
     pocm_norm: Literal["batch_norm"] | None = option(
         "batch_norm", "normalisation of the generated PoCM weights"

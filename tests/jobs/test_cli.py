@@ -90,6 +90,7 @@ def test_lists_of_names(songs: str, text: str) -> None:
         ("output_dir", "", "a path, or an address (s3://bucket/folder)"),
         ("run_id", "", "a text, or None"),
         ("t_down_layers", "0,,1", "whole numbers with commas between, such as 0,1, or None"),
+        ("betas", "0.9,", "two numbers from 0 to 0.99999 with a comma between, such as 0.9,0.999"),
         ("target_names", "vocals,", "names with commas between, such as vocals,drums, or None"),
         ("precision", "8", "16, bf16, 32"),
     ],
