@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.helpers import NEW_SHELL
+from tests.helpers import NEW_SHELL, ROOT
 
 _SCRIPTS = Path(sys.executable).parent
 _PORT = 6399
@@ -31,19 +31,22 @@ NO_METRICS = {
 }
 
 
-# Every command on a host that shares none sees folders of its own in the usual places. Where this
-# code or Python lies in one of them, that one is shared.
+# A host that shares no folder sees its own ones in the usual places, and none of the others'
+# processes: Ray looks through them for the node that a command is on. Where this code or Python
+# lies in one of the places, that one is shared.
 _USED = (Path(__file__).resolve(), Path(sys.prefix), Path(sys.base_prefix))
 _PLACES = [
     place
     for place in ("/home", "/root", "/data", "/tmp")
     if Path(place).is_dir() and not any(path.is_relative_to(place) for path in _USED)
 ]
-_OWN_FOLDERS = f"""
+_ALONE = f"""
+mount -t proc proc /proc || exit 1
 for place in {" ".join(_PLACES)}; do
     mkdir -p $0$place && mount --bind $0$place $place || exit 1
 done
-exec "$@"
+echo ready
+exec sleep infinity
 """
 
 
@@ -70,7 +73,7 @@ class Hosts:
         folder: for Ray's own files; its path must be short (socket names).
         shared: an empty folder that stands for the storage of all hosts.
         token: what Ray's processes show each other.
-        own: where the hosts' own folders are, if they share none; see :data:`_OWN_FOLDERS`.
+        own: where the hosts' own folders are, if they share none; see :data:`_ALONE`.
         variables: more of the environment on all hosts.
     """
 
@@ -82,6 +85,7 @@ class Hosts:
     number: int = field(default_factory=lambda: os.getpid() % 200 + 20)
     own: Path | None = None
     variables: dict[str, str] = field(default_factory=dict)
+    _first: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
 
     @property
     def head(self) -> str:
@@ -147,7 +151,21 @@ class Hosts:
         there = ["ip", "netns", "exec", self.name(host)]
         if self.own is None:
             return [*there, *command]
-        return [*there, "bash", "-c", _OWN_FOLDERS, str(self.own / str(host)), *command]
+        first = self._first.get(host)
+        if first is None or first.poll() is not None:
+            alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+            first = subprocess.Popen(
+                [*there, *alone, "bash", "-c", _ALONE, str(self.own / str(host))],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert first.stdout is not None
+            with first.stdout as said:
+                assert said.readline() == "ready\n"
+            self._first[host] = first
+        (inside,) = psutil.Process(first.pid).children()
+        words = ["nsenter", f"--target={inside.pid}", "--net", "--mount", "--pid"]
+        return [*words, f"--wd={ROOT}", *command]
 
     def start_ray(self, host: int, *more: str, **environment: str) -> None:
         """Start Ray on a host: the head without a CPU on host 0, else a node of one CPU.
@@ -249,6 +267,8 @@ class Hosts:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             if not alive:
+                if host in self._first:
+                    self._first[host].wait()
                 return
             time.sleep(0.1)
         raise AssertionError(f"processes of {self.name(host)} do not end: {self.processes(host)}")
