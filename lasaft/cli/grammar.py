@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,6 @@ class Given:
     json: bool
 
 
-def no_problems(given: Given) -> Iterator[Problem]:
-    """Yield nothing: a command whose words and options fit whenever each of them does."""
-    yield from ()
-
-
 class NoOptions(Settings):
     """A command that has words alone."""
 
@@ -58,7 +53,7 @@ class Verb:
     words: tuple[str, ...]
     run: Callable[[Given], int]
     options: type[Settings] = NoOptions
-    problems: Callable[[Given], Iterator[Problem]] = no_problems
+    problems: Callable[[Given], Iterable[Problem]] = lambda given: ()
 
 
 def parse(name: str, verb: Verb, argv: Sequence[str]) -> Given | str:

@@ -24,6 +24,7 @@ from lasaft.options import did_you_mean
 from lasaft.output import shown
 
 if TYPE_CHECKING:
+    from lasaft.audio import Encoding
     from lasaft.separation.separator import Separator
     from lasaft.separation.stems import Making, Stems
 
@@ -71,22 +72,15 @@ class _Song:
 
 
 def _problems(given: Given) -> Iterator[Problem]:
-    from lasaft.audio import Encoding
     from lasaft.device import require_device_name
-    from lasaft.separation.stems import check_template, file_format
+    from lasaft.separation.stems import check_template
 
     options: SeparateOptions = given.options
-
-    def encoding() -> None:
-        Encoding(_format(options), options.bits or "", options.bitrate)
-
-    def format_and_name() -> None:
-        check_template(options.name)
-        file_format(options.name, options.format)
-
     checks: tuple[Callable[[], object], ...] = (
-        lambda: require_device_name(options.device), format_and_name, encoding,
-    )  # fmt: skip
+        lambda: require_device_name(options.device),
+        lambda: check_template(options.name),
+        lambda: _encoding(options),
+    )
     for check in checks:
         try:
             check()
@@ -100,21 +94,19 @@ def _problems(given: Given) -> Iterator[Problem]:
         yield Problem("SONG", "-", reason="twice: standard input is read once")
 
 
-def _format(options: SeparateOptions) -> str:
+def _encoding(options: SeparateOptions) -> Encoding:
+    from lasaft.audio import Encoding
     from lasaft.separation.stems import file_format
 
-    try:
-        return file_format(options.name, options.format)
-    except ConfigError:  # told by itself
-        return options.format or "wav"
+    suffix = file_format(options.name, options.format)
+    return Encoding(suffix, options.bits or "", options.bitrate)
 
 
 def _separate(given: Given) -> int:
-    from lasaft.audio import Encoding
     from lasaft.separation.stems import Making, check_writable, plan_files
 
     options: SeparateOptions = given.options
-    encoding = Encoding(_format(options), options.bits or "", options.bitrate)
+    encoding = _encoding(options)
     folder = _last_checkpoint() if options.checkpoint is None else near(options.checkpoint)
     other_method = options.other_method if options.two_stems else ""
     making = Making(_targets(folder, options), other_method, encoding, options.clip_mode)
@@ -126,11 +118,9 @@ def _separate(given: Given) -> int:
             encoding.format, tracks=[song.track for song in songs],
         )  # fmt: skip
         check_writable(output_dir)
-        missing = [
-            f"{song.shown}: {no_file(song.path)}" for song in songs if not song.path.is_file()
-        ]
-        if len(missing) == len(songs):
-            raise AudioError("\n".join(map(shown, missing)))
+        if not any(song.path.is_file() for song in songs):
+            missing = [shown(f"{song.shown}: {no_file(song.path)}") for song in songs]
+            raise AudioError("\n".join(missing))
         separator, digest = _make_separator(folder, options)
         done: list[tuple[_Song, Stems]] = []
         failed: dict[str, str] = {}
@@ -148,13 +138,13 @@ def _separate(given: Given) -> int:
         results = [stems.as_json() | {"song": song.shown} for song, stems in done]
         print_json({"checkpoint": digest, "songs": results, "failed": failed})
     else:
-        rows = [
-            (str(path), f"{stems.seconds:.1f}", _peak(stems.peaks[target]))
-            for _, stems in done
-            for target, path in stems.files.items()
-        ]
-        print_table(("file", "seconds", "peak"), rows)
+        print_table(("file", "seconds", "peak"), [row for _, stems in done for row in _rows(stems)])
     return outcome(len(songs), len(failed), "songs were separated")
+
+
+def _rows(stems: Stems) -> Iterator[tuple[str, str, str]]:
+    for target, path in stems.files.items():
+        yield str(path), f"{stems.seconds:.1f}", _peak(stems.peaks[target])
 
 
 def _peak(value: float) -> str:

@@ -92,14 +92,14 @@ class Making:
                 yield np.stack([block[0], block[1:].sum(axis=0)])
         elif self.other_method == "minus":
             blocks, again = tee(blocks)
-            mixture = Pieces(again)
+            mixture = _Held(again)
             for (estimate,) in separator.stream(blocks, sample_rate, source, name):
                 yield np.stack([estimate, mixture.take(estimate.shape[-1]) - estimate])
         else:
             yield from separator.stream(blocks, sample_rate, self.targets, name)
 
 
-class Pieces:
+class _Held:
     """A signal that arrives in ``blocks`` [..., sample] of any size, in the sizes asked for."""
 
     def __init__(self, blocks: Iterable[Samples]) -> None:
