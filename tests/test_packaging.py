@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # What torch brings where it is built for CUDA.
 _OF_CUDA = re.compile(r"nvidia|cuda|triton")
 # lasaft, its nine dependencies and what these need.
-_PACKAGES = 25
+_PACKAGES = 24
 
 
 def _names(requirements: list[str]) -> list[str]:
