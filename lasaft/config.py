@@ -157,6 +157,9 @@ class ModelConfig(Settings):
         "after the last convolution (None: identity for mapping; for masking sigmoid "
         "on magnitude, tanh on complex)",
     )
+    initializer: Literal["xavier", "kaiming"] | None = option(
+        None, "first weights (None: kaiming before a last relu)"
+    )
     tfc_activation: Activation = option("relu", "in TFC blocks")
     tfc_tdf_activation: Activation = option("relu", "in TFC_TDF, TFC_RNN, LaSAFT, LightSAFT")
     tdf_activation: Activation = option("relu", "in TDF nets")
@@ -233,6 +236,14 @@ class ModelConfig(Settings):
         if self.spec_est_mode == "mapping":
             return "identity"
         return "sigmoid" if self.spec_type == "magnitude" else "tanh"
+
+    @property
+    def resolved_initializer(self) -> str:
+        """``initializer``, or the law that the first networks had with their last activation."""
+        if self.initializer is not None:
+            return self.initializer
+        rectified = self.resolved_last_activation in ("relu", "leaky_relu")
+        return "kaiming" if rectified else "xavier"
 
     @property
     def levels(self) -> int:
@@ -324,6 +335,7 @@ class ModelConfig(Settings):
         """Every option by its name, with what None becomes in its place."""
         return self.model_dump() | {
             "last_activation": self.resolved_last_activation,
+            "initializer": self.resolved_initializer,
             "input_channels": self.resolved_input_channels,
             "t_down_layers": self.time_levels,
             "f_down_layers": self.frequency_levels,
@@ -399,7 +411,7 @@ def _variant(modulation: str, block: str, **others: Any) -> dict[str, Any]:
 
 def _second(act: str, **others: Any) -> dict[str, Any]:
     """Return one of the authors' second networks."""
-    acts = {"tfc_tdf_activation": act, "scale_activation": act}
+    acts = {"tfc_tdf_activation": act, "scale_activation": act, "initializer": "kaiming"}
     listens = {"query_listen": True, "key_listen": True, "control_type": "per_block"}
     return _variant("gpocm", "tfc_lightsaft_v2", **listens, **acts, **others)
 

@@ -20,7 +20,7 @@ from lasaft.errors import CheckpointError, ConfigError
 # What no version of theirs writes, or what their weights tell.
 _OURS = {
     "sources", "sample_rate", "block", "modulation", "input_channels", "f_down_layers", "norm",
-    "scale_activation",
+    "scale_activation", "initializer",
 }  # fmt: skip
 # What the weights of their second networks do not tell.
 _IN_NO_WEIGHT = {

@@ -26,7 +26,7 @@ class LaSAFT(nn.Module):
         self.config = config
         self.spectrogram = Spectrogram(config.n_fft, config.hop_length)
         self.network = UNet(config)
-        initialise(self.network, config.resolved_last_activation)
+        initialise(self.network, config.resolved_initializer)
 
     def network_input(
         self, mixture_spec: Float[Tensor, "batch plane frame bin"]
@@ -89,16 +89,16 @@ class LaSAFT(nn.Module):
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, last_activation: str) -> None:
+def initialise(network: nn.Module, law: str) -> None:
     """Draw every weight of two or more dimensions from one normal law; leave the rest.
 
-    Xavier's, or Kaiming's if the network ends in a rectifier. Embeddings and attention keys are
+    The law is that of xavier, or of kaiming for a rectifier. Embeddings and attention keys are
     drawn by the same law as the authors do it: the published results come from this start.
     """
     for parameter in network.parameters():
         if parameter.dim() < 2 or parameter.is_meta:
             continue
-        if last_activation in ("relu", "leaky_relu"):
-            nn.init.kaiming_normal_(parameter, nonlinearity=last_activation)  # type: ignore[arg-type]
+        if law == "kaiming":
+            nn.init.kaiming_normal_(parameter)
         else:
             nn.init.xavier_normal_(parameter)

@@ -40,7 +40,7 @@ OPTIONS = {
         model.internal_channels model.n_internal_layers model.kernel_size_t
         model.kernel_size_f model.t_down_layers model.f_down_layers
         model.norm model.first_conv_activation model.scale_activation
-        model.last_activation model.tfc_activation
+        model.last_activation model.initializer model.tfc_activation
         model.tfc_tdf_activation model.tdf_activation model.tdc_activation model.bn_factor
         model.min_bn_units model.num_layers_rnn model.bn_factor_rnn
         model.min_bn_units_rnn model.tfc_tdf_bias model.bias model.num_tdfs model.dk

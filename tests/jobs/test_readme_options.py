@@ -147,6 +147,7 @@ ACCEPTED: list[tuple[str, str, Any]] = [
     ("--control_type per_block", "model.control_type", "per_block"),
     ("--block tfc_lightsaft_v2 --query_listen True", "model.query_listen", True),
     ("--block tfc_lasaft_v2 --key_listen True", "model.key_listen", True),
+    ("--initializer kaiming", "model.initializer", "kaiming"),
     ("--norm gn", "model.norm", "gn"),
     ("--scale_activation relu", "model.scale_activation", "relu"),
     ("--block tfc_rnn --num_layers_rnn 2", "model.num_layers_rnn", 2),

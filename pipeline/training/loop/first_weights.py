@@ -84,6 +84,6 @@ def _require_same_network(
 
 
 def _meaning(config: ModelConfig) -> dict[str, Any]:
-    """Return what decides the network's function; a window's length does not."""
-    idle = {"num_frame", *without_effect(config)}
+    """Return what decides the network's function; a window's length and first weights do not."""
+    idle = {"num_frame", "initializer", *without_effect(config)}
     return {name: None if name in idle else value for name, value in config.resolved.items()}

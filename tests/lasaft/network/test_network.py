@@ -222,12 +222,21 @@ def test_frames_that_do_not_halve_are_refused() -> None:
         model.estimate(torch.zeros(1, 4, 18, 33), torch.tensor([0]))
 
 
-@pytest.mark.parametrize(("activation", "kaiming"), [("identity", False), ("relu", True)])
-def test_initial_weights_follow_the_law_that_suits_the_last_activation(
-    activation: Any, kaiming: bool
+@pytest.mark.parametrize(
+    ("activation", "law", "kaiming"),
+    [
+        ("identity", None, False),
+        ("relu", None, True),
+        ("identity", "kaiming", True),
+        ("relu", "xavier", False),
+    ],
+)
+def test_initial_weights_follow_the_law_that_is_asked_for_or_suits_the_last_activation(
+    activation: Any, law: Any, kaiming: bool
 ) -> None:
     torch.manual_seed(0)
-    model = LaSAFT(small_config(n_fft=1024, hop_length=512, last_activation=activation))
+    options = {"last_activation": activation, "initializer": law}
+    model = LaSAFT(small_config(n_fft=1024, hop_length=512, **options))
     weight = model.network.get_parameter("middle.frequency.tdf.1.linear.weight")
     outputs, inputs = weight.shape
     expected = (2 / inputs) if kaiming else 2 / (inputs + outputs)
