@@ -1,6 +1,6 @@
 """A run in a bucket on hosts that share no folder, while hosts and commands die in each stage.
 
-    python -m benchmarks.apart [--stages train evaluate]
+    python -m benchmarks.apart [--stages train evaluate] [--what host]
 
 The hosts are network namespaces, each with folders of its own (root and iproute2 are needed); an
 S3-like server on one of them holds the run. ``jobs.doctor`` looks at them; then ``jobs.run`` goes
@@ -116,6 +116,8 @@ def main() -> int:
     """Do the runs, print the table, and return how many ended otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stages", nargs="+", choices=_ALL, default=_ALL)
+    kinds = ("host", "command")
+    parser.add_argument("--what", nargs="+", choices=kinds, default=kinds, help="what dies")
     options = parser.parse_args()
     if (reason := why_not()) is not None:
         sys.exit(f"apart: {reason}")
@@ -138,7 +140,7 @@ def main() -> int:
         assert done.returncode == 0, done.stderr
         scores, weights = json.loads(done.stdout)["scores"], model_hash(here)
         table.row("nothing, in a folder", f"{time.monotonic() - start:.0f}", "")
-    for kind in ("host", "command"):
+    for kind in options.what:
         with hosts(4, apart=True) as cloud, store_on(cloud, 3) as bucket:
             cloud.start_all()
             place = ["--output_dir", bucket, "--address", cloud.head]

@@ -57,7 +57,7 @@ def windows_per_second(place: str, cache: Path) -> list[float]:
         one for one in map(json.loads, found.read_text().splitlines()) if one["kind"] == "speed"
     ]
     steps = np.array([one["step"] for one in speeds])
-    seconds = steps / [one["values"]["speed/steps_per_second"] for one in speeds]
+    seconds = steps / np.array([one["values"]["speed/steps_per_second"] for one in speeds])
     return list(np.diff(steps, prepend=0) / np.diff(seconds, prepend=0) * _BATCH)
 
 

@@ -33,14 +33,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 # for a minute is waited for; one that has never answered may be none.
 PAUSES_SECONDS = [0.5, 2.0, 8.0, 20.0, 30.0]
 _FIRST_PAUSES_SECONDS = [0.5, 2.0]
+# Credentials that expire in the middle of a run may be renewed: the libraries read them again.
+RENEWAL_PAUSES_SECONDS = [30.0] * 28
 _TOLD_SECONDS = 2.0
 _ARROW_SCHEMES = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
 # Answers of a store that will be the same next time.
 _FINAL = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|NO_SUCH_BUCKET|UNRECOGNIZED|"
-    r"credential|HTTP response code 40[13]|Forbidden|Unauthorized",
+    r"credential|HTTP response code 40[13]|Forbidden|Unauthorized|HTTP status 301",
     re.I,
 )
+# An answer without a body, as to the question whether an object is there, says 400 alone.
+_EXPIRED = re.compile(r"Expired|HTTP status 400", re.I)
 
 
 @dataclass(frozen=True)
@@ -283,13 +287,15 @@ def patiently(
     Args:
         action: reads or writes it; an OSError of it means that the store failed.
         stop: ends the waiting.
-        pauses: between the tries, in seconds (None: :data:`PAUSES_SECONDS`).
+        pauses: between the tries, in seconds (None: :data:`PAUSES_SECONDS`, and where credentials
+            may have expired :data:`RENEWAL_PAUSES_SECONDS` too).
 
     Raises:
         DataError: the file is missing, the store refuses, or goes on failing.
     """
-    pauses = PAUSES_SECONDS if pauses is None else pauses
-    for pause in [*pauses, None]:
+    usual = PAUSES_SECONDS if pauses is None else pauses
+    longer = RENEWAL_PAUSES_SECONDS if pauses is None else []
+    for tries, pause in enumerate([*usual, *longer, None], 1):
         try:
             return action()
         except FileNotFoundError as error:
@@ -297,20 +303,23 @@ def patiently(
         except OSError as error:
             if error.errno in FULL:  # the disk here, to which something was copied
                 raise
-            if pause is None or (stop is not None and stop.is_set()):
-                _give_up(name, error, f", tried {len(pauses) + 1} times")
+            expired = _EXPIRED.search(str(error)) is not None
+            over = tries > len(usual) and not (expired and pause is not None)
+            if pause is None or over or (stop is not None and stop.is_set()):
+                _give_up(name, error, f", tried {tries} times")
             if _FINAL.search(str(error)):
                 _give_up(name, error, "")
             if pause >= _TOLD_SECONDS:
-                say(f"{name}: the store fails ({_first_line(error)}); waiting {pause:g} s")
+                renewal = "; renew the credentials, if they have expired" if expired else ""
+                say(f"{name}: the store fails ({_first_line(error)}); waiting {pause:g} s{renewal}")
         time.sleep(pause) if stop is None else stop.wait(pause)
     raise AssertionError("the last try returns or raises")
 
 
 def _give_up(name: str, error: OSError, how: str) -> NoReturn:
     raise DataError(
-        f"{name}: the store fails ({_first_line(error)}){how}; look at the address, "
-        "the network and the credentials (AWS_* in the environment)"
+        f"{name}: the store fails ({_first_line(error)}){how}; look at the address and its "
+        "region, the network and the credentials (AWS_* in the environment)"
     ) from error
 
 

@@ -7,8 +7,11 @@ import os
 import pickle
 import threading
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication as Application
 
 from jobs.cli import parse
 from lasaft.errors import ConfigError, DataError, StageError
@@ -26,6 +29,7 @@ from pipeline.workflow.run import shards_hash, shards_input
 from tests.helpers.object_store import (
     address,
     object_names,
+    object_store,
     put_folder,
     put_object,
 )
@@ -330,3 +334,38 @@ def test_a_bucket_that_is_not_there_is_named(port: int) -> None:
 def test_an_unknown_scheme_is_named() -> None:
     with pytest.raises(ConfigError, match=r"output_dir: s4://bucket/run cannot be used"):
         parse(["--output_dir", "s4://bucket/run", "--preset", "demo"], "run")
+
+
+def test_credentials_that_expire_are_waited_for_until_they_are_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer, file = Application.__call__, tmp_path / "credentials"
+    refused = 0
+
+    def renew(key: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=secret\n")
+
+    def only_new(app: Application, environ: dict[str, Any], start: Any) -> Any:
+        nonlocal refused
+        if "Credential=OLD/" not in environ.get("HTTP_AUTHORIZATION", ""):
+            return answer(app, environ, start)
+        refused += 1
+        if refused > 3:
+            renew("NEW")
+        start("400 Bad Request", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>"]
+
+    monkeypatch.setattr(store, "PAUSES_SECONDS", [0.0])
+    monkeypatch.setattr(store, "RENEWAL_PAUSES_SECONDS", [0.01] * 9)
+    monkeypatch.setattr(store, "_TOLD_SECONDS", 0.01)
+    monkeypatch.setattr(Application, "__call__", only_new)
+    shared = {"AWS_SHARED_CREDENTIALS_FILE": str(file)}
+    with object_store() as port, mock.patch.dict(os.environ, shared):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            del os.environ[name]
+        renew("OLD")
+        object_ = RemoteFolder(address("run", port)) / "x"
+        object_.write_bytes(b"whole")
+        assert object_.read_bytes() == b"whole"
+    assert refused == 4
+    assert "renew the credentials, if they have expired" in capsys.readouterr().err
