@@ -12,6 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.config.search import OBJECTIVES, WATCHED
 from pipeline.data.shards.manifest import read_manifest
+from pipeline.data.shards.store import shard_place
 from pipeline.report.board import read_published
 from pipeline.report.page import render, trusted
 from pipeline.search import plots
@@ -101,7 +102,7 @@ def _paper(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _facts(config: RunConfig, result: SearchResult) -> list[tuple[str, str]]:
-    manifest = read_manifest(RunFolder.of(config).shards)
+    manifest = read_manifest(shard_place(RunFolder.of(config)))
     search, model = config.search, config.model
     splits = [track.split for track in manifest.tracks]
     base = ("batch_size", "lr", "optimizer", "train_loss", "seed")

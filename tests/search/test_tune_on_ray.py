@@ -41,7 +41,7 @@ from pipeline.search.space_reader import read_space
 from pipeline.search.trials import TrialBook
 from pipeline.workflow.stages import search_settings
 from tests.helpers import ROOT
-from tests.helpers.object_store import address, object_names, object_store
+from tests.helpers.object_store import address, object_names, object_store, put_folder
 from tests.helpers.processes import in_processes
 from tests.helpers.shards import make_shards
 from tests.helpers.small_training import session
@@ -174,8 +174,10 @@ def test_a_search_in_a_bucket_goes_on_on_another_machine(
     """Each machine has nothing but the store; the first one is killed in the second trial."""
     with object_store() as port:
         place = address("run", port)
+        put_folder(root / "shards", address("run/shards", port))
         config = _config(root, "x", space=str(root / "rates.yaml"), seeds=1, top_settings=1)
-        config = config.model_copy(update={"output_dir": place})
+        data = config.data.model_copy(update={"shards_dir": None})
+        config = config.model_copy(update={"output_dir": place, "data": data})
         file = tmp_path / "config.json"
         file.write_text(to_json(config))
         state = "search/trials/0001/training/state.safetensors"
