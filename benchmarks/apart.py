@@ -126,16 +126,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         here = Path(name) / "run"
         start = time.monotonic()
-        command = [
-            *words,
-            "jobs.run",
-            *_SETTINGS,
-            *_SEARCH,
-            "--num_cpus",
-            "2",
-            "--output_dir",
-            str(here),
-        ]
+        place = ["--num_cpus", "2", "--output_dir", str(here)]
+        command = [*words, "jobs.run", *_SETTINGS, *_SEARCH, *place]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         scores, weights = json.loads(done.stdout)["scores"], model_hash(here)

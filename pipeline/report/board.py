@@ -173,14 +173,18 @@ class Board:
             f"{self.lead.definitions['average'].lower()}"
         )
 
-    def difference(self, test: Comparison) -> float | None:
-        """Return by how much the median SDR of a test's first system is above the second's."""
+    def contrary(self, test: Comparison) -> float | None:
+        """Return how far a test's first system is above the second by median SDR.
+
+        None unless the medians say the opposite of the test's own difference.
+        """
         rows = {row.name: row for row in self.measured}
         one, other = (
             rows[name].cells.get((test.source, "SDR", "median"), Cell(None)).value
             for name in (test.first, test.second)
         )
-        return difference(one, other)
+        medians = difference(one, other)
+        return medians if medians is not None and medians * test.difference < 0 else None
 
     @property
     def baseline(self) -> Summary | None:

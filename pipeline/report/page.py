@@ -125,8 +125,7 @@ def _pairs(board: Board) -> list[dict[str, Any]]:
         pair = {"first": names[0], "second": names[1], "leads": board.lead.name in names}
         pair = pairs.setdefault(names, {**pair, "tests": {}, "against": {}})
         pair["tests"][test.source] = test
-        medians = board.difference(test)
-        if medians is not None and medians * test.difference < 0:
+        if (medians := board.contrary(test)) is not None:
             pair["against"][test.source] = medians
     return list(pairs.values())
 
@@ -134,8 +133,8 @@ def _pairs(board: Board) -> list[dict[str, Any]]:
 def _contradictions(board: Board) -> Iterator[str]:
     """Yield a sentence for each test that says with confidence what the medians do not."""
     for test in board.tests:
-        medians = board.difference(test)
-        if test.better is None or medians is None or medians * test.difference >= 0:
+        medians = board.contrary(test)
+        if test.better is None or medians is None:
             continue
         worse = test.second if test.better == test.first else test.first
         yield (
