@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from lasaft.errors import LasaftError, StageError, refuse
+from pipeline.cluster.claims import Claim, is_dead, whoami
 from pipeline.cluster.job_log import kept_log
 from pipeline.cluster.locks import alone, in_use, is_held, this_command
 from pipeline.cluster.progress import say
 from pipeline.cluster.run_store import LARGE, TRAINED, RunStore, guards
-from pipeline.cluster.store import RemoteFile, RemoteFolder
+from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder, misplaced
 
 _RECORDS = ("tracking", "database", "artifacts")
 _BEAT_SECONDS = 5.0
 _STALE_SECONDS = 20.0
-_SETTLE_SECONDS = 1.0
 
 
 @contextmanager
@@ -82,34 +78,31 @@ class Lease:
     """The right to write to a folder of an object store: an object that names its owner.
 
     The owner changes the object every few seconds. One that has not changed for a while is that
-    of a command which has died, and is taken over. Stores that pyarrow opens have no common way
-    to write on a condition, so who takes it looks again after a moment whether it still has it.
+    of a command which has died, and is taken over.
     """
 
     def __init__(self, remote: RemoteFolder) -> None:
-        self._file, self._place = remote / ".lease.json", str(remote)
+        self._claim, self._place = Claim(remote, ".lease.json"), str(remote)
         self._own: dict[str, Any] = {}
         self._end, self._lost = threading.Event(), False
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def take(self, owner: str) -> str | None:
         """Become its owner and return None, or return who that is already, in words."""
-        found = owner_of(self._file)
+        found = self._claim.owner()
         if found is not None and not is_dead(found):
             say(
                 f"output_dir: {self._place} was in use by {found.get('owner')}; looking for "
                 f"{_STALE_SECONDS:.0f} s whether that still runs"
             )
             end = time.monotonic() + _STALE_SECONDS
-            while (now := owner_of(self._file)) == found and time.monotonic() < end:
+            while (now := self._claim.owner()) == found and time.monotonic() < end:
                 time.sleep(1)
             if now is not None and now != found:
                 return str(now.get("owner"))
         self._own = whoami() | {"owner": owner, "beat": 0}
-        self._write()
-        time.sleep(_SETTLE_SECONDS)
-        now = owner_of(self._file)
-        if now != self._own:
+        if not self._claim.take(self._own):
+            now = self._claim.owner()
             return str(now.get("owner")) if now is not None else "one that has just ended"
         self._thread.start()
         return None
@@ -119,9 +112,7 @@ class Lease:
         self._end.set()
         self._thread.join()
         with suppress(LasaftError):  # without an answer of the store it is left to be stale
-            found = owner_of(self._file)
-            if found is not None and found.get("id") == self._own["id"]:
-                self._file.delete()
+            self._claim.drop(self._own)
 
     def require(self) -> None:
         """Go on only if nobody else has taken it over.
@@ -136,34 +127,7 @@ class Lease:
             )
 
     def _beat(self) -> None:
-        while not self._end.wait(_BEAT_SECONDS):
+        while not self._end.wait(_BEAT_SECONDS) and not self._lost:
+            self._own["beat"] += 1
             with suppress(LasaftError):  # the store does not answer; it may again
-                found = owner_of(self._file)
-                self._lost = found is not None and found.get("id") != self._own["id"]
-                if self._lost:
-                    return
-                self._own["beat"] += 1
-                self._write()
-
-    def _write(self) -> None:
-        self._file.write_bytes(json.dumps(self._own).encode())
-
-
-def whoami() -> dict[str, Any]:
-    """Return what tells this process from all others, on all machines."""
-    return {"host": os.uname().nodename, "process": os.getpid(), "id": uuid.uuid4().hex}
-
-
-def owner_of(file: RemoteFile) -> dict[str, Any] | None:
-    """Return who an object says its owner is, None where there is none or it says nothing."""
-    try:
-        found = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def is_dead(owner: dict[str, Any]) -> bool:
-    """Return whether a process that :func:`whoami` named was of this machine, and is no more."""
-    here = owner.get("host") == os.uname().nodename
-    return here and not Path(f"/proc/{owner.get('process')}").exists()
+                self._lost = not self._claim.keep(self._own)

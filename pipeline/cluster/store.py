@@ -39,7 +39,7 @@ _TOLD_SECONDS = 2.0
 _ARROW_SCHEMES = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
 # Answers of a store that will be the same next time.
 _FINAL = re.compile(
-    r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|NO_SUCH_BUCKET|UNRECOGNIZED|"
+    r"ACCESS_?DENIED|INVALID_?ACCESS_?KEY|INVALID_?CLIENT_?TOKEN|SIGNATURE|NO_?SUCH_?BUCKET|UNRECOGNIZED|"
     r"credential|HTTP response code 40[13]|Forbidden|Unauthorized|HTTP status 301",
     re.I,
 )
@@ -97,7 +97,7 @@ class RemoteFolder:
                 system = fs.PyFileSystem(fs.FSSpecHandler(found))
         except (ValueError, ImportError, OSError) as error:
             raise ConfigError(
-                f"{self._option}: {self} cannot be used ({_first_line(error)}); allowed: an "
+                f"{self._option}: {self} cannot be used ({first_line(error)}); allowed: an "
                 "address that pyarrow.fs or an installed fsspec package knows, such as "
                 "s3://bucket/folder"
             ) from error
@@ -311,18 +311,19 @@ def patiently(
                 _give_up(name, error, "")
             if pause >= _TOLD_SECONDS:
                 renewal = "; renew the credentials, if they have expired" if expired else ""
-                say(f"{name}: the store fails ({_first_line(error)}); waiting {pause:g} s{renewal}")
+                say(f"{name}: the store fails ({first_line(error)}); waiting {pause:g} s{renewal}")
         time.sleep(pause) if stop is None else stop.wait(pause)
     raise AssertionError("the last try returns or raises")
 
 
 def _give_up(name: str, error: OSError, how: str) -> NoReturn:
     raise DataError(
-        f"{name}: the store fails ({_first_line(error)}){how}; look at the address and its "
+        f"{name}: the store fails ({first_line(error)}){how}; look at the address and its "
         "region, the network and the credentials (AWS_* in the environment)"
     ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the beginning of what an error says, on one line."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

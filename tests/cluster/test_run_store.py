@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +17,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication as Applica
 from jobs.cli import parse
 from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.files import atomic_write_bytes, atomic_write_json
-from pipeline.cluster import one_writer, store
+from pipeline.cluster import claims, one_writer, store
+from pipeline.cluster.claims import Claim, is_dead, whoami
 from pipeline.cluster.one_writer import Lease, alone_in_run
 from pipeline.cluster.parcels import parcel
 from pipeline.cluster.run_store import LARGE, RunStore
@@ -256,7 +258,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases that are stale after seconds."""
     monkeypatch.setattr(one_writer, "_BEAT_SECONDS", 0.2)
     monkeypatch.setattr(one_writer, "_STALE_SECONDS", 3.0)
-    monkeypatch.setattr(one_writer, "_SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr(claims, "_SETTLE_SECONDS", 0.2)
 
 
 def test_another_command_is_refused_and_named(
@@ -281,10 +283,71 @@ def test_a_dead_command_is_followed(place: str, quick: None) -> None:
     lease.drop()
     ended = dead | {"host": os.uname().nodename, "process": 2**22 + 1}
     put_object(place, ".lease.json", json.dumps(ended).encode())
-    assert one_writer.is_dead(ended)
+    assert is_dead(ended)
     lease = Lease(RemoteFolder(place))
     assert lease.take("run on d") is None
     lease.drop()
+
+
+@pytest.mark.parametrize("conditions", ["kept", "unknown", "refused"])
+def test_of_many_in_the_same_instant_one_gets_it(
+    place: str,
+    conditions: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the store where it writes on conditions, else by looking again."""
+    answer = Application.__call__
+
+    def conditionless(app: Application, environ: dict[str, Any], start: Any) -> Any:
+        if conditions == "refused" and "object_store" in environ.get("HTTP_USER_AGENT", ""):
+            start("501 Not Implemented", [])
+            return [b""]
+        for header in ("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"):
+            environ.pop(header, None)
+        return answer(app, environ, start)
+
+    if conditions != "kept":
+        monkeypatch.setattr(Application, "__call__", conditionless)
+    taking = [Claim(RemoteFolder(place), "claim") for _ in range(6)]
+    assert [claim.owner() for claim in taking] == [None] * 6
+    own = [whoami() for _ in taking]
+    with ThreadPoolExecutor(6) as pool:
+        taken = list(pool.map(Claim.take, taking, own))
+    assert sum(taken) == 1
+    winner = taken.index(True)
+    assert taking[winner].owner() == own[winner]
+    assert taking[winner].keep(own[winner] | {"beat": 1})
+    assert not any(c.keep(o) for c, o, won in zip(taking, own, taken, strict=True) if not won)
+    assert taking[winner].owner() == own[winner] | {"beat": 1}
+    assert ("no conditional writes (" in capsys.readouterr().err) == (conditions == "refused")
+    taking[winner].drop(own[winner])
+    assert object_names(place) == set()
+
+
+def test_an_answer_that_is_lost_on_the_way_loses_no_claim(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, lost = Application.__call__, 0
+
+    def lose(app: Application, environ: dict[str, Any], start: Any) -> Any:
+        nonlocal lost
+        done = answer(app, environ, start)
+        if environ["REQUEST_METHOD"] != "PUT" or lost % 2:
+            lost += environ["REQUEST_METHOD"] == "PUT"
+            return done
+        lost += 1
+        start("503 Slow Down", [])
+        return [b""]
+
+    monkeypatch.setattr(Application, "__call__", lose)
+    monkeypatch.setattr(store, "PAUSES_SECONDS", [0.01] * 4)
+    claim, own = Claim(RemoteFolder(place), "claim"), whoami()
+    assert claim.owner() is None
+    assert claim.take(own)
+    assert claim.keep(own | {"beat": 1})
+    assert lost >= 4
+    claim.drop(own)
 
 
 def test_one_that_stood_still_is_told_and_writes_no_more(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import IO, Protocol, Self
@@ -10,7 +9,7 @@ from typing import IO, Protocol, Self
 from lasaft.errors import StageError
 from lasaft.files import atomic_write_bytes, open_own
 from pipeline.cluster import locks
-from pipeline.cluster.one_writer import is_dead, owner_of, whoami
+from pipeline.cluster.claims import Claim, is_dead, owner_of, whoami
 from pipeline.cluster.run_store import RunStore
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config.folders import RunFolder
@@ -56,23 +55,23 @@ class RightInStore:
     """The right to the training of a run in an object store: an object names who has it."""
 
     def __init__(self, remote: RemoteFolder) -> None:
-        self._file, self._place = remote / _WRITER, str(remote)
+        self._claim, self._place = Claim(remote, _WRITER), str(remote)
         self._own = whoami()
 
     def __enter__(self) -> Self:
         end = time.monotonic() + _PREDECESSOR_SECONDS
-        while (owner := owner_of(self._file)) and not is_dead(owner) and time.monotonic() < end:
+        while (owner := self._claim.owner()) and not is_dead(owner) and time.monotonic() < end:
             time.sleep(1)
-        self._file.write_bytes(json.dumps(self._own).encode())
+        if not self._claim.take(self._own):
+            raise _shut_out(self._place)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if owner_of(self._file) == self._own:
-            self._file.delete()
+        self._claim.drop(self._own)
 
     def require(self) -> None:
         """Raise where this process has been shut out."""
-        if owner_of(self._file) != self._own:
+        if self._claim.owner() != self._own:
             raise _shut_out(self._place)
 
 
