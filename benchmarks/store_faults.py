@@ -3,9 +3,9 @@
     python -m benchmarks.store_faults [--seconds 60] [--faults busy cut] [--stages train]
 
 Each run is ``jobs.run`` against an S3-like server on this machine. From the moment that a stage
-begins, the server answers 503, or slowly, or not at all, or breaks off every third upload in its
-middle. A run has to end by itself, with the scores and the model of a run in a folder that nothing
-has disturbed.
+begins, the server answers 503, or slowly, or not at all, or that the credentials have expired, or
+breaks off every third upload in its middle. A run has to end by itself, with the scores and the
+model of a run in a folder that nothing has disturbed.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ class Faults:
             case "busy":
                 start("503 Slow Down", [("Content-Type", "application/xml")])
                 return [b"<Error><Code>SlowDown</Code><Message>too many requests</Message></Error>"]
+            case "expired":
+                start("400 Bad Request", [("Content-Type", "application/xml")])
+                return [b"<Error><Code>ExpiredToken</Code><Message>it expired</Message></Error>"]
             case "slow":
                 time.sleep(_SLOW_SECONDS)
                 return self._answer(app, environ, start)
@@ -109,7 +112,7 @@ def main() -> int:
     """Do the runs, print the table, and return how many ended otherwise than the undisturbed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long a fault is there")
-    kinds = ("busy", "slow", "silent", "cut")
+    kinds = ("busy", "slow", "silent", "cut", "expired")
     parser.add_argument("--faults", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     options = parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from unittest import mock
 
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication as Application
+from pyarrow import fs
 
 from jobs.cli import parse
 from lasaft.errors import ConfigError, DataError, StageError
@@ -21,6 +23,7 @@ from pipeline.cluster import claims, one_writer, store
 from pipeline.cluster.claims import Claim, is_dead, whoami
 from pipeline.cluster.one_writer import Lease, alone_in_run
 from pipeline.cluster.parcels import parcel
+from pipeline.cluster.patient_files import patient
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import DataConfig, RunConfig
@@ -380,6 +383,48 @@ def test_the_right_to_train_goes_to_the_next_process(machines: Machines) -> None
             with pytest.raises(StageError, match="another one has taken the training over"):
                 first.require()
     assert object_names(str(machines.config.output_dir)) == set()
+
+
+# What Ray Train writes there itself
+
+
+def test_a_file_system_that_waits_does_what_the_store_s_own_does(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request is refused twice; a copy that travelled does the same."""
+    answer, asked = Application.__call__, collections.Counter[tuple[str, str]]()
+
+    def busy(app: Application, environ: dict[str, Any], start: Any) -> Any:
+        request = environ["REQUEST_METHOD"], environ["PATH_INFO"] + environ["QUERY_STRING"]
+        asked[request] += 1
+        if asked[request] > 2:
+            return answer(app, environ, start)
+        start("400 Bad Request", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>"]
+
+    monkeypatch.setattr(store, "PAUSES_SECONDS", [0.01] * 9)
+    system, path = RemoteFolder(place).place("")
+    waiting = pickle.loads(pickle.dumps(patient(system)))
+    assert waiting == patient(system)
+    monkeypatch.setattr(Application, "__call__", busy)
+    waiting.create_dir(f"{path}/runs")
+    with waiting.open_output_stream(f"{path}/runs/index.json") as file:
+        file.write(b"one ")
+        file.write(b"two")
+    waiting.copy_file(f"{path}/runs/index.json", f"{path}/runs/copy")
+    waiting.move(f"{path}/runs/copy", f"{path}/runs/moved")
+    with waiting.open_input_stream(f"{path}/runs/moved") as file:
+        assert file.read() == b"one two"
+    assert waiting.get_file_info(f"{path}/runs/none").type == fs.FileType.NotFound
+    with pytest.raises(FileNotFoundError):
+        waiting.open_input_file(f"{path}/runs/none")
+    found = waiting.get_file_info(fs.FileSelector(f"{path}/runs"))
+    assert sorted(info.base_name for info in found) == ["index.json", "moved"]
+    waiting.delete_file(f"{path}/runs/moved")
+    waiting.delete_dir(f"{path}/runs")
+    assert asked.total() > 20
+    monkeypatch.setattr(Application, "__call__", answer)
+    assert object_names(place) == set()
 
 
 # What is refused
