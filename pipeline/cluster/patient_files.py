@@ -10,17 +10,19 @@ from typing import Any, TypeVar
 from pyarrow import BufferReader, NativeFile, PythonFile
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, PyFileSystem
 
-from pipeline.cluster.store import patiently
+from pipeline.cluster.store import RemoteFolder, patiently
 
 Result = TypeVar("Result")
 
 
-def patient(system: FileSystem) -> FileSystem:
-    """Return ``system`` with all that is asked of it tried again, as :func:`patiently` does.
+def patient_place(folder: RemoteFolder, name: str) -> tuple[FileSystem, str]:
+    """Return a file system, and the path in it, of a file or folder below ``folder``.
 
-    A file is read and written as a whole, in memory: this is for small ones.
+    All that is asked of it is tried again, as :func:`patiently` does. A file is read and written
+    as a whole, in memory: this is for small ones.
     """
-    return PyFileSystem(_Patient(system))
+    system, path = folder.place(name)
+    return PyFileSystem(_Patient(system)), path
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
 from ray.util.queue import Queue
 
 from lasaft.errors import LasaftError
+from pipeline.cluster.patient_files import patient_place
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.outlet import Outlet, Write
 from pipeline.training.loop.states import newest_state
@@ -89,7 +90,7 @@ class RayOutlet(Outlet):
         for copy in self._run.glob("*/"):  # Ray Train removes the objects, which is all it knows of
             if copy != folder:
                 shutil.rmtree(copy)
-        system, path = self.store.remote.place(str(folder.relative_to(root)))
+        system, path = patient_place(self.store.remote, str(folder.relative_to(root)))
         return Checkpoint(path, system)
 
     @property

@@ -151,13 +151,13 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
 
 def _ray_storage(folder: RunFolder) -> tuple[str, FileSystem | None]:
     """Return where Ray Train keeps what is its own, and the file system of it if it is no disk."""
-    from pipeline.cluster.patient_files import patient
+    from pipeline.cluster.patient_files import patient_place
 
     remote = RunStore(folder).remote
     if remote is None:
         return str(folder.ray_train), None
-    system, path = remote.place(str(folder.ray_train.relative_to(folder.root)))
-    return path, patient(system)
+    system, path = patient_place(remote, str(folder.ray_train.relative_to(folder.root)))
+    return path, system
 
 
 def reported(folder: RunFolder) -> Result:

@@ -23,7 +23,7 @@ from pipeline.cluster import claims, one_writer, store
 from pipeline.cluster.claims import Claim, is_dead, whoami
 from pipeline.cluster.one_writer import Lease, alone_in_run
 from pipeline.cluster.parcels import parcel
-from pipeline.cluster.patient_files import patient
+from pipeline.cluster.patient_files import patient_place
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import DataConfig, RunConfig
@@ -403,9 +403,10 @@ def test_a_file_system_that_waits_does_what_the_store_s_own_does(
         return [b"<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>"]
 
     monkeypatch.setattr(store, "PAUSES_SECONDS", [0.01] * 9)
-    system, path = RemoteFolder(place).place("")
-    waiting = pickle.loads(pickle.dumps(patient(system)))
-    assert waiting == patient(system)
+    system, path = patient_place(RemoteFolder(place), "")
+    waiting = pickle.loads(pickle.dumps(system))
+    assert waiting == system
+    assert waiting == patient_place(RemoteFolder(place), "")[0]
     monkeypatch.setattr(Application, "__call__", busy)
     waiting.create_dir(f"{path}/runs")
     with waiting.open_output_stream(f"{path}/runs/index.json") as file:
