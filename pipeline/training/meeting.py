@@ -10,14 +10,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig
-from torch import distributed
+from ray.train.backend import Backend, BackendConfig
 
-from pipeline.training.loop.ranks import Ranks
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.training.loop.ranks import Ranks
 
 
 class _NoGroup(Backend):
@@ -26,8 +26,15 @@ class _NoGroup(Backend):
     share_cuda_visible_devices = True
 
 
-class OwnMeeting(TorchConfig):
-    """Ray's settings of torch, without its process group."""
+class OwnMeeting(BackendConfig):
+    """Says that the processes meet by themselves; what steers them needs no torch to read it."""
+
+    @property
+    def framework(self) -> Any:
+        """Return what Ray's dashboard shows."""
+        from ray.train.torch import TorchConfig
+
+        return TorchConfig().framework
 
     @property
     def backend_cls(self) -> Any:
@@ -38,10 +45,16 @@ class OwnMeeting(TorchConfig):
 @contextmanager
 def met(device: torch.device) -> Iterator[Ranks]:
     """Be in torch's process group inside the ``with``; a process that trains alone needs none."""
+    import torch
     from ray import train
     from ray.train.collective import broadcast_from_rank_zero
     from ray.util import get_node_ip_address
+    from torch import distributed
 
+    from pipeline.training.loop.ranks import Ranks
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     if world == 1:

@@ -27,7 +27,6 @@ from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
 from pipeline.training.loop.identity import claim, finished, has_begun
-from pipeline.training.loop.published import verify
 from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.right_to_write import trains_here
 from pipeline.training.loop.states import drop_states, newest_state
@@ -69,6 +68,8 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
         claim(folder, config, manifest.hash)
         result = finished(folder, config)
         if result is not None:
+            from pipeline.training.loop.published import verify  # imports torch
+
             verify(folder, config, result)
         store = RunStore(folder)
         store.push(*TRAINED)
@@ -246,7 +247,7 @@ def _run_workers(
     """
     from ray import train as ray_train
     from ray.exceptions import RayActorError
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from pipeline.training.meeting import OwnMeeting
     from pipeline.training.reports import Listener
@@ -255,10 +256,11 @@ def _run_workers(
     folder, most = RunFolder.of(config), config.train.max_failures
     storage_path, storage_filesystem = _ray_storage(folder)
     threads = _thread_settings(scaling["resources_per_worker"]["CPU"])
-    trainer = TorchTrainer(
+    # What TorchTrainer adds is torch, in processes that only steer: seconds of every start.
+    trainer = DataParallelTrainer(
         _process,
         train_loop_config={"config": config_json, "folders": folders},
-        torch_config=OwnMeeting(),
+        backend_config=OwnMeeting(),
         scaling_config=ray_train.ScalingConfig(**scaling),
         run_config=ray_train.RunConfig(
             name=f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}",
