@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lasaft.errors import ConfigError, StageError
 from lasaft.files import atomic_write_bytes
+from lasaft.network.conditioning import Wanted
 from lasaft.network.model import LaSAFT
 
 FORMATS = (".onnx", ".pt2")
@@ -58,7 +59,7 @@ class SpectrogramNetwork(nn.Module):
         self.model = model
 
     def forward(
-        self, mixture_spec: Float[Tensor, "batch plane frame bin"], condition: Int[Tensor, " batch"]
+        self, mixture_spec: Float[Tensor, "batch plane frame bin"], condition: Wanted
     ) -> Float[Tensor, "batch plane frame bin"]:
         """Estimate the chosen sources, complex planes as channels for every framework."""
         estimate = self.model.estimate(mixture_spec, condition)
@@ -72,9 +73,11 @@ def export_model(
 
     The file takes ``mixture_spec`` [batch, plane, frame, bin], float32, the real parts of the
     audio channels, then their imaginary parts, and ``condition`` [batch], int64, indices into the
-    source names. It gives ``estimate`` of the mixture's shape, which an inverse STFT makes audio.
-    Batch and frame count are free; frames are a multiple of ``config.time_reduction``, at least
-    twice it. Before the file appears, it is run beside the plain network with other counts.
+    source names; with ``control_vector_type multi_hot`` [batch, source], float32, 1 for each source
+    of the set and 0 for the others. It gives ``estimate`` of the mixture's shape, which an inverse
+    STFT makes audio. Batch and frame count are free; frames are a multiple of
+    ``config.time_reduction``, at least twice it. Before the file appears, it is run beside the
+    plain network with other counts.
 
     Args:
         model: the network; it stays as it is.
@@ -138,7 +141,11 @@ def _example(model: LaSAFT, batch: int, steps: int) -> tuple[Tensor, Tensor]:
     config = model.config
     shape = (batch, config.spec_channels, steps * config.time_reduction, config.bins)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(batch))
-    return noise, torch.arange(batch) % len(config.sources)
+    single = torch.arange(batch) % len(config.sources)
+    if not config.takes_sets:
+        return noise, single
+    rows = torch.eye(len(config.sources))[single]
+    return noise, rows.maximum(rows.roll(1, 0))  # sets of two
 
 
 def _graph(network: SpectrogramNetwork, example: tuple[Tensor, Tensor]) -> tuple[Any, Any]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from lasaft.authors.file import AuthorsCheckpoint, read_authors_checkpoint
 from lasaft.authors.layout import config_from_authors, from_authors_state_dict, second_network
 from lasaft.checkpoint import save_checkpoint
-from lasaft.config import ModelConfig, without_effect
+from lasaft.config import ModelConfig
 from lasaft.errors import CheckpointError, ConfigError
+from lasaft.idle_options import without_effect
 
 # What no version of theirs writes, or what their weights tell.
 _OURS = {

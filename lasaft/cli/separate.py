@@ -22,6 +22,7 @@ from lasaft.errors import AudioError, ConfigError, LasaftError, Problem
 from lasaft.files import no_file
 from lasaft.options import did_you_mean
 from lasaft.output import shown
+from lasaft.targets import members, rest_of
 
 if TYPE_CHECKING:
     from lasaft.audio import Encoding
@@ -40,8 +41,10 @@ class SeparateOptions(Settings):
         None, "a checkpoint folder (None: the last one that was trained or imported here)"
     )
     output_dir: Path = option(Path("separated"), "where the stems go")
-    targets: tuple[str, ...] | None = option(None, "the sources wanted (None: all)")
-    two_stems: str | None = option(None, "one source, and all the rest as no_<source>")
+    targets: tuple[str, ...] | None = option(
+        None, "the sources wanted; a+b: the sum of two (None: all)"
+    )
+    two_stems: str | None = option(None, "one source or a+b, and all the rest as no_<source>")
     other_method: Literal["minus", "add"] = option(
         "minus", "the rest of two_stems: the mixture minus the source, or the sum of the others"
     )
@@ -176,10 +179,17 @@ def _targets(folder: Path, options: SeparateOptions) -> tuple[str, ...]:
     known = config.sources
     name = "targets" if options.two_stems is None else "two_stems"
     wanted = options.targets if options.two_stems is None else (options.two_stems,)
-    unknown = [one for one in wanted or () if one not in known]
+    unknown = [one for one in wanted or () if not members(one, known)]
     if unknown:
         allowed = ", ".join(known) + did_you_mean(unknown[0], known)
         raise ConfigError(Problem(name, ", ".join(unknown), allowed))
+    if (
+        options.two_stems
+        and options.other_method == "add"
+        and not rest_of(options.two_stems, known)
+    ):
+        reason = f"leaves no source of {', '.join(known)} for other_method add (minus: the rest)"
+        raise ConfigError(Problem(name, options.two_stems, reason=reason))
     return tuple(dict.fromkeys(wanted or known))
 
 

@@ -27,7 +27,7 @@ def specialise(
     conditions. The weights are copied: later changes to ``model`` do not reach the result.
 
     Args:
-        conditions: indices into ``model.config.sources``.
+        conditions: indices into ``model.config.sources``, or rows of them (``LaSAFT.estimate``).
         dtype: of weights and activations: float32 (within 2e-5 of the plain network's scale) or
             bfloat16 (about 37 dB below it; float32 on a CPU that would only emulate it).
 
@@ -39,23 +39,23 @@ def specialise(
         keep_memory()
         if dtype == torch.bfloat16 and emulates_bfloat16():
             dtype = torch.float32
-    return Specialised(model, [int(number) for number in conditions], dtype)
+    return Specialised(model, torch.as_tensor(conditions), dtype)
 
 
 class Specialised(nn.Module):
     """See :func:`specialise`."""
 
     @torch.no_grad()
-    def __init__(self, model: LaSAFT, conditions: list[int], dtype: torch.dtype) -> None:
+    def __init__(self, model: LaSAFT, conditions: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.conditions = tuple(conditions)
+        self.conditions = len(conditions)
         # In a tuple, so that the network is not registered (and copied) as a part of this one.
         self._model = (model,)
         network, config = model.network, model.config
         training = model.training
         device = network.last.weight.device
-        condition = network.conditioner.eval()(torch.tensor(conditions, device=device))
+        condition = network.conditioner.eval()(conditions.to(device))
         network.conditioner.train(training)
         self.levels = config.levels
         self.blocks = nn.ModuleList()
@@ -91,7 +91,7 @@ class Specialised(nn.Module):
         What is shared is run once, the rest for one condition after the other, because its
         features then stay in the CPU's cache.
         """
-        split, count = self.shared_blocks, len(self.conditions)
+        split, count = self.shared_blocks, self.conditions
         skips: list[SkipState] = []
         x = self.first(channels_last(seen)).to(self.dtype)
         x = self._run(range(split), 0, x, skips)

@@ -1,4 +1,4 @@
-"""From a source number to the numbers that modulate the blocks: control vector, network, heads."""
+"""From a condition to the numbers that modulate the blocks: control vector, network, heads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from lasaft.network.activations import activation
 from lasaft.network.generator import BlockGenerator
 from lasaft.network.modulations import Condition, modulation_class
 
+# For each item an index into ``config.sources``; or for each of these 1 where it is wanted, else 0.
+Wanted = Int[Tensor, " batch"] | Float[Tensor, "batch source"]
+
 
 class OneHot(nn.Module):
     """A source number as a vector with a single one."""
@@ -27,6 +30,18 @@ class OneHot(nn.Module):
     def forward(self, source: Int[Tensor, " batch"]) -> Float[Tensor, "batch source"]:
         """Return a row of the identity for each item."""
         return self.identity[source]
+
+
+class SetEmbedding(nn.Embedding):
+    """A set of sources as the sum of their vectors: a linear map of ones and zeros, no offset.
+
+    A set of one source gives its row, to the bit what ``Embedding`` gives for its number, and the
+    weights of both are the same: a network that knows single sources can go on to learn sets.
+    """
+
+    def forward(self, input: Wanted) -> Float[Tensor, "batch size"]:
+        """Return the vector of each item's set, or of its source."""
+        return input @ self.weight if input.is_floating_point() else super().forward(input)
 
 
 class ControlLayer(nn.Module):
@@ -69,12 +84,12 @@ class Head(nn.Module):
         return self.norm(self.activation(self.linear(x))).split(self.counts, dim=-1)
 
 
-def _embedding(sources: int, size: int) -> nn.Embedding:
-    """Return ``nn.Embedding(sources, size)``, which torch can also make without values.
+def _embedding(kind: type[nn.Embedding], sources: int, size: int) -> nn.Embedding:
+    """Return ``kind(sources, size)``, which torch can also make without values.
 
     Itself it draws in place: for that, without values, torch imports its compiler, for a second.
     """
-    return nn.Embedding.from_pretrained(torch.randn(sources, size), freeze=False)
+    return kind.from_pretrained(torch.randn(sources, size), freeze=False)
 
 
 class Conditioner(nn.Module):
@@ -92,8 +107,9 @@ class Conditioner(nn.Module):
         self.embedding = self.control = self.gamma = self.beta = None
         if modulated or config.attentive:
             one_hot = config.control_vector_type == "one_hot_mode"
+            kind = SetEmbedding if config.takes_sets else nn.Embedding
             sources = len(config.sources)
-            self.embedding = OneHot(sources) if one_hot else _embedding(sources, size)
+            self.embedding = OneHot(sources) if one_hot else _embedding(kind, sources, size)
         self.generators = None
         if modulated and config.control_type == "per_block":
             self.generators = nn.ModuleList(
@@ -107,18 +123,21 @@ class Conditioner(nn.Module):
             )
             self.gamma, self.beta = _heads(config, size << len(layers))
 
-    def forward(self, source: Int[Tensor, " batch"]) -> Condition:
+    def forward(self, wanted: Wanted) -> Condition:
         """Return the condition of each item.
 
         Args:
-            source: index into ``config.sources``.
+            wanted: index into ``config.sources``; with multi_hot also a row of ones and zeros.
 
         Raises:
-            ConfigError: training with one item, whose batch statistics do not exist.
+            ConfigError: a set without multi_hot, or training with one item, whose batch statistics
+                do not exist.
         """
         if self.embedding is None:
             return Condition()
-        vector = self.embedding(source)
+        if wanted.is_floating_point() and not isinstance(self.embedding, SetEmbedding):
+            raise ConfigError("condition: got sets of sources, allowed: indices without multi_hot")
+        vector = self.embedding(wanted)
         if self.generators is not None:
             numbers = zip(*(generator(vector) for generator in self.generators), strict=True)
             gamma, beta = (
@@ -128,7 +147,7 @@ class Conditioner(nn.Module):
             return Condition(vector, gamma, beta)
         if self.control is None or self.gamma is None or self.beta is None:
             return Condition(vector)
-        if self.training and len(source) == 1 and self._needs_batch():
+        if self.training and len(wanted) == 1 and self._needs_batch():
             raise ConfigError(
                 "batch_size: got 1 item a process, allowed: 2 or more, because the control "
                 "network normalises over the batch (control_n_layer 3 or more, or pocm_norm)"

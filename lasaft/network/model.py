@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lasaft.config import ModelConfig
+from lasaft.network.conditioning import Wanted
 from lasaft.network.spectrogram import Spectrogram
 from lasaft.network.unet import UNet
 
@@ -37,14 +38,15 @@ class LaSAFT(nn.Module):
         return mixture_spec
 
     def estimate(
-        self, mixture_spec: Float[Tensor, "batch plane frame bin"], condition: Int[Tensor, " batch"]
+        self, mixture_spec: Float[Tensor, "batch plane frame bin"], condition: Wanted
     ) -> Float[Tensor, "batch channel frame bin"]:
         """Estimate the chosen sources in the network's domain.
 
         Args:
             mixture_spec: complex planes as channels; frames a multiple of
                 ``config.time_reduction``.
-            condition: for each item, an index into ``config.sources``.
+            condition: for each item, an index into ``config.sources``; of a network with
+                ``control_vector_type multi_hot`` also a row of ones (the sources wanted) and zeros.
 
         Returns:
             Complex planes as channels, or magnitudes if ``config.spec_type`` is magnitude.
@@ -74,14 +76,14 @@ class LaSAFT(nn.Module):
         return estimate
 
     def forward(
-        self, mixture: Float[Tensor, "batch channel sample"], condition: Int[Tensor, " batch"]
+        self, mixture: Float[Tensor, "batch channel sample"], condition: Wanted
     ) -> Float[Tensor, "batch channel sample"]:
-        """Separate one source from each mixture.
+        """Separate one source, or the sum of a set of them, from each mixture.
 
         Args:
             mixture: audio of ``config.audio_channels`` channels; 1 + samples // hop_length must
                 be a multiple of ``config.time_reduction``.
-            condition: for each item, an index into ``config.sources``.
+            condition: as for :meth:`estimate`.
         """
         spec = self.spectrogram.stft(mixture)
         estimate = self.to_spectrogram(self.estimate(spec, condition), spec)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lasaft.config import ModelConfig
 from lasaft.errors import ConfigError
 from lasaft.network.activations import activation
 from lasaft.network.blocks import Block, ConvNorm
-from lasaft.network.conditioning import Conditioner
+from lasaft.network.conditioning import Conditioner, Wanted
 
 
 class UNet(nn.Module):
@@ -53,7 +53,7 @@ class UNet(nn.Module):
         self.activation = activation(config.resolved_last_activation)
 
     def forward(
-        self, spec: Float[Tensor, "batch channel frame bin"], source: Int[Tensor, " batch"]
+        self, spec: Float[Tensor, "batch channel frame bin"], wanted: Wanted
     ) -> Float[Tensor, "batch channel frame bin"]:
         """Map a spectrogram to one of the same shape.
 
@@ -61,7 +61,7 @@ class UNet(nn.Module):
             ConfigError: the frame count is not a multiple of the time reduction.
         """
         self.check_frames(spec.shape[2])
-        condition = self.conditioner(source)
+        condition = self.conditioner(wanted)
         # Convolutions are faster with the channels innermost; whatever follows keeps that.
         x = self.first(spec.contiguous(memory_format=torch.channels_last))
         skips = []

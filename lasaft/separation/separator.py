@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice, tee
+from itertools import chain, islice, tee
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from lasaft.errors import AudioError, ConfigError
 from lasaft.fast.specialise import specialise
 from lasaft.network.model import LaSAFT
 from lasaft.separation.chunks import Chunk, ChunkGrid, cut, frame_grid, overlap_add, wave_grid
+from lasaft.targets import members
 
 Precision = Literal["32", "bf16"]
 # Complex-as-channels mixture [batch, 2 * channel, frame, bin] -> an estimate for each condition
@@ -36,12 +37,12 @@ _MAPS_HELD = 40
 
 
 def plain_estimator(model: LaSAFT, conditions: Tensor) -> Estimator:
-    """Return the network as it is, run for all ``conditions`` [condition] in one batch."""
+    """Return the network as it is, run for all ``conditions`` [condition, ...] in one batch."""
 
     def estimate(mixture: Tensor) -> Tensor:
         batch, count = len(mixture), len(conditions)
         repeated = mixture.repeat_interleave(count, dim=0)
-        result = model.estimate(repeated, conditions.repeat(batch))
+        result = model.estimate(repeated, torch.cat([conditions] * batch))
         return model.to_spectrogram(result, repeated).unflatten(0, (batch, count))
 
     return estimate
@@ -107,7 +108,8 @@ class Separator:
         Args:
             waveform: floats [channel, sample] (or [sample]: mono), full scale ±1, any length.
             sample_rate: of the waveform, in Hz; the estimates have it too.
-            targets: names of sources, or one of them (default: all).
+            targets: names of sources, or one of them (default: all). ``"vocals+bass"`` is the sum
+                of two: of the network's estimates, or its estimate of the set (``multi_hot``).
             progress: is called with the number of samples that have just been finished.
 
         Returns:
@@ -142,7 +144,7 @@ class Separator:
         Args:
             blocks: float32 [channel, sample] each, of any size.
             sample_rate: in Hz.
-            targets: names of sources, or one of them (default: all).
+            targets: as for :meth:`separate`.
             name: what messages call the signal.
 
         Yields:
@@ -173,13 +175,13 @@ class Separator:
             yield np.zeros((len(names), counted.channels, missing), np.float32)
 
     def targets(self, names: str | Sequence[str] | None) -> tuple[str, ...]:
-        """Return ``names`` without repetitions, or all sources; ConfigError for an unknown one."""
+        """Return ``names`` without repetitions, or all sources; ConfigError for unknown ones."""
         if names is None:
             return self.config.sources
         names = [names] if isinstance(names, str) else names
         if not names:
             raise ConfigError("targets: is empty, name at least one source")
-        unknown = [name for name in names if name not in self.config.sources]
+        unknown = [name for name in names if not members(name, self.config.sources)]
         if unknown:
             raise ConfigError(
                 f"targets: got {', '.join(unknown)}, allowed: {', '.join(self.config.sources)}"
@@ -226,7 +228,7 @@ class Separator:
 
     def _estimator(self, names: tuple[str, ...]) -> Estimator:
         if self._built is None or self._built[0] != names:
-            self._built = names, self._build(self._model, _conditions(self._model, names))
+            self._built = names, _estimator(self._model, names, self._build)
         return self._built[1]
 
 
@@ -238,7 +240,7 @@ def separate_spectrogram(
     Args:
         model: in whatever mode; it is run in eval mode.
         spec: complex-as-channels [2 * channel, frame, bin]; outside it the network sees zeros.
-        targets: names of sources (default: all).
+        targets: names of sources, or of sets of them (default: all sources).
 
     Returns:
         [target, 2 * channel, frame, bin], where ``spec`` is.
@@ -248,7 +250,7 @@ def separate_spectrogram(
     device = _device(model)
     batch_size = max(1, frames_at_once(model.config, device) // grid.window)
     with _evaluating(model), torch.no_grad():
-        estimator = specialise(model, _conditions(model, names))
+        estimator = _estimator(model, names, specialise)
 
         def separate(windows: Tensor) -> Tensor:
             estimates = estimator(windows.to(device).transpose(-1, -2))
@@ -388,9 +390,26 @@ def _from_network(waves: Tensor, batch: int, channels: int) -> Tensor:
     return waves.mean(dim=2, keepdim=True) if channels == 1 else waves
 
 
-def _conditions(model: LaSAFT, names: Sequence[str]) -> Tensor:
-    indices = [model.config.sources.index(name) for name in names]
-    return torch.tensor(indices, dtype=torch.int64, device=_device(model))
+def _estimator(model: LaSAFT, names: Sequence[str], build: BuildEstimator) -> Estimator:
+    """Return what estimates each target; the network runs once for each condition."""
+    sources, device = model.config.sources, _device(model)
+    sets = [members(name, sources) for name in names]
+    if model.config.takes_sets:
+        rows = torch.zeros(len(names), len(sources))
+        for row, chosen in zip(rows, sets, strict=True):
+            row[list(chosen)] = 1
+        return build(model, rows.to(device))
+    single = list(dict.fromkeys(chain.from_iterable(sets)))
+    estimate = build(model, torch.tensor(single, device=device))
+    if len(single) == len(names) and all(len(each) == 1 for each in sets):
+        return estimate
+    places = [[single.index(source) for source in chosen] for chosen in sets]
+
+    def summed(mixture: Tensor) -> Tensor:
+        found = estimate(mixture)
+        return torch.stack([found[:, chosen].sum(dim=1) for chosen in places], dim=1)
+
+    return summed
 
 
 def _device(model: LaSAFT) -> torch.device:

@@ -19,6 +19,7 @@ from lasaft.audio import SUBTYPES, AudioReader, AudioWriter, Encoding, Samples
 from lasaft.errors import AudioError, ConfigError
 from lasaft.files import atomic_path, atomic_paths, link_on_the_way, safe_name
 from lasaft.output import is_harmless
+from lasaft.targets import rest_of
 
 if TYPE_CHECKING:
     from lasaft.separation.separator import Separator
@@ -63,9 +64,9 @@ class Making:
     """What is made of each song.
 
     Args:
-        targets: the sources wanted.
+        targets: the sources wanted, or sets of them.
         other_method: with one of ``targets`` its rest is made too, by ``minus`` (the mixture minus
-            it) or ``add`` (the sum of the other sources); empty: no rest.
+            it) or ``add`` (the set of the other sources); empty: no rest.
         encoding: of the files.
         clip_mode: what becomes of values beyond full scale: ``rescale`` turns the whole stem down,
             ``clamp`` cuts them, ``none`` leaves those that the format can hold.
@@ -85,11 +86,10 @@ class Making:
         self, separator: Separator, blocks: Iterable[Samples], sample_rate: int, name: object
     ) -> Iterator[Samples]:
         """Yield float32 [file, channel, sample], together as long as the song."""
-        (source, *_), sources = self.targets, separator.config.sources
+        source, *_ = self.targets
         if self.other_method == "add":
-            others = [other for other in sources if other != source]
-            for block in separator.stream(blocks, sample_rate, [source, *others], name):
-                yield np.stack([block[0], block[1:].sum(axis=0)])
+            pair = [source, rest_of(source, separator.config.sources)]
+            yield from separator.stream(blocks, sample_rate, pair, name)
         elif self.other_method == "minus":
             blocks, again = tee(blocks)
             mixture = _Held(again)

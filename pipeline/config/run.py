@@ -12,8 +12,8 @@ from typing import Self
 from pydantic import ValidationError, field_validator, model_validator
 
 from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings, option
-from lasaft.config import without_effect as model_without_effect
 from lasaft.errors import ConfigError, Problem, no_effect, refuse
+from lasaft.idle_options import without_effect as model_without_effect
 from lasaft.options import options_of, problems_of
 from pipeline.config.addresses import check_place, shown
 from pipeline.config.data import SYNTHETIC_COUNTS, DataConfig

@@ -8,7 +8,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lasaft.config import BLOCKS, MODULATIONS, VARIANTS, ModelConfig, variant_name, without_effect
+from lasaft.config import BLOCKS, MODULATIONS, VARIANTS, ModelConfig, variant_name
+from lasaft.idle_options import without_effect
 from lasaft.network.model import LaSAFT
 from tests.helpers.models import random_spec, small_config, small_model, window_samples
 

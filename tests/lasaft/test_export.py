@@ -33,7 +33,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "second generation": (
         ".onnx",
         {"block": "tfc_lightsaft_v2", "control_type": "per_block", "query_listen": True,
-         "key_listen": True, "norm": "gn", "scale_activation": "leaky_relu"},
+         "key_listen": True, "norm": "gn", "scale_activation": "leaky_relu",
+         "control_vector_type": "multi_hot"},
     ),
     "complex masking": (
         ".pt2",
@@ -60,7 +61,10 @@ def spectrogram(model: LaSAFT, batch: int, frames: int) -> tuple[torch.Tensor, t
     shape = (batch, model.config.spec_channels, frames, model.config.bins)
     spec = torch.randn(shape, generator=torch.Generator().manual_seed(frames))
     spec[:, :, 0] = 0
-    return spec, torch.arange(batch) % len(model.config.sources)
+    single = torch.arange(batch) % len(model.config.sources)
+    if model.config.takes_sets:
+        return spec, 1 - torch.eye(len(model.config.sources))[single]
+    return spec, single
 
 
 def plain(model: LaSAFT, spec: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:

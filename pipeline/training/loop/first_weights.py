@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lasaft.authors.importing import read_authors_network
 from lasaft.checkpoint import check_fits, load_checkpoint
-from lasaft.config import ModelConfig, without_effect
+from lasaft.config import ModelConfig
 from lasaft.errors import CheckpointError
+from lasaft.idle_options import without_effect
 from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder

@@ -96,6 +96,16 @@ def test_every_option_of_separate_does_something(tmp_path: Path, checkpoint: Pat
     assert np.allclose(run("--bits", "16"), np.clip(plain, -1, 1), atol=2**-15)
 
 
+def test_sets_of_sources_are_targets(tmp_path: Path, checkpoint: Path) -> None:
+    song = write(tmp_path / "song.wav", noise(2, 9000))
+    assert separate(checkpoint, tmp_path / "a", song, "--targets", "vocals+bass,drums") == 0
+    assert files_of(tmp_path / "a") == ["song/drums.wav", "song/vocals+bass.wav"]
+    both = read(tmp_path / "a" / "song" / "vocals+bass.wav")
+    words = ["--two_stems", "other+drums", "--other_method", "add"]
+    assert separate(checkpoint, tmp_path / "b", song, *words) == 0
+    assert np.allclose(read(tmp_path / "b" / "song" / "no_other+drums.wav"), both, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["minus", "add"])
 def test_two_stems_are_a_source_and_its_rest(tmp_path: Path, checkpoint: Path, method: str) -> None:
     audio = noise(2, 100_000)
@@ -425,6 +435,11 @@ def test_a_name_of_two_lines_is_told_in_one(
             ["--two_stems", "bass", "--targets", "bass"],
             2,
             "targets: allowed only without two_stems",
+        ),
+        (
+            ["--two_stems", "vocals+drums+bass+other", "--other_method", "add"],
+            2,
+            "leaves no source of vocals, drums, bass, other for other_method add (minus: the rest)",
         ),
         (["--other_method", "add"], 2, "other_method: has no effect without two_stems"),
         (["--bitrate", "64"], 2, "bitrate: has no effect with format wav"),

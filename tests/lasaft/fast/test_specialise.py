@@ -16,18 +16,20 @@ from tests.helpers.models import random_spec, small_model
 
 
 @torch.no_grad()
-def plain(model: LaSAFT, spec: torch.Tensor, conditions: list[int]) -> torch.Tensor:
+def plain(model: LaSAFT, spec: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
     """Each condition by itself through the network: [batch, condition, plane, frame, bin]."""
     outputs = []
     for condition in conditions:
-        estimate = model.estimate(spec, torch.full((len(spec),), condition))
+        estimate = model.estimate(spec, torch.stack([condition] * len(spec)))
         outputs.append(model.to_spectrogram(estimate, spec))
     return torch.stack(outputs, dim=1)
 
 
 def error(model: LaSAFT, dtype: torch.dtype = torch.float32, batch: int = 2) -> float:
     """Largest difference, relative to the plain network's scale."""
-    spec, conditions = random_spec(model, batch), [3, 0, 1]
+    spec, conditions = random_spec(model, batch), torch.tensor([3, 0, 1])
+    if model.config.takes_sets:
+        conditions = torch.eye(4)[conditions] + torch.eye(4)[2]
     expected = plain(model, spec, conditions)
     found = specialise(model, conditions, dtype)(spec)
     assert found.shape == expected.shape
@@ -71,6 +73,8 @@ def test_equals_the_plain_network(block: Any, modulation: Any, condition_to: Any
         {"spec_est_mode": "masking"},
         {"input_channels": 2},
         {"control_vector_type": "one_hot_mode", "pocm_type": "naive"},
+        {"control_vector_type": "multi_hot"},
+        {"control_vector_type": "multi_hot", "block": "tfc_lasaft_v2", "query_listen": True},
         {"bias": True, "block": "tdf"},
         {"control_type": "per_block"},
         {"control_type": "per_block", "modulation": "film", "gamma_activation": "relu"},

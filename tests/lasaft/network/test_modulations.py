@@ -53,7 +53,8 @@ import sys
 from pathlib import Path
 
 import lasaft
-from lasaft.config import MODULATIONS, ModelConfig, variant_name, without_effect
+from lasaft.config import MODULATIONS, ModelConfig, variant_name
+from lasaft.idle_options import without_effect
 from jobs.cli.command import parse
 from pipeline.search.space_reader import read_space
 

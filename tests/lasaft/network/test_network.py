@@ -76,6 +76,7 @@ def test_block_with_modulation_learns_and_hears_its_condition(
         {"bn_factor": None},
         {"bn_factor": None, "block": "tfc_lightsaft"},
         {"control_vector_type": "one_hot_mode"},
+        {"control_vector_type": "multi_hot", "control_type": "per_block"},
         {"modulation": "film", "film_type": "simple", "condition_to": "full"},
         {"modulation": "film", "gamma_activation": "sigmoid", "beta_activation": "softmax"},
         {"pocm_norm": None, "control_n_layer": 1},
@@ -102,7 +103,7 @@ def test_any_mixture_of_options_learns(data: st.DataObject) -> None:
         "block": tuple(BLOCKS),
         "modulation": tuple(MODULATIONS),
         "condition_to": ("encoder", "decoder", "full"),
-        "control_vector_type": ("embedding", "one_hot_mode"),
+        "control_vector_type": ("embedding", "one_hot_mode", "multi_hot"),
         "control_type": ("dense", "per_block"),
         "control_n_layer": (1, 2, 3, 4),
         "film_type": ("simple", "complex"),
@@ -203,6 +204,21 @@ def test_items_of_a_batch_do_not_touch_each_other(pocm_type: Any) -> None:
     together = model.estimate(spec, condition)
     alone = torch.cat([model.estimate(spec[i : i + 1], condition[i : i + 1]) for i in range(4)])
     assert (together - alone).abs().max() < 1e-6 * alone.abs().max()
+
+
+@torch.no_grad()
+def test_a_set_is_the_sum_of_its_sources_vectors_and_one_source_is_its_embedding() -> None:
+    single, sets = small_model(), small_model(control_vector_type="multi_hot")
+    assert single.state_dict().keys() == sets.state_dict().keys()  # equal, drawn by one seed
+    spec, rows = random_spec(single, batch=4), torch.eye(4)
+    wanted = single.estimate(spec, torch.arange(4))
+    assert torch.equal(sets.estimate(spec, torch.arange(4)), wanted)
+    assert torch.equal(sets.estimate(spec, rows), wanted)
+    vector = sets.network.conditioner(torch.tensor([[1.0, 0, 1, 0]])).vector
+    first, _, third, _ = single.network.conditioner(torch.arange(4)).vector
+    assert torch.equal(vector[0], first + third)
+    with pytest.raises(ConfigError, match="condition: got sets of sources, allowed: indices"):
+        single.estimate(spec, rows)
 
 
 def test_training_on_one_item_says_why_it_cannot() -> None:

@@ -255,6 +255,26 @@ def test_all_sources_at_once_equal_one_by_one_in_any_order(model: LaSAFT) -> Non
     assert not torch.allclose(together["other"], together["vocals"], atol=1e-3)
 
 
+def test_a_set_is_one_condition_or_the_sum_of_its_sources(model: LaSAFT) -> None:
+    audio, names = noise(2, 20_000), ["bass+vocals", "drums", "vocals"]
+    found = Separator(model).separate(audio, RATE, names)
+    assert list(found) == names
+    alone = Separator(model).separate(audio, RATE)
+    assert torch.allclose(found["bass+vocals"], alone["bass"] + alone["vocals"], atol=1e-6)
+    assert torch.allclose(found["drums"], alone["drums"], atol=1e-6)
+    sets, asked = tiny_model(control_vector_type="multi_hot"), []
+
+    def build(model: LaSAFT, conditions: Tensor) -> Estimator:
+        asked.append(conditions)
+        return plain_estimator(model, conditions)
+
+    plain = Separator(sets, build_estimator=build).separate(audio, RATE, names)
+    assert [each.tolist() for each in asked] == [[[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]]]
+    for name, stem in Separator(sets).separate(audio, RATE, names).items():
+        assert torch.allclose(stem, plain[name], atol=1e-5)
+    assert not torch.allclose(plain["bass+vocals"], found["bass+vocals"], atol=1e-2)
+
+
 @pytest.mark.parametrize("mode", ["mapping", "masking"])
 @pytest.mark.parametrize("spec_type", ["complex", "magnitude"])
 def test_silence_separates_into_finite_values(spec_type: str, mode: str) -> None:
@@ -370,7 +390,11 @@ def test_an_impossible_sample_rate_is_rejected(model: LaSAFT, rate: int) -> None
 
 @pytest.mark.parametrize(
     ("targets", "message"),
-    [(["guitar"], "targets: got guitar, allowed: vocals, drums, bass, other"), ([], "is empty")],
+    [
+        (["vocals+vocals"], "targets: got vocals"),
+        (["guitar"], "targets: got guitar, allowed: vocals, drums, bass, other"),
+        ([], "is empty"),
+    ],
 )
 def test_unknown_targets_are_rejected(model: LaSAFT, targets: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
