@@ -27,7 +27,6 @@ from lasaft.network.model import LaSAFT
 from lasaft.separation.chunks import frame_grid, wave_grid
 from pipeline.config import RunConfig
 from pipeline.data.shards.manifest import ShardSettings
-from pipeline.data.windows.draw_plan import windows_of_pass
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128)
 # MUSDB18: songs to train on, to validate and to test, 4 minutes on average (musdb's own lists).
@@ -153,12 +152,12 @@ def work_of(
     settings = ShardSettings.of(config)
     song = int(SONG_SECONDS * model.sample_rate)
     frames = frames or [settings.frames(song)] * TRAIN_SONGS
-    a_pass = windows_of_pass(frames, config)
+    targets = len(train.target_names or model.sources)
+    a_pass = targets * sum(count // model.num_frame for count in frames)
     if train.steps_per_epoch is not None:
         a_pass = train.steps_per_epoch * train.batch_size
     # Forward alone is a third of a step; in float32, which moves twice the bytes of 16 bits.
     forward = seconds / windows / 3 * (1 if train.precision == "32" else 2)
-    targets = len(train.target_names or model.sources)
     valid = forward * targets * validation_windows(config, settings.frames(song))
     chunks = len(wave_grid(model, config.evaluate.overlap_ratio).starts(song))
     columns = len(settings.columns)

@@ -11,6 +11,7 @@ from lasaft.config import Settings, option
 from pipeline.config.addresses import check_place
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Chance = Annotated[float, Field(ge=0)]
 SYNTHETIC_COUNTS = ("synthetic_train", "synthetic_valid", "synthetic_test")
 
 
@@ -48,6 +49,14 @@ class DataConfig(Settings):
         "iid",
         "windows drawn independently, or so that each frame of each target is one",
         role="draw",
+    )
+    set_sizes: tuple[Chance, ...] | None = option(
+        None,
+        "multi_hot: chances of targets of 1, 2, 3 ... sources (None: each half of the one before)",
+        role="draw",
+    )
+    silent_target_weight: Probability = option(
+        1.0, "how often songs without the target are drawn for it, against the others", role="draw"
     )
     remix_probability: Probability = option(
         1.0, "chance that each source of a mixture has a place of its own", role="draw"

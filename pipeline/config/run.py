@@ -143,6 +143,10 @@ def run_problems(run: RunConfig) -> Iterator[Problem]:
             yield Problem("target_names", repr(name), ", ".join(sources), others=("sources",))
         if not targets or len(set(targets)) < len(targets):
             yield Problem("target_names", str(list(targets)), "one source or more, each once")
+    sizes, most = run.data.set_sizes, len(targets or sources)
+    if sizes is not None and (not sum(sizes) or len(sizes) > most):
+        allowed = f"1 to {most} chances (of sets of 1 to {most} of the targets), not all 0"
+        yield Problem("set_sizes", str(list(sizes)), allowed, others=("sources", "target_names"))
     if synthetic_songs(run) and sorted(sources) != sorted(MUSDB18_SOURCES):
         reason = f"allowed with synthetic songs: {', '.join(MUSDB18_SOURCES)}"
         others = ("musdb_root", *SYNTHETIC_COUNTS)
@@ -186,6 +190,9 @@ def without_effect(run: RunConfig) -> dict[str, Problem]:
     data, train = run.data, run.train
     idle = model_without_effect(run.model) | train_without_effect(train)
     idle |= search_without_effect(run.search)
+    if not run.model.takes_sets:
+        because = f"control_vector_type is {run.model.control_vector_type}"
+        idle |= no_effect(["set_sizes"], because, "control_vector_type")
     if data.musdb_root is not None:
         names = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
         idle |= no_effect(names, "musdb_root is given, so no songs are made", "musdb_root")

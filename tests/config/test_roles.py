@@ -71,7 +71,8 @@ OPTIONS = {
         cluster.task_memory cluster.wait_for_nodes_minutes
     """,
     "draw": """
-        data.draw data.remix_probability data.gain_probability data.gain_db
+        data.draw data.set_sizes data.silent_target_weight data.remix_probability
+        data.gain_probability data.gain_db
         data.polarity_probability data.channel_swap_probability data.mixup_probability
         data.mixup_share
     """,

@@ -101,6 +101,24 @@ def test_windows_are_named_by_track_and_frames(root: Path) -> None:
     assert data.describe(0, 0, range(8)).endswith("; and 4 more")
 
 
+def test_a_network_of_sets_trains_on_them_and_is_validated_on_each_source(root: Path) -> None:
+    config = _config(root, "sets")
+    model = config.model.model_copy(update={"control_vector_type": "multi_hot"})
+    drawn = config.data.model_copy(update={"set_sizes": (0.0, 1.0)})
+    config = config.model_copy(update={"model": model, "data": drawn})
+    shards = RunFolder.of(config).shards
+    text = ShardData(ShardSet(shards, read_manifest(shards)), config, ALONE).describe(0, 0, [0])
+    assert text.partition(" (target ")[2].count("+") == 1
+    result = run_session(config, CPU)
+    (first, *_) = [
+        record["values"]
+        for record in read_history(RunFolder.of(config).metrics)
+        if record["kind"] == "epoch"
+    ]
+    assert {f"valid/{name}/SDR" for name in model.sources} < first.keys()
+    assert lasaft.load_model(result.checkpoint).config.takes_sets
+
+
 def test_an_empty_data_set_is_named(tmp_path: Path) -> None:
     make_musdb(tmp_path / "songs", train=0, valid=1, test=0, seconds=2.0)
     config = small_config(tmp_path / "songs", tmp_path)

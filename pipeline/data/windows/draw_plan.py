@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ class DrawPlan:
         track: int32 [sample, source], an index into ``tracks``.
         start: int32 [sample, source], the first frame.
         condition: int64 [sample], the target's place in the manifest's sources.
+        members: float32 [sample, source], 1 for each source of the target: that of ``condition``
+            and others. None: it is the only one.
         gain: float32 [sample, source], a factor; negative where the polarity is flipped.
         swap: bool [sample, source], left and right change places.
         share: float32 [sample, source], how much of a source a second window is; mostly 0. The
@@ -39,6 +41,7 @@ class DrawPlan:
     track: np.ndarray
     start: np.ndarray
     condition: np.ndarray
+    members: np.ndarray | None
     gain: np.ndarray
     swap: np.ndarray
     share: np.ndarray
@@ -49,6 +52,16 @@ class DrawPlan:
     def steps(self) -> int:
         """Steps of the epoch."""
         return len(self.condition) // self.batch_size
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """What the network is asked for: ``members``, or else ``condition``."""
+        return self.condition if self.members is None else self.members
+
+    def target(self, sample: int) -> list[int]:
+        """Return the places of the sources whose sum is the target, in their order."""
+        chosen = self.members[sample].nonzero()[0] if self.members is not None else None
+        return [int(self.condition[sample])] if chosen is None else chosen.tolist()
 
     def windows(self, sample: int, place: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield (track, start) of each window that is read for a sample, or a source of it."""
@@ -140,17 +153,36 @@ def steps_per_epoch(manifest: Manifest, config: RunConfig) -> int:
     """Return the steps of an epoch: as set, or those of one pass over the training frames."""
     if config.train.steps_per_epoch is not None:
         return config.train.steps_per_epoch
-    lengths = [track.frames for track in usable_tracks(manifest, config.model.num_frame)]
     target_conditions(manifest, config.train.target_names)
-    windows, size = windows_of_pass(lengths, config), config.train.batch_size
+    tracks = usable_tracks(manifest, config.model.num_frame)
+    windows, size = int(windows_of_pass(tracks, config).sum()), config.train.batch_size
     return max(1, -(-windows // size) if config.data.draw == "coverage" else windows // size)
 
 
-def windows_of_pass(lengths: Iterable[int], config: RunConfig) -> int:
-    """Return the windows that fit in tracks of so many frames, or cover them, for each target."""
+def windows_of_pass(tracks: Sequence[TrackEntry], config: RunConfig) -> np.ndarray:
+    """Return for each target the windows that fit in the tracks, or cover them, int64 [target].
+
+    Of those in songs without the target only the share ``silent_target_weight`` counts.
+
+    Raises:
+        ConfigError: a target is left with none.
+    """
     targets, frames = config.train.target_names or config.model.sources, config.model.num_frame
     rest = frames - 1 if config.data.draw == "coverage" else 0
-    return len(targets) * sum((length + rest) // frames for length in lengths)
+    windows = np.array([(track.frames + rest) // frames for track in tracks])
+    weight, lacking = config.data.silent_target_weight, _lacking(tracks, targets) @ windows
+    counts = windows.sum() - np.rint((1 - weight) * lacking).astype(np.int64)
+    if never := ", ".join(name for name, count in zip(targets, counts, strict=True) if not count):
+        raise ConfigError(
+            f"silent_target_weight: got {weight}, but no training song that holds a window has "
+            f"{never}; allowed: 1.0, or target_names without it"
+        )
+    return counts
+
+
+def _lacking(tracks: Sequence[TrackEntry], sources: Sequence[str]) -> np.ndarray:
+    """Return bool [source, track]: is the source silent throughout the song?"""
+    return np.array([[not track.levels[name].peak for track in tracks] for name in sources])
 
 
 def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
@@ -159,11 +191,14 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
     Each source of a mixture comes from a track and a place of its own (remix; with
     ``remix_probability`` below 1 the other mixtures are as the songs have them: all sources from
     the target's place). ``iid`` draws the track evenly, then the place evenly, as the reference
-    does. With ``coverage`` every frame of every target is a target in each epoch, once, or twice
+    does, among the songs that have the target more often with a ``silent_target_weight`` below 1.
+    With ``coverage`` every frame of every target is a target in each epoch, once, or twice
     where windows have to overlap; where ``steps_per_epoch`` leaves no room for that, in as many
     epochs as have it. (What fills the last batch comes on top.) What is heard beside a target walks
-    through all frames in the same way. Turning another augmentation on leaves the windows as they
-    were.
+    through all frames in the same way. (Of songs without the target, the share
+    ``silent_target_weight`` of the windows is taken.) Where conditions are sets, others of the
+    targets join each one, evenly drawn, up to a size drawn by ``set_sizes``. Turning another
+    augmentation on leaves the windows as they were.
 
     Args:
         config: seed, batch_size, accumulate_grad_batches, steps_per_epoch, target_names, num_frame
@@ -180,21 +215,33 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
     shape = (steps_per_epoch(manifest, config) * train.batch_size, len(manifest.settings.sources))
 
     def streams(number: int) -> list[np.random.Generator]:
-        seeds = np.random.SeedSequence([train.seed, number, int(manifest.hash, 16)]).spawn(5)
+        seeds = np.random.SeedSequence([train.seed, number, int(manifest.hash, 16)]).spawn(7)
         return [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
 
-    windows, conditions, changes, remixes, mixups = streams(epoch)
+    windows, conditions, changes, remixes, mixups, sets, heard = streams(epoch)
     lengths = np.array([track.frames for track in tracks])
+    counts = windows_of_pass(tracks, config)
+    lacking = _lacking(tracks, manifest.settings.sources)
     if config.data.draw == "iid":
         track = windows.integers(0, len(tracks), shape)
         start = windows.integers(0, lengths[track] - frames + 1)
         condition = conditions.choice(targets, shape[0])
+        if config.data.silent_target_weight < 1:
+            odds = np.where(lacking, config.data.silent_target_weight, 1.0)
+            for source in targets:
+                rows = np.flatnonzero(condition == source)
+                chances = odds[source] / odds[source].sum()
+                track[rows, source] = heard.choice(len(tracks), len(rows), p=chances)
+                places = lengths[track[rows, source]] - frames + 1
+                start[rows, source] = heard.integers(0, places)
     else:
-        samples, sources = shape
-        epochs = -(-windows_of_pass(lengths, config) // samples)  # that a pass takes
+        samples = shape[0]
+        epochs = -(-int(counts.sum()) // samples)  # that a pass takes
         number, part = divmod(epoch, epochs)
-        whole = (epochs * samples, sources)
-        condition, places = _covering(streams(number)[0], lengths, frames, targets, whole)
+        of_each = dict(zip(targets.tolist(), counts.tolist(), strict=True))
+        condition, places = _covering(
+            streams(number)[0], lengths, frames, of_each, lacking=lacking, samples=epochs * samples
+        )
         mine = slice(part * samples, (part + 1) * samples)
         condition, (track, start) = condition[mine], places[:, mine]
     as_in_the_song = remixes.random(shape[0]) >= config.data.remix_probability
@@ -212,6 +259,7 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
         track=track.astype(np.int32),
         start=start.astype(np.int32),
         condition=condition,
+        members=_sets(sets, condition, targets, config) if config.model.takes_sets else None,
         gain=gain,
         swap=swap,
         share=_shares(mixups, config.data, shape),
@@ -224,32 +272,38 @@ def _covering(
     random: np.random.Generator,
     lengths: np.ndarray,
     frames: int,
-    targets: np.ndarray,
-    shape: tuple[int, int],
+    counts: Mapping[int, int],
+    *,
+    lacking: np.ndarray,
+    samples: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return conditions [sample], and tracks and starts int64 [2, sample, source].
 
-    In a pass each target has as many samples as windows cover all frames. Those of each source as
-    a target, and those beside other targets, go through such windows, pass after pass.
+    In a pass each target has as many samples as ``counts`` says: windows that cover all frames,
+    without the rest of those in songs that lack it. Those of each source as a target, and those
+    beside other targets, go through such windows, pass after pass.
 
     Args:
         random: is drawn from.
         lengths: frames of each track, [track].
         frames: of a window.
-        targets: condition numbers.
-        shape: samples and sources.
+        counts: windows of a pass by condition number.
+        lacking: songs without a source, bool [source, track].
+        samples: how many.
     """
-    in_pass = np.repeat(targets, (-(-lengths // frames)).sum())
-    passes = range(-(-shape[0] // len(in_pass)))
-    condition = np.concatenate([random.permutation(in_pass) for _ in passes])[: shape[0]]
-    places = np.empty((2, *shape), np.int64)
-    for source in range(shape[1]):
-        for rows in (condition == source, condition != source):
+    in_pass, all_windows = np.repeat(list(counts), list(counts.values())), -(-lengths // frames)
+    passes = range(-(-samples // len(in_pass)))
+    condition = np.concatenate([random.permutation(in_pass) for _ in passes])[:samples]
+    places = np.empty((2, samples, len(lacking)), np.int64)
+    for source in range(len(lacking)):
+        lost = all_windows.sum() - counts.get(source, 0)
+        for rows, fewer in ((condition == source, lost), (condition != source, 0)):
             walk = np.empty((2, 0), np.int64)
             while walk.shape[1] < rows.sum():
                 parts = [_cover(random, *track, frames) for track in enumerate(lengths)]
                 one = random.permutation(np.concatenate(parts, axis=1), axis=1)
-                walk = np.concatenate([walk, one], axis=1)
+                silent = np.flatnonzero(lacking[source][one[0]])[:fewer]
+                walk = np.concatenate([walk, np.delete(one, silent, axis=1)], axis=1)
             places[:, rows, source] = walk[:, : rows.sum()]
     return condition, places
 
@@ -265,6 +319,36 @@ def _cover(random: np.random.Generator, index: int, length: int, frames: int) ->
     for overlap in (part, surplus - part):
         starts[random.integers(1, max(2, len(starts))) :] -= overlap
     return np.stack([np.full_like(starts, index), starts])
+
+
+def set_chances(config: RunConfig) -> np.ndarray:
+    """Return the chances of targets of 1, 2, 3 ... sources; left open, all sources are no target.
+
+    >>> set_chances(RunConfig()).round(2).tolist()
+    [0.57, 0.29, 0.14]
+    """
+    count = len(config.train.target_names or config.model.sources)
+    most = max(1, count - (count == len(config.model.sources)))
+    given = config.data.set_sizes
+    weights = 0.5 ** np.arange(most) if given is None else np.array(given)
+    return weights / weights.sum()
+
+
+def _sets(
+    random: np.random.Generator, condition: np.ndarray, targets: np.ndarray, config: RunConfig
+) -> np.ndarray:
+    """Return 1 for each source of the target, float32 [sample, source]: ``condition`` and others.
+
+    All sets of a size are equally likely, because conditions are.
+    """
+    chances = set_chances(config)
+    size = 1 + random.choice(len(chances), len(condition), p=chances)
+    order = random.random((len(condition), len(targets)))
+    order[condition[:, None] == targets] = -1
+    chosen = order.argsort(axis=1).argsort(axis=1) < size[:, None]
+    members = np.zeros((len(condition), len(config.model.sources)), np.float32)
+    members[:, targets] = chosen
+    return members
 
 
 def _changes(

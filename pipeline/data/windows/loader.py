@@ -25,8 +25,8 @@ class Batch:
 
     Attributes:
         mixture: float32 [batch, 2 * audio channel, frame, bin], the sum of the sources drawn.
-        target: the same shape, the source named by ``condition``.
-        condition: int64 [batch].
+        target: the same shape, the source named by ``condition``, or the sum of those.
+        condition: int64 [batch], or float32 [batch, source], 1 for each source of a set.
     """
 
     mixture: Tensor
@@ -103,7 +103,8 @@ class BatchLoader:
         for lane in self._lanes:
             for _ in range(min(buffers, len(lane.steps))):
                 mixture, target = (torch.empty(self._shape, pin_memory=self._pin) for _ in range(2))
-                condition = torch.empty(self._shape[0], dtype=torch.int64, pin_memory=self._pin)
+                condition = torch.from_numpy(self._mixer.wanted[: self._shape[0]]).clone()
+                condition = condition.pin_memory() if self._pin else condition
                 lane.free.put((Batch(mixture, target, condition), None))
             lane.thread = threading.Thread(
                 target=self._read, args=(lane,), name="shard-reader", daemon=True
@@ -174,6 +175,7 @@ class _Mixer:
         self._sources = shards.manifest.settings.sources
         self._stereo = shards.manifest.settings.channels == 2
         self._local = threading.local()
+        self.wanted = plan.wanted
 
     def prefetch(self, step: int) -> None:
         """Start reading the windows of ``step`` from the disk or the store."""
@@ -209,15 +211,15 @@ class _Mixer:
         for row, sample in enumerate(self._plan.samples(step, self._rank, self._world_size)):
             if stop.is_set():
                 return False
-            condition = int(self._plan.condition[sample])
-            batch.condition[row] = condition
-            self._mix(sample, condition, batch.mixture[row], batch.target[row])
+            batch.condition[row] = torch.as_tensor(self.wanted[sample])
+            self._mix(sample, batch.mixture[row], batch.target[row])
         return True
 
-    def _mix(self, sample: int, condition: int, mixture: Tensor, target: Tensor) -> None:
+    def _mix(self, sample: int, mixture: Tensor, target: Tensor) -> None:
         # Rows are changed to float32 and added in the shards' own order of axes, in reused memory,
         # and change it once at the end: that takes three quarters of the time.
         plan, (total, rows, second) = self._plan, self._scratch(mixture)
+        first, *others = plan.target(sample)
         for place, source in enumerate(self._sources):
             out = rows if place else total
             track, start = plan.track[sample, place], plan.start[sample, place]
@@ -231,8 +233,10 @@ class _Mixer:
             gain = float(plan.gain[sample, place])
             if gain != 1:
                 out.mul_(gain)
-            if place == condition:
+            if place == first:
                 target.transpose(0, 1).copy_(out)
+            elif place in others:
+                target.transpose(0, 1).add_(out)
             # Sources are added in their order, in float32: 76 dB, where float16 gives 71 dB.
             if place:
                 total.add_(rows)

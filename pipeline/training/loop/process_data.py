@@ -97,4 +97,5 @@ def _window(plan: DrawPlan, sample: int, sources: Sequence[str]) -> str:
     for place, source in enumerate(sources):
         track, start = plan.tracks[plan.track[sample, place]], int(plan.start[sample, place])
         parts.append(f"{source} of {track.name!r} frames {start}-{start + plan.num_frame - 1}")
-    return ", ".join(parts) + f" (target {sources[int(plan.condition[sample])]})"
+    target = "+".join(sources[place] for place in plan.target(sample))
+    return ", ".join(parts) + f" (target {target})"

@@ -27,7 +27,10 @@ ARRAYS = (
 )  # fmt: skip
 
 
-def _manifest(*frames: int, split: str = "train", peak: float = 0.5) -> Manifest:
+def _manifest(
+    *frames: int, split: str = "train", peak: float = 0.5, lacking: tuple[str, ...] = ()
+) -> Manifest:
+    """Tracks of so many frames; those with an odd number lack some sources."""
     settings = ShardSettings(
         sources=SOURCES,
         channels=2,
@@ -38,6 +41,7 @@ def _manifest(*frames: int, split: str = "train", peak: float = 0.5) -> Manifest
     )
     tracks = []
     for number, count in enumerate(frames):
+        silent = lacking if number % 2 else ()
         batches = -(-count // 256)
         shard = ShardEntry(
             path=f"{split}/{number}.arrow",
@@ -56,7 +60,10 @@ def _manifest(*frames: int, split: str = "train", peak: float = 0.5) -> Manifest
                     "samples": (count - 1) * 1024,
                     "frames": count,
                     "source_sha256": "0" * 64,
-                    "levels": {column: Level(peak=peak, rms=0.1) for column in settings.columns},
+                    "levels": {
+                        column: Level(peak=0 if column in silent else peak, rms=0.1)
+                        for column in settings.columns
+                    },
                     "shards": (shard,),
                 }
             )
@@ -64,10 +71,12 @@ def _manifest(*frames: int, split: str = "train", peak: float = 0.5) -> Manifest
     return Manifest(settings=settings, tracks=tuple(tracks))
 
 
-def _config(*, num_frame: int = 128, data: Any = None, **train: Any) -> RunConfig:
+def _config(
+    *, num_frame: int = 128, data: Any = None, vector: Any = "embedding", **train: Any
+) -> RunConfig:
     return RunConfig(
         output_dir=Path("nowhere"),
-        model=ModelConfig(num_frame=num_frame),
+        model=ModelConfig(num_frame=num_frame, control_vector_type=vector),
         data=DataConfig(**(data or {})),
         train=TrainConfig(**{"batch_size": 8, "steps_per_epoch": 50, **train}),
     )
@@ -291,3 +300,71 @@ def test_the_windows_of_a_sample_are_all_that_are_read() -> None:
         windows = list(plan.windows(sample))
         assert len(windows) == 4 + (plan.share[sample] > 0).sum()
         assert windows == [one for place in range(4) for one in plan.windows(sample, place)]
+
+
+@pytest.mark.parametrize("draw", ["iid", "coverage"])
+def test_sets_are_drawn_by_size_and_evenly_and_leave_all_else_as_it_was(draw: str) -> None:
+    manifest, data = _manifest(*[1000] * 10), {"draw": draw, "set_sizes": (2.0, 1.0, 0.0, 1.0)}
+    single = draw_plan(manifest, _config(data=data, steps_per_epoch=500), 0)
+    assert single.members is None
+    assert np.array_equal(single.wanted, single.condition)
+    plan = draw_plan(manifest, _config(data=data, vector="multi_hot", steps_per_epoch=500), 0)
+    assert _equal(plan, single)
+    every, members = np.arange(len(plan.condition)), plan.wanted
+    assert members.shape == (4000, 4)
+    assert (members[every, plan.condition] == 1).all()
+    sizes = np.bincount(members.sum(axis=1).astype(int), minlength=5) / len(every)
+    np.testing.assert_allclose(sizes, [0, 0.5, 0.25, 0, 0.25], atol=0.032)  # 4 deviations
+    pairs = members[members.sum(axis=1) == 2]
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    assert len(found) == 6
+    np.testing.assert_allclose(counts / len(pairs), 1 / 6, atol=0.048)
+    assert plan.target(0) == members[0].nonzero()[0].tolist()
+
+
+def test_sets_are_of_the_targets_alone_and_by_default_never_all_sources() -> None:
+    manifest = _manifest(1000)
+    plan = draw_plan(manifest, _config(vector="multi_hot", steps_per_epoch=500), 0)
+    sizes = np.bincount(plan.wanted.sum(axis=1).astype(int), minlength=5) / 4000
+    np.testing.assert_allclose(sizes, [0, 4 / 7, 2 / 7, 1 / 7, 0], atol=0.032)
+    plan = draw_plan(manifest, _config(vector="multi_hot", target_names=("bass", "vocals")), 0)
+    assert set(map(tuple, plan.wanted)) == {(1, 0, 0, 0), (0, 0, 1, 0), (1, 0, 1, 0)}
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25, 0.0])
+def test_songs_without_the_target_are_drawn_for_it_as_often_as_asked(weight: float) -> None:
+    manifest = _manifest(*[1000] * 10, lacking=("bass", "other"))
+    config = _config(data={"silent_target_weight": weight}, steps_per_epoch=500)
+    plan = draw_plan(manifest, config, 0)
+    plain = draw_plan(manifest, _config(steps_per_epoch=500), 0)
+    assert _equal(plan, plain) == (weight == 1)
+    for place in range(4):
+        of_it = plan.condition == place
+        odd = (plan.track[of_it, place] % 2).mean()
+        wanted = weight / (1 + weight) if place > 1 else 0.5
+        assert odd == pytest.approx(wanted, abs=0.064)  # of 1000: 4 deviations
+        # What is heard beside a target is as in all songs, or mixtures would be fuller than they.
+        assert np.array_equal(plan.track[~of_it, place], plain.track[~of_it, place])
+    assert (plan.start + 128 <= 1000).all()
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.0])
+def test_coverage_is_of_songs_that_have_the_target_and_a_share_of_the_others(weight: float) -> None:
+    manifest = _manifest(*[1000] * 4, lacking=("bass",))
+    data = {"draw": "coverage", "silent_target_weight": weight}
+    plan = draw_plan(manifest, _config(data=data, steps_per_epoch=None, batch_size=4), 0)
+    fewer = 16 + int(16 * weight)  # windows of 8 for each song
+    assert np.bincount(plan.condition).tolist() == [32, 32, fewer, 32]
+    for place in range(4):
+        of_it = plan.condition == place
+        reads = _reads(plan, place, of_it)
+        assert min(counts.min() for counts in reads[::2]) == 1
+        assert (sum(counts.sum() for counts in reads[1::2]) < 16 * 128) == (place == 2)
+
+
+def test_a_target_that_no_song_has_is_refused_where_it_would_never_be_drawn() -> None:
+    manifest, data = _manifest(100, 1000, lacking=("bass",)), {"silent_target_weight": 0.0}
+    assert draw_plan(manifest, _config(), 0).steps == 50
+    assert draw_plan(manifest, _config(data=data, target_names=("drums",)), 0).steps == 50
+    with pytest.raises(ConfigError, match=r"silent_target_weight: got 0.0, but .* has bass; allow"):
+        draw_plan(manifest, _config(data=data), 0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -88,6 +90,20 @@ def test_batches_equal_a_direct_read(shards: ShardSet, plan: DrawPlan) -> None:
             assert torch.equal(batch.target[row], windows[condition])
             mixture = windows[0] + windows[1] + windows[2] + windows[3]
             assert torch.equal(batch.mixture[row], mixture)
+
+
+def test_the_target_of_a_set_is_the_sum_of_its_sources(shards: ShardSet, plan: DrawPlan) -> None:
+    members = np.array([[1, 0, 1, 1], [0, 1, 0, 0]], np.float32)
+    sets = replace(plan, members=members[np.arange(len(plan.condition)) % 2])
+    for batch, single in zip(*(_copies(BatchLoader(shards, p)) for p in (sets, plan)), strict=True):
+        assert torch.equal(batch.mixture, single.mixture)
+        assert batch.condition.dtype == torch.float32
+    batch = _copies(BatchLoader(shards, sets))[1]
+    for row, sample in enumerate(plan.samples(1, 0, 1)):
+        windows = _direct(shards.folder, shards.manifest, plan, sample)
+        of_three = windows[0] + windows[2] + windows[3]
+        assert torch.equal(batch.target[row], windows[1] if sample % 2 else of_three)
+        assert batch.condition[row].tolist() == members[sample % 2].tolist()
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
