@@ -10,6 +10,7 @@ from lasaft.errors import Problem, no_effect
 from lasaft.options import Option
 from pipeline.config import RunConfig
 from pipeline.config.data import SYNTHETIC_COUNTS
+from pipeline.config.evaluate import set_problems
 from pipeline.config.folders import RunFolder, added_runs
 from pipeline.config.roles import names
 from pipeline.config.run import synthetic_songs, without_effect
@@ -189,6 +190,8 @@ def needs_songs_and_start(run: RunConfig) -> Iterator[Problem]:
     evaluated = RunFolder.of(run).evaluated
     made_here = evaluated == RunFolder.of(run).checkpoint
     yield from _needs_system(run, None if made_here else evaluated)
+    sources = run.model.sources
+    yield from set_problems(run.evaluate.sets, run.train.target_names or sources, sources)
     if run.search.space is not None:
         yield from search_problems(run)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
 
 from lasaft.config import Settings, option
+from lasaft.errors import Problem
+from lasaft.targets import members
 from pipeline.config.addresses import check_place
 
 
@@ -39,8 +42,12 @@ class EvaluateConfig(Settings):
         None,
         "the songs of scores_dir (None: those of the run's other scores, or of its file names)",
     )
-    scenario: Literal["sources", "vocals_accompaniment"] = option(
-        "sources", "sources against each other, or vocals against accompaniment as well"
+    scenario: Literal["sources", "target_rest", "vocals_accompaniment"] = option(
+        "sources",
+        "sources against each other, or each against the rest, or vocals against accompaniment too",
+    )
+    sets: tuple[str, ...] | None = option(
+        None, "sums of sources (vocals+bass) that are scored too, each against the rest"
     )
     report_audio: int = option(1, "songs with players in the report", ge=0, le=20)
 
@@ -48,3 +55,22 @@ class EvaluateConfig(Settings):
     @classmethod
     def _is_a_place(cls, value: object, info: ValidationInfo) -> Path | str | None:
         return check_place(str(info.field_name), value)
+
+
+def set_problems(
+    sets: Sequence[str] | None, scored: Sequence[str], sources: Sequence[str]
+) -> Iterator[Problem]:
+    """Yield which of the ``sets`` are none of two or more ``scored`` sources and not all there are.
+
+    Args:
+        sets: names such as vocals+bass.
+        scored: the sources that are scored by themselves.
+        sources: those of the songs.
+    """
+    seen: set[frozenset[int]] = set()
+    for name in sets or ():
+        chosen = frozenset(members(name, scored))
+        if not 1 < len(chosen) < len(sources) or chosen in seen:
+            allowed = f"different sums of two sources or more, but not of all: {'+'.join(scored)}"
+            yield Problem("sets", name, allowed, others=("sources", "target_names"))
+        seen.add(chosen)

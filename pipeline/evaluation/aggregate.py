@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lasaft.errors import DataError
-from pipeline.evaluation.scenarios import ACCOMPANIMENT
+from pipeline.evaluation.scenarios import scored_names, single_sources
 from pipeline.evaluation.score_files import ALL_METRICS, METRICS, FrameScores
 from pipeline.evaluation.summary import (
     LARGEST_DB,
@@ -91,12 +91,13 @@ def summarise(
                 f"{tracks[0].name!r} on {', '.join(sources)}; score them on the same sources"
             )
     scores = aggregate(tracks, sources)
+    single = len(scored_names(scenario, single_sources(sources)))
     return Summary(
         name=name,
         system=system,
         data=data,
         scenario=scenario,
-        definitions=definitions(scenario),
+        definitions=definitions(scenario, sets=len(sources) > single),
         sources=sources,
         scores=scores,
         average={metric: _average(scores, metric) for metric in ALL_METRICS},
@@ -109,7 +110,7 @@ def summarise(
 
 
 def _average(scores: Mapping[str, Mapping[str, Figure]], metric: str) -> Figure:
-    own = [figures[metric] for source, figures in scores.items() if source != ACCOMPANIMENT]
+    own = [scores[source][metric] for source in single_sources(list(scores))]
     medians, means = [figure.median for figure in own], [figure.mean for figure in own]
     whole = None not in medians
     return Figure(

@@ -17,6 +17,7 @@ from lasaft.checkpoint import build_model, load_checkpoint
 from lasaft.errors import AudioError, StageError
 from lasaft.files import publish_folder
 from lasaft.separation.separator import Separator
+from lasaft.targets import members
 from pipeline.data.songs.tracks import TrackAudio
 
 Waves = dict[str, np.ndarray]  # source -> float32 [channel, sample]
@@ -31,24 +32,35 @@ def mixture_estimates(audio: TrackAudio, sources: Sequence[str]) -> Waves:
 
 
 def oracle_estimates(
-    audio: TrackAudio, sources: Sequence[str], kind: Literal["irm", "ibm"]
+    audio: TrackAudio, sources: Sequence[str], wanted: Sequence[str], kind: Literal["irm", "ibm"]
 ) -> Waves:
     """Return the mixture under ideal masks: a bound for systems that mask its spectrogram.
 
-    ``irm``: a source's share of the summed powers of all sources; ``ibm``: 1 where a source has
-    more power than all others together, else 0; per channel, on an STFT of 4096 samples.
+    ``irm``: a source's share of the summed powers of all sources, or that of a set's sources
+    together; ``ibm``: 1 where that is more than half, else 0; per channel, on an STFT of 4096
+    samples.
 
     Source: sigsep-mus-oracle, IRM2 and IBM2 of SiSEC 2018, with a longer window.
+
+    Args:
+        audio: of the track.
+        sources: its sources.
+        wanted: those of which estimates are wanted, and sets of them.
+        kind: of the masks.
     """
+    places = [members(name, sources) for name in wanted]
     pairs = zip(audio.mixture, audio.sources.unbind(1), strict=True)
-    waves = torch.stack([_mask_channel(*pair, kind) for pair in pairs], dim=1)
-    return dict(zip(sources, waves.numpy(), strict=True))
+    waves = torch.stack([_mask_channel(*pair, places, kind) for pair in pairs], dim=1)
+    return dict(zip(wanted, waves.numpy(), strict=True))
 
 
 def _mask_channel(
-    mixture: torch.Tensor, references: torch.Tensor, kind: Literal["irm", "ibm"]
+    mixture: torch.Tensor,
+    references: torch.Tensor,
+    wanted: Sequence[Sequence[int]],
+    kind: Literal["irm", "ibm"],
 ) -> torch.Tensor:
-    """Mask one channel: mixture [sample], references and result [source, sample]."""
+    """Mask one channel: mixture [sample], references [source, sample], result [wanted, sample]."""
     window = torch.hann_window(_MASK_N_FFT)
 
     def stft(wave: torch.Tensor) -> torch.Tensor:
@@ -62,9 +74,9 @@ def _mask_channel(
     for power in powers:
         total += power
     total.clamp_min_(torch.finfo(torch.float32).tiny)
-    result = torch.empty_like(references)
-    for index, power in enumerate(powers):
-        share = power / total
+    result = references.new_empty(len(wanted), len(mixture))
+    for index, (first, *others) in enumerate(wanted):
+        share = sum((powers[other] for other in others), powers[first]) / total
         mask = share if kind == "irm" else (share > 0.5).float()
         result[index] = torch.istft(
             spectrum * mask, _MASK_N_FFT, _MASK_HOP, window=window, length=len(mixture)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lasaft.checkpoint import Checkpoint, load_checkpoint
-from lasaft.errors import ConfigError, DataError, StageError
+from lasaft.errors import ConfigError, DataError, StageError, refuse
 from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.nodes import require_gpus, wait_for_room
 from pipeline.cluster.parcels import parcel
@@ -20,6 +20,7 @@ from pipeline.cluster.progress import Progress, say
 from pipeline.cluster.run_store import RunStore
 from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
+from pipeline.config.evaluate import set_problems
 from pipeline.config.folders import RunFolder
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.make import fetch_songs
@@ -207,6 +208,7 @@ def _jobs(
     known = tracks[0].sources
     sources = tuple(s for s in known if s in (config.train.target_names or known))
     scenario = scenario_of(config.evaluate.scenario, sources)
+    refuse(set_problems(config.evaluate.sets, sources, known))
     files = file_names([track.name for track in tracks])
     played = set(spread(list(files), config.evaluate.report_audio))
     return [
@@ -218,6 +220,7 @@ def _jobs(
             scenario=scenario,
             scores=folder.scores,
             estimates=folder.estimates,
+            sets=config.evaluate.sets or (),
             save=config.evaluate.save_estimates,
             excerpt=track.name in played,
         )

@@ -15,9 +15,9 @@ import numpy as np
 
 from lasaft.metrics import METRICS
 from pipeline.data.songs.tracks import read_track
-from pipeline.evaluation.scenarios import Contest, contests
+from pipeline.evaluation.scenarios import Contest
 from pipeline.evaluation.score_files import FrameScores, read_key, read_scores, write_key
-from pipeline.evaluation.score_track import SystemJob, TrackJob, make_estimates, pairs_of
+from pipeline.evaluation.score_track import SystemJob, TrackJob, attempt_of, make_estimates
 
 # Largest difference from museval in dB that counts as agreement: our files round to 5 decimals
 # (5e-6); museval's own ISR, SIR and SAR move by up to 4e-5 when sources or channels are permuted.
@@ -39,7 +39,7 @@ def verify_track(job: TrackJob, system: SystemJob) -> dict[str, Any]:
     audio = read_track(job.track)
     waves = make_estimates(job, system, audio)
     theirs: dict[str, Mapping[str, np.ndarray]] = {}
-    for contest in contests(job.scenario, job.sources, pairs_of(job, waves, audio)):
+    for contest in attempt_of(job, waves, audio).contests():
         theirs |= museval_scores(contest, audio.sample_rate)
     ours = read_scores(job.score_file(system))
     difference = {metric: _difference(ours, theirs, metric) for metric in METRICS}

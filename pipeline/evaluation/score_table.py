@@ -39,8 +39,8 @@ def score_table(summary: Summary, baseline: Summary | None = None) -> str:
         cells = ("".join(_cell(value(row, metric)) for metric in METRICS) for _, value in blocks)
         lines.append(f"{row:<{label}}" + "  ".join(cells))
     lines += _whole_lines(summary)
-    if summary.scenario != "sources":
-        lines.append(SCENARIOS[summary.scenario])
+    if summary.definitions["scenario"] != SCENARIOS["sources"]:
+        lines.append(summary.definitions["scenario"])
     if any(summary.nan_frames.values()):
         lines.append(f"frames without a number (silent): {_nan_text(summary)}")
     return "\n".join(lines)

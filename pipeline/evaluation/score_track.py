@@ -32,11 +32,9 @@ from pipeline.evaluation.estimates import (
 from pipeline.evaluation.excerpts import EXCERPT_FILE, EXCERPTS, write_estimates, write_references
 from pipeline.evaluation.scenarios import (
     ACCOMPANIMENT,
-    Pairs,
-    contests,
+    Attempt,
     is_silent,
     scored_names,
-    scored_pairs,
 )
 from pipeline.evaluation.score_files import (
     LEAK,
@@ -79,6 +77,7 @@ class TrackJob:
     scenario: Scenario  # which sources are scored against which
     scores: Path  # folder of all scores
     estimates: Path  # folder of all kept estimates and excerpts
+    sets: tuple[str, ...] = ()  # sets of sources that are scored too
     save: str = "none"  # ``none``, or the format of the model's kept estimates
     excerpt: bool = False  # keep an excerpt for the report
     separator: Any = None  # the actor on a GPU that separates this track; None: this task does it
@@ -182,6 +181,7 @@ def _key(job: TrackJob, system: SystemJob, track_hash: str) -> dict[str, Any]:
         "sources": list(job.sources),
         "all_sources": list(job.track.sources),
         "scenario": job.scenario,
+        **({"sets": list(job.sets)} if job.sets else {}),
         **(system.key if system.kind != "estimates" else _content_of(system, job.track)),
     }
 
@@ -207,26 +207,27 @@ def _finished(job: TrackJob, system: SystemJob, facts: Mapping[str, Any] | None)
     excerpts = [job.excerpt_folder / system.file / f"{s}.wav" for s in job.sources]
     if job.excerpt and not all(file.is_file() for file in excerpts):
         return False
-    kept = [job.estimate_folder(system) / f"{s}.{job.save}" for s in job.sources]
+    made = (*job.sources, *job.sets)
+    kept = [job.estimate_folder(system) / f"{name}.{job.save}" for name in made]
     return job.save == "none" or (
         facts.get("estimates") == job.save and all(file.is_file() for file in kept)
     )
 
 
 def make_estimates(job: TrackJob, system: SystemJob, audio: TrackAudio) -> Waves:
-    """Return the estimates [channel, sample] of ``system`` for each source to score."""
+    """Return the estimates [channel, sample] of ``system`` for each source and set to score."""
+    wanted = (*job.sources, *job.sets)
     if system.kind == "mixture":
-        return mixture_estimates(audio, (*job.sources, ACCOMPANIMENT))
+        return mixture_estimates(audio, (*job.track.sources, ACCOMPANIMENT, *wanted))
     if system.kind in ("irm", "ibm"):
-        waves = oracle_estimates(audio, job.track.sources, system.kind)
-        return {source: waves[source] for source in job.sources}
+        return oracle_estimates(audio, job.track.sources, wanted, system.kind)
     assert system.place is not None
     if system.kind == "estimates":
-        wanted = scored_names(job.scenario, job.sources)
-        return read_estimates(system.place / job.track.name, job.sources, audio, wanted)
+        welcome = scored_names(job.scenario, job.sources, job.sets)
+        return read_estimates(system.place / job.track.name, job.sources, audio, welcome)
     network = network_of(system)
     assert network is not None
-    return model_estimates(audio, job.sources, network, job.separator)
+    return model_estimates(audio, wanted, network, job.separator)
 
 
 def network_of(system: SystemJob) -> Network | None:
@@ -241,16 +242,16 @@ def _references(job: TrackJob, audio: TrackAudio) -> Waves:
     return dict(zip(job.track.sources, audio.sources.numpy(), strict=True))
 
 
-def pairs_of(job: TrackJob, waves: Waves, audio: TrackAudio) -> Pairs:
+def attempt_of(job: TrackJob, waves: Waves, audio: TrackAudio) -> Attempt:
     """Return what takes part in scoring the estimates ``waves`` [channel, sample]."""
     references, mixture = _references(job, audio), audio.mixture.numpy()
-    return scored_pairs(job.scenario, job.sources, references, waves, mixture)
+    return Attempt(job.scenario, job.sources, job.sets, references, waves, mixture)
 
 
 def _score(job: TrackJob, waves: Waves, audio: TrackAudio) -> FrameScores:
     values: dict[str, dict[str, np.ndarray]] = {}
-    pairs = pairs_of(job, waves, audio)
-    for contest in contests(job.scenario, job.sources, pairs):
+    attempt = attempt_of(job, waves, audio)
+    for contest in attempt.contests():
         try:
             scores = bss_eval(contest.references, contest.estimates, sample_rate=audio.sample_rate)
         except AudioError as error:
@@ -259,13 +260,12 @@ def _score(job: TrackJob, waves: Waves, audio: TrackAudio) -> FrameScores:
         for index, name in enumerate(contest.names):
             if name in contest.kept:
                 values[name] = {m: scores.metric(m)[index] for m in METRICS}
-    names = scored_names(job.scenario, job.sources)
     # A source that is silent throughout has no number in any frame.
     count = Frames.of_seconds(audio.sample_rate, 1.0, 1.0, audio.mixture.shape[1]).count
     none = {metric: np.full(count, np.nan) for metric in METRICS}
     return FrameScores(
-        {n: values.get(n, none) for n in names},
-        {name: _whole(*pairs[name], audio.mixture.numpy()) for name in names},
+        {name: values.get(name, none) for name in attempt.names},
+        {name: _whole(*attempt.pair(name), attempt.mixture) for name in attempt.names},
     )
 
 

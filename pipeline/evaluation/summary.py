@@ -25,8 +25,9 @@ SCENARIOS: dict[str, str] = {
         "accompaniment is supplied."
     ),
     "target_rest": (
-        "One source is scored against the sum of all others, as museval scores vocals against an "
-        "accompaniment; the rest's estimate is the mixture without the source's estimate."
+        "Each source is scored against the sum of all others, as museval scores vocals against an "
+        "accompaniment. A frame is without a number where the source or that sum is silent, not "
+        "where any source is; SDR and ISR are the same as among all sources, SIR and SAR are not."
     ),
     "vocals_accompaniment": (
         "Vocals and accompaniment (the sum of all other sources) are scored against each other, "
@@ -72,9 +73,15 @@ _DEFINITIONS = {
 }
 
 
-def definitions(scenario: Scenario) -> dict[str, str]:
-    """Return what the figures of a summary mean, in sentences."""
-    return {**_DEFINITIONS, "scenario": SCENARIOS[scenario]}
+_SETS = (
+    " A set of sources is scored as one source, their sum, against the sum of all others: errors "
+    "that its sources make against each other count for nothing. It is in no average."
+)
+
+
+def definitions(scenario: Scenario, *, sets: bool = False) -> dict[str, str]:
+    """Return what the figures of a summary mean, in sentences; ``sets``: some are of sets."""
+    return {**_DEFINITIONS, "scenario": SCENARIOS[scenario] + (_SETS if sets else "")}
 
 
 def aggregation_of(metric: str, over_tracks: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from pipeline.evaluation.aggregate import difference
-from pipeline.evaluation.scenarios import ACCOMPANIMENT
+from pipeline.evaluation.scenarios import single_sources
 from pipeline.evaluation.score_files import ALL_METRICS, LEAK
 from pipeline.evaluation.summary import AGAINST_OTHERS, AGGREGATION, METRIC, DataIdentity, Summary
 from pipeline.report.comparisons import (
@@ -298,8 +298,12 @@ def _measured_row(summary: Summary, lead: Summary) -> Row:
                 value = getattr(summary.scores[source][metric], how)
                 count = summary.count(source, metric)
                 cells[source, metric, how] = _cell(value, interval(values, how), count)
-        counted = _averaged(known)
-        if set(counted) == set(_averaged(summary.sources)) == set(_averaged(lead.sources)):
+        counted = single_sources(known)
+        if (
+            set(counted)
+            == set(single_sources(summary.sources))
+            == set(single_sources(lead.sources))
+        ):
             table = [list(summary.column(source, metric).values()) for source in counted]
             for how in AGGREGATIONS:
                 value = getattr(summary.average[metric], how)
@@ -307,10 +311,6 @@ def _measured_row(summary: Summary, lead: Summary) -> Row:
     adopted = "songs" in summary.system.settings
     origin = "scores of others" if adopted else "measured by this code"
     return Row(summary.name, summary.system.kind, origin, cells, summary)
-
-
-def _averaged(sources: Sequence[str]) -> list[str]:
-    return [source for source in sources if source != ACCOMPANIMENT]
 
 
 def _cell(value: float | None, ends: Interval | None, tracks: int | None = None) -> Cell:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluation.scenarios import ACCOMPANIMENT
+from pipeline.evaluation.scenarios import single_sources
 from pipeline.evaluation.score_files import read_scores
 from pipeline.evaluation.summary import Summary
 from pipeline.report.statistics import (
@@ -62,7 +62,7 @@ class Entry:
     @property
     def averaged(self) -> list[str]:
         """The sources that count in the average."""
-        return [source for source in self.summary.sources if source != ACCOMPANIMENT]
+        return single_sources(self.summary.sources)
 
     def beside(self, other: Entry, source: str) -> Iterator[tuple[str, Column, Column]]:
         """Yield the songs of a source that both have."""

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.evaluation.aggregate import difference
-from pipeline.evaluation.scenarios import ACCOMPANIMENT
+from pipeline.evaluation.scenarios import single_sources
 from pipeline.evaluation.score_files import ALL_METRICS, LEAK
 from pipeline.evaluation.summary import AGGREGATION, LARGEST_DB, METRIC, aggregation_of
 from pipeline.report.board import AGGREGATIONS, BOUNDS, ORACLES, Board, Row, by_average, column
@@ -152,7 +152,7 @@ def _tracks(board: Board) -> list[dict[str, Any]]:
         for s in lead.sources
         for metric in ALL_METRICS
     }
-    counted = [s for s in lead.sources if s != ACCOMPANIMENT]
+    counted = single_sources(lead.sources)
     songs = []
     for track in lead.tracks:
         cells: dict[tuple[str, str], tuple[float | None, float | None]] = {}

@@ -324,6 +324,17 @@ def test_a_subset_and_a_single_source_are_scored(run: Path, songs: Path) -> None
         assert all(result.lead.scores[t]["SIR"].median is not None for t in targets)
 
 
+def test_sets_of_sources_are_scored_and_reported(run: Path, songs: Path) -> None:
+    config = _config(run, songs, run_id="sets", report_audio=0, sets=("vocals+bass",))
+    lead = evaluate(config).lead
+    assert lead.sources == [*MUSDB18_SOURCES, "vocals+bass"]
+    singles = [lead.scores[name]["SDR"].median for name in MUSDB18_SOURCES]
+    assert lead.average["SDR"].median == pytest.approx(np.mean(np.array(singles, float)))
+    html = write_report(config).page.read_text()
+    assert "vocals+bass" in html
+    assert "A set of sources is scored as one source, their sum" in html
+
+
 @pytest.mark.parametrize("name", ["mixture", "irm", "excerpts", "reference"])
 def test_a_name_that_means_something_else_is_refused(run: Path, songs: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"run_id: got '{name}'"):

@@ -15,8 +15,10 @@ import soundfile
 
 from lasaft.config import MUSDB18_SOURCES
 from lasaft.errors import AudioError, ConfigError, DataError
-from lasaft.metrics import METRICS
-from pipeline.data.songs.tracks import Track, list_tracks
+from lasaft.metrics import METRICS, usdr
+from pipeline.config.evaluate import set_problems
+from pipeline.data.songs.tracks import Track, list_tracks, read_track
+from pipeline.evaluation.estimates import oracle_estimates
 from pipeline.evaluation.museval_check import verify_track
 from pipeline.evaluation.scenarios import ACCOMPANIMENT, scenario_of
 from pipeline.evaluation.score_files import FrameScores, read_scores
@@ -66,13 +68,16 @@ def _job(
     root: Path,
     sources: tuple[str, ...] = MUSDB18_SOURCES,
     wanted: str = "sources",
+    *,
     kind: Kind = "estimates",
+    sets: tuple[str, ...] = (),
 ) -> TrackJob:
     place = root / "theirs" / "test" if kind == "estimates" else None
     system = SystemJob("theirs", "theirs", kind, place, {"kind": kind})
     return TrackJob(
         track=track, file="song", sources=sources, systems=(system,),
         scenario=scenario_of(wanted, sources), scores=root / "scores", estimates=root / "kept",
+        sets=sets,
     )  # fmt: skip
 
 
@@ -161,6 +166,69 @@ def test_a_single_source_is_scored_against_the_sum_of_the_others(
     assert _scored(_job(track, tmp_path, ("drums",), kind="irm")).sources == ("drums",)
     mixture = _scored(_job(track, tmp_path, ("drums",), kind="mixture")).values["drums"]["SAR"]
     assert (mixture > 80).all()  # nothing in the mixture is foreign to drums and the rest
+
+
+def test_a_set_is_scored_as_one_source_against_the_rest(track: Track, tmp_path: Path) -> None:
+    estimates, name = _estimates(track, tmp_path / "theirs", TWO), "drums+vocals"
+    job = _job(track, tmp_path, TWO, sets=(name,))
+    scores = _scored(job)
+    assert scores.sources == (*TWO, name)
+    assert verify_track(job, job.systems[0])["agrees"]
+    tried = estimates["vocals"].astype(np.float64) + estimates["drums"]
+    truth = _stem(track, "vocals").astype(np.float64) + _stem(track, "drums")
+    second = slice(0, RATE)
+    sdr = 10 * np.log10((truth[second] ** 2).sum() / ((truth - tried)[second] ** 2).sum())
+    assert scores.values[name]["SDR"][0] == pytest.approx(sdr, abs=1e-5)
+    _write(tmp_path / "theirs", track, name, (0.5 * tried).astype(np.float32))
+    of_its_own = _scored(job)  # an estimate of the sum itself
+    assert of_its_own.whole[name]["uSDR"] == pytest.approx(6.0, abs=0.3)
+    assert of_its_own.whole["vocals"] == scores.whole["vocals"]
+
+
+def test_each_source_against_the_rest_has_the_sdr_that_it_has_among_all(
+    track: Track, tmp_path: Path
+) -> None:
+    _estimates(track, tmp_path / "theirs", TWO)
+    job = _job(track, tmp_path, TWO, "target_rest")
+    alone, together = _scored(job), _scored(_job(track, tmp_path, TWO))
+    assert verify_track(job, job.systems[0])["tolerance_db"]
+    for name in TWO:
+        np.testing.assert_array_equal(alone.values[name]["SDR"], together.values[name]["SDR"])
+        assert (alone.values[name]["SIR"] != together.values[name]["SIR"]).all()
+
+
+def test_the_ideal_mask_of_a_set_is_of_its_sources_together(track: Track) -> None:
+    audio, both = read_track(track), "drums+vocals"
+    truth = audio.sources[:2].sum(dim=0).numpy()
+
+    def of(kind: Any) -> tuple[float, float]:
+        waves = oracle_estimates(audio, MUSDB18_SOURCES, (*TWO, both), kind)
+        tried = waves[both], waves["vocals"] + waves["drums"]
+        together, summed = (float(usdr([truth], [wave])[0]) for wave in tried)
+        return together, summed
+
+    together, summed = of("irm")
+    assert together == pytest.approx(summed, abs=1e-4)
+    together, summed = of("ibm")  # where both together are more than half
+    assert together > summed + 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "sources"),
+    [
+        ("vocals", MUSDB18_SOURCES),
+        ("vocals+flute", MUSDB18_SOURCES),
+        ("vocals+drums+bass+other", MUSDB18_SOURCES),
+        ("vocals+bass", TWO),
+        ("bass+drums,drums+bass", MUSDB18_SOURCES),
+    ],
+)
+def test_what_is_no_set_of_the_scored_sources_is_refused(
+    name: str, sources: tuple[str, ...]
+) -> None:
+    (problem,) = set_problems(name.split(","), sources, MUSDB18_SOURCES)
+    allowed = "allowed: different sums of two sources or more, but not of all: vocals+drums"
+    assert str(problem).startswith(f"sets: got {name.rsplit(',', maxsplit=1)[-1]}, {allowed}")
 
 
 def test_a_subset_is_scored_among_itself_as_museval_does(track: Track, tmp_path: Path) -> None:
