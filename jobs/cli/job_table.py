@@ -21,7 +21,8 @@ from pipeline.training.loop.identity import began_with, has_begun
 STEPS = ("songs", "preprocess", "search", "train", "evaluate", "report")
 _SYNTHETIC = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
 _CACHE = ("cache_dir", "cache_gb")
-_SONGS = ("musdb_root", "musdb_is_wav", "dev_mode", *_SYNTHETIC)
+_FORM = ("layout", "resample", "missing_stems", "length_tolerance")
+_SONGS = ("musdb_root", "musdb_is_wav", *_FORM, "dev_mode", *_SYNTHETIC)
 _SPECTROGRAM = (
     "sources", "sample_rate", "n_fft", "hop_length", "spec_type", "input_channels",
 )  # fmt: skip
@@ -248,7 +249,7 @@ JOBS: Mapping[str, Job] = {
             ),
             "repair": Flag(
                 "the same, then builds the damaged shards alone from musdb_root, and verifies",
-                ("output_dir", "shards_dir", "musdb_root", "musdb_is_wav", "cluster"),
+                ("output_dir", "shards_dir", "musdb_root", "musdb_is_wav", "layout", "cluster"),
                 _needs_nothing,
             ),
         },

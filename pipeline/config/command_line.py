@@ -31,7 +31,8 @@ def command_line(job: str, settings: Mapping[str, Any]) -> str:
 def evaluation_settings(config: RunConfig) -> dict[str, Any]:
     """Return the part of a configuration that decides what an evaluation gives."""
     whole = config.model_dump(mode="json", include={"output_dir", "data", "evaluate", "tracking"})
-    songs = {n: v for n, v in whole["data"].items() if n.startswith(("musdb", "synthetic", "dev"))}
+    kept = ("musdb", "layout", "resample", "missing", "length", "synthetic", "dev")
+    songs = {n: v for n, v in whole["data"].items() if n.startswith(kept)}
     named = {"run_id": whole["tracking"]["run_id"], "target_names": config.train.target_names}
     return {**whole, "data": songs, "tracking": named}
 

@@ -12,6 +12,7 @@ from pipeline.config.addresses import check_place
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Chance = Annotated[float, Field(ge=0)]
+Layout = Literal["songs", "stems", "csv", "moisesdb", "slakh"]
 SYNTHETIC_COUNTS = ("synthetic_train", "synthetic_valid", "synthetic_test")
 
 
@@ -23,6 +24,16 @@ class DataConfig(Settings):
     )
     musdb_is_wav: bool | None = option(
         None, "folders of wav or flac, no .stem.mp4 (None: look)", role="songs"
+    )
+    layout: Layout | None = option(
+        None, "how the songs lie (None: look): a folder a song, or as a data set", role="songs"
+    )
+    resample: bool = option(False, "resample files of other rates than sample_rate", role="songs")
+    missing_stems: Literal["silence", "skip"] | None = option(
+        None, "a stem that a song lacks: silence, or skip the song (None: refuse)", role="songs"
+    )
+    length_tolerance: float = option(
+        0.05, "most seconds between lengths in a song: padded or cut", ge=0, role="songs"
     )
     shards_dir: Path | str | None = option(
         None, "shard folder or address (None: <output_dir>/shards)", role="place"

@@ -193,13 +193,7 @@ def without_effect(run: RunConfig) -> dict[str, Problem]:
     if not run.model.takes_sets:
         because = f"control_vector_type is {run.model.control_vector_type}"
         idle |= no_effect(["set_sizes"], because, "control_vector_type")
-    if data.musdb_root is not None:
-        names = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
-        idle |= no_effect(names, "musdb_root is given, so no songs are made", "musdb_root")
-    elif not synthetic_songs(run):
-        because = "no synthetic songs are asked for (synthetic_train ...)"
-        others = ("musdb_root", *SYNTHETIC_COUNTS)
-        idle |= no_effect(("synthetic_seconds", "synthetic_seed"), because, *others)
+    idle |= _songs_without_effect(run)
     places = {name: getattr(data, name) for name in ("musdb_root", "shards_dir")}
     places |= {name: getattr(run.evaluate, name) for name in ("checkpoint", "estimates_dir")}
     if not any(isinstance(place, str) for place in (run.output_dir, *places.values())):
@@ -226,6 +220,22 @@ def without_effect(run: RunConfig) -> dict[str, Problem]:
         idle |= no_effect(("tracking_uri", "experiment_name"), "log is False", "log")
     if run.cluster.address not in (None, "local"):
         idle |= no_effect(["num_cpus"], "address names a cluster that has its own", "address")
+    return idle
+
+
+def _songs_without_effect(run: RunConfig) -> dict[str, Problem]:
+    made, others = ("synthetic_seconds", "synthetic_seed"), ("musdb_root", *SYNTHETIC_COUNTS)
+    if run.data.musdb_root is not None:
+        because = "musdb_root is given, so no songs are made"
+        idle = no_effect((*SYNTHETIC_COUNTS, *made), because, "musdb_root")
+    elif synthetic_songs(run):
+        names = ("layout", "resample", "missing_stems", "length_tolerance")
+        idle = no_effect(names, "the songs are synthetic", *others)
+    else:
+        because = "no synthetic songs are asked for (synthetic_train ...)"
+        idle = no_effect(made, because, *others)
+    if run.data.layout not in (None, "songs"):
+        idle |= no_effect(["musdb_is_wav"], f"layout is {run.data.layout}", "layout")
     return idle
 
 

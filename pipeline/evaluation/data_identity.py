@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import RunConfig
@@ -45,6 +46,6 @@ def data_identity(
 
 
 def _is_musdb18(root: Path, track: Track) -> bool:
-    listed = list_tracks(root, sources=track.sources, is_wav=track.is_wav)
+    listed = list_tracks(root, replace(track.wanted, is_wav=track.is_wav, dev_mode=False))
     test = sum(one.split == "test" for one in listed)
     return test == _TEST_TRACKS and len(listed) - test == _TRAINING_TRACKS

@@ -25,6 +25,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.make import fetch_songs
 from pipeline.data.songs.tracks import Track, list_tracks
+from pipeline.data.songs.wanted import Wanted
 from pipeline.evaluation.adopted_scores import adopt_scores
 from pipeline.evaluation.aggregate import summarise, summarise_track
 from pipeline.evaluation.data_identity import data_identity
@@ -179,26 +180,14 @@ def _tracks(
     """Return the checked tracks of the split and their lengths in seconds."""
     model = checkpoint.config if checkpoint is not None else config.model
     fetch_songs(config)
-    listed = list_tracks(
-        folder.songs,
-        sources=model.sources,
-        is_wav=config.data.musdb_is_wav,
-        dev_mode=config.data.dev_mode,
-    )
+    listed = list_tracks(folder.songs, Wanted.of(model, config.data))
     split = config.evaluate.split
     tracks = [track for track in listed if track.split == split]
     if not tracks:
         found = ", ".join(sorted({track.split for track in listed}))
         raise DataError(f"split: no {split} track in {folder.songs}; it has tracks of: {found}")
-    rate = model.sample_rate
-    samples = check_tracks(
-        tracks,
-        root=folder.songs,
-        sample_rate=rate,
-        channels=model.audio_channels,
-        config=config,
-    )
-    return tracks, [count / rate for count in samples]
+    samples = check_tracks(tracks, root=folder.songs, config=config)
+    return tracks, [count / model.sample_rate for count in samples]
 
 
 def _jobs(

@@ -134,7 +134,7 @@ def score_track(job: TrackJob) -> TrackOutcome:
 
 def hash_if_readable(track: Track) -> str:
     """Return the hash of a track's files, or "" if they cannot be read; call it in a task."""
-    with suppress(OSError):
+    with suppress(OSError, AudioError):
         return source_hash(track)
     return ""
 

@@ -24,11 +24,13 @@ from pipeline.config.folders import RunFolder, cache_home
 from pipeline.data.shards.manifest import MANIFEST_NAME, ShardSettings, read_manifest
 from pipeline.data.shards.preprocess import needed_bytes
 from pipeline.data.shards.store import shard_place
-from pipeline.data.songs.checks import examine_tracks, fault_lines
+from pipeline.data.songs.checks import examine_tracks, fault_lines, grouped
 from pipeline.data.songs.folders import find_places
+from pipeline.data.songs.layouts import OF_MANY_STEMS
 from pipeline.data.songs.make import wants_songs
 from pipeline.data.songs.splits import SPLITS, SPLITS_FILE, normal
-from pipeline.data.songs.tracks import list_tracks, stems_in
+from pipeline.data.songs.tracks import list_tracks, skipped_tracks
+from pipeline.data.songs.wanted import Wanted
 from pipeline.tracking.address import store_problems, tracking_address
 
 MUSDB18_TRACKS = {"train": 86, "valid": 14, "test": 50}
@@ -105,44 +107,38 @@ def _songs(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
 
 
 def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
-    model, data = config.model, config.data
-    tracks = list_tracks(
-        root, sources=model.sources, is_wav=data.musdb_is_wav, dev_mode=data.dev_mode
-    )
+    wanted = Wanted.of(config.model, config.data)
+    tracks = list_tracks(root, wanted)
     counts = {split: sum(track.split == split for track in tracks) for split in SPLITS}
     whole = counts == MUSDB18_TRACKS
     listed = ", ".join(f"{count} {split}" for split, count in counts.items())
-    wanted = "/".join(map(str, MUSDB18_TRACKS.values()))
-    yield "ok" if whole else "note", f"{listed} tracks (MUSDB18 has {wanted})"
-    places, _ = find_places(root, data.musdb_is_wav)
+    usual = "/".join(map(str, MUSDB18_TRACKS.values()))
+    yield "ok" if whole else "note", f"{listed} tracks (MUSDB18 has {usual})"
+    places = find_places(root, wanted)
+    if layouts := sorted({str(place.layout) for place in places} - {"songs", "None"}):
+        yield "note", f"the layout is {', '.join(layouts)} (--layout)"
+    if skipped := skipped_tracks(root, wanted):
+        names = _some([str(track) for track in skipped])
+        yield "note", f"missing_stems skip leaves out {len(skipped)} songs: {names}"
     left_out = [place.name for place in places if place.split is None]
     if left_out:
         yield "note", f"{SPLITS_FILE} leaves out {len(left_out)} tracks: {_some(left_out)}"
     if not tracks[0].has_mixture:
         yield "note", "no track has a mixture file: the mixture is the sum of the sources"
-    stems = {stem for track in tracks if track.is_wav for stem in stems_in(track.path)}
-    spare = sorted(stems - {normal(column) for column in tracks[0].columns})
-    if spare:
+    taken = {*map(normal, tracks[0].columns)}
+    if any(place.layout in OF_MANY_STEMS for place in places) and "other" in taken:
+        yield "note", "other is the sum of all stems that sources does not name"
+    elif spare := sorted({stem for place in places for stem in place.stems} - taken):
         yield "note", f"stems that sources does not name are not read: {_some(spare)}"
-    found = examine_tracks(
-        tracks,
-        root=root,
-        sample_rate=model.sample_rate,
-        channels=model.audio_channels,
-        config=config,
-    )
+    found = examine_tracks(tracks, root=root, config=config)
     for fault in fault_lines(tracks, found):
         yield "FAULT", fault
-    concerned: dict[str, list[str]] = {}
-    for track, findings in zip(tracks, found, strict=True):
-        for note in findings.notes:
-            concerned.setdefault(note, []).append(str(track))
-    for note, names in concerned.items():
-        yield "note", f"{_some(names)}: {note}"
+    for note in grouped(tracks, [findings.notes for findings in found]):
+        yield "note", note
     samples = [findings.samples for findings in found]
     hours: dict[str, float] = dict.fromkeys(SPLITS, 0.0)
     for track, count in zip(tracks, samples, strict=True):
-        hours[track.split] += count / model.sample_rate / 3600
+        hours[track.split] += count / wanted.sample_rate / 3600
     each = ", ".join(f"{count:.2f} {split}" for split, count in hours.items())
     yield "ok", f"{sum(hours.values()):.2f} hours of audio ({each})"
     shards = RunFolder.of(config).shards

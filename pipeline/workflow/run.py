@@ -27,6 +27,7 @@ from pipeline.data.shards.objects import MARK_SUFFIX
 from pipeline.data.shards.store import shard_place
 from pipeline.data.songs.folders import find_places
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
+from pipeline.data.songs.wanted import Wanted
 from pipeline.data.synthetic.writer import song_list
 from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.workflow.stages import make_report, score_songs, search_settings, train_network
@@ -211,8 +212,10 @@ class Workflow:
 
     def _is_wav(self, folder: RunFolder) -> bool:
         """Return whether the songs are folders of stems; synthetic ones always are."""
-        is_wav = self.config.data.musdb_is_wav
-        return wants_songs(self.config) or find_places(folder.songs, is_wav)[1]
+        if wants_songs(self.config):
+            return True
+        wanted = Wanted.of(self.config.model, self.config.data)
+        return find_places(folder.songs, wanted)[0].layout is not None
 
     def _connected(self, stage: Callable[[RunConfig], str]) -> str:
         self._stack.enter_context(ready_cluster(self.config))

@@ -61,7 +61,8 @@ OPTIONS = {
         tracking.run_id
     """,
     "songs": """
-        data.musdb_is_wav data.max_frames_per_shard data.dev_mode
+        data.musdb_is_wav data.layout data.resample data.missing_stems data.length_tolerance
+        data.max_frames_per_shard data.dev_mode
     """,
     "way": """
         data.cache_gb data.filed_mode train.compile train.activation_checkpointing

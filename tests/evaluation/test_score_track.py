@@ -18,6 +18,7 @@ from lasaft.errors import AudioError, ConfigError, DataError
 from lasaft.metrics import METRICS, usdr
 from pipeline.config.evaluate import set_problems
 from pipeline.data.songs.tracks import Track, list_tracks, read_track
+from pipeline.data.songs.wanted import Wanted
 from pipeline.evaluation.estimates import oracle_estimates
 from pipeline.evaluation.museval_check import verify_track
 from pipeline.evaluation.scenarios import ACCOMPANIMENT, scenario_of
@@ -36,7 +37,7 @@ def track(tmp_path_factory: pytest.TempPathFactory) -> Track:
     root = make_musdb(
         tmp_path_factory.mktemp("data") / "songs", train=0, valid=0, test=1, seconds=SECONDS
     )
-    (found,) = list_tracks(root, sources=MUSDB18_SOURCES)
+    (found,) = list_tracks(root, Wanted(MUSDB18_SOURCES))
     return found
 
 
@@ -340,7 +341,7 @@ def test_a_silent_source_has_no_scores_and_the_others_theirs_among_themselves(
 ) -> None:
     """Silent is what museval calls so: channels that add up to zero at every sample."""
     root = make_musdb(tmp_path / "songs", train=0, valid=0, test=1, seconds=2.0)
-    (track,) = list_tracks(root, sources=MUSDB18_SOURCES)
+    (track,) = list_tracks(root, Wanted(MUSDB18_SOURCES))
     estimates = _estimates(track, tmp_path / "theirs", (*TWO, "bass"))
     left = np.random.default_rng(3).integers(-3000, 3000, 2 * RATE, np.int16) * abs(right)
     soundfile.write(track.path / "bass.wav", np.stack([left, right * left], 1), RATE)
@@ -359,7 +360,7 @@ def test_a_silent_source_has_no_scores_and_the_others_theirs_among_themselves(
 
 def test_of_a_target_that_is_silent_nothing_is_scored(tmp_path: Path) -> None:
     root = make_musdb(tmp_path / "songs", train=0, valid=0, test=1, seconds=2.0)
-    (track,) = list_tracks(root, sources=MUSDB18_SOURCES)
+    (track,) = list_tracks(root, Wanted(MUSDB18_SOURCES))
     _estimates(track, tmp_path / "theirs", MUSDB18_SOURCES)
     soundfile.write(track.path / "drums.wav", np.zeros((2 * RATE, 2)), RATE)
     scores = _scored(_job(track, tmp_path, ("drums",)))
@@ -372,8 +373,8 @@ def test_of_a_target_that_is_silent_nothing_is_scored(tmp_path: Path) -> None:
 
 def test_a_track_shorter_than_a_window_is_one_frame(tmp_path: Path) -> None:
     root = make_musdb(tmp_path / "songs", train=0, valid=0, test=1, seconds=2.0)
-    (track,) = list_tracks(root, sources=MUSDB18_SOURCES)
-    for file in track.files:
+    (track,) = list_tracks(root, Wanted(MUSDB18_SOURCES))
+    for (file,) in track.files:
         wave, rate = soundfile.read(file)
         soundfile.write(file, wave[RATE : RATE + 30000], rate)
     estimates = _estimates(track, tmp_path / "theirs", TWO)
@@ -398,7 +399,7 @@ def test_a_song_that_was_changed_in_place_is_scored_anew_and_told(
     track: Track, tmp_path: Path
 ) -> None:
     root = shutil.copytree(track.path.parents[1], tmp_path / "songs")
-    (own,) = list_tracks(root, sources=MUSDB18_SOURCES)
+    (own,) = list_tracks(root, Wanted(MUSDB18_SOURCES))
     job = _job(own, tmp_path, kind="mixture")
     first = score_track(job)
     assert (first.scored, first.changed) == (1, False)

@@ -12,6 +12,7 @@ from pipeline.data.shards.manifest import Manifest, ShardSettings, track_entry, 
 from pipeline.data.shards.preprocess import works_of
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.tracks import list_tracks
+from pipeline.data.songs.wanted import Wanted
 
 
 def small_config(songs: Path, output: Path, *, train: TrainConfig | None = None) -> RunConfig:
@@ -27,10 +28,8 @@ def small_config(songs: Path, output: Path, *, train: TrainConfig | None = None)
 def works_by_track(config: RunConfig) -> list[list[Work]]:
     """Return the tasks that make the shards that ``config`` asks for, a list for each track."""
     folders, settings = RunFolder.of(config), ShardSettings.of(config)
-    tracks = list_tracks(folders.songs, sources=settings.sources)
-    samples = check_tracks(
-        tracks, root=folders.songs, sample_rate=settings.sample_rate, channels=settings.channels
-    )
+    tracks = list_tracks(folders.songs, Wanted.of(config.model, config.data))
+    samples = check_tracks(tracks, root=folders.songs)
     return [
         works_of(track, count, settings, folders.shards)
         for track, count in zip(tracks, samples, strict=True)

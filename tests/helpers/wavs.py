@@ -37,7 +37,7 @@ def write_track(
 
 def examined(root: Path, tracks: list[Track]) -> list[Findings]:
     """Return what the checks of a data set find, for stereo at 44100 Hz."""
-    return examine_tracks(tracks, root=root, sample_rate=44100, channels=2)
+    return examine_tracks(tracks, root=root)
 
 
 def faults_in(root: Path, tracks: list[Track]) -> list[str]:

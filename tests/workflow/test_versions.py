@@ -27,6 +27,7 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data import shards, synthetic
 from pipeline.data.songs.tracks import list_tracks
+from pipeline.data.songs.wanted import Wanted
 from pipeline.data.synthetic.writer import SongSet, begin_songs, write_song
 from pipeline.evaluation.score_track import SystemJob, TrackJob, score_track
 from pipeline.report.build import write_report
@@ -111,7 +112,7 @@ def _search(runs: Path) -> Any:
 
 def _evaluate(runs: Path) -> Any:
     folder = RunFolder.of(config_of(runs, "finished"))
-    track = next(one for one in list_tracks(folder.songs, sources=_SOURCES) if one.split == "test")
+    track = next(one for one in list_tracks(folder.songs, Wanted(_SOURCES)) if one.split == "test")
     record = json.loads((folder.checkpoint / "config.json").read_text())
     network = {"checkpoint": record["hash"], "overlap_ratio": 0.5}
     job = TrackJob(

@@ -26,7 +26,7 @@ from pipeline.data.shards.manifest import (
     ShardSettings,
 )
 from pipeline.data.shards.objects import is_uploaded, upload_shard
-from pipeline.data.songs.tracks import Track, audio_blocks, source_hash
+from pipeline.data.songs.tracks import Track, audio_blocks, fit_of, source_hash
 
 RECORD_SUFFIX = ".json"
 _LONGEST_STEM_BYTES = 200  # a file name holds 255, and ".000.arrow" and a temporary's marks follow
@@ -178,6 +178,7 @@ def _build(work: Work, source: str) -> tuple[ShardRecord, ...]:
         _write_shard(work, number, _one_shard(batch, batches, settings))
         for number, batch in enumerate(batches, work.first_number)
     ]
+    changes = fit_of(work.track).changes
     records = tuple(
         ShardRecord(
             settings=settings,
@@ -186,6 +187,7 @@ def _build(work: Work, source: str) -> tuple[ShardRecord, ...]:
             samples=part.samples if part else meter.at,
             number=number,
             source_sha256=source,
+            changes=changes,
             loudness=meter.loudness(number),
             shard=shard,
         )

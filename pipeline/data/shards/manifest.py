@@ -15,7 +15,7 @@ from lasaft.config import ModelConfig, Settings
 from lasaft.errors import ConfigError, DataError
 from lasaft.files import atomic_write_bytes
 from pipeline.config import RunConfig
-from pipeline.data.songs.folders import MIXTURE
+from pipeline.data.songs.layouts import MIXTURE
 
 if TYPE_CHECKING:
     from pipeline.cluster.store import RemoteFolder
@@ -28,6 +28,9 @@ Count = Annotated[int, Field(ge=0)]
 Crc32 = Annotated[int, Field(ge=0, lt=2**32)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Split = Literal["train", "valid", "test"]
+# What was done to a song's files, so that they are as its streams should be; where nothing was,
+# nothing is said of it.
+Changes = Annotated[tuple[str, ...], Field(exclude_if=lambda changes: not changes)]
 
 
 class ShardSettings(Settings):
@@ -131,6 +134,7 @@ class TrackEntry(Settings):
     samples: Annotated[int, Field(ge=1)]
     frames: Annotated[int, Field(ge=1)]
     source_sha256: Sha256
+    changes: Changes = ()
     levels: dict[str, Level]
     shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
 
@@ -151,6 +155,7 @@ class ShardRecord(Settings):
     samples: Annotated[int, Field(ge=1)]  # length of the whole track
     number: Count  # which of the track's shards it is, from 0
     source_sha256: Sha256  # of the track's audio files
+    changes: Changes = ()
     loudness: dict[str, Loudness]  # of each column
     shard: ShardEntry  # the file
 
@@ -172,6 +177,7 @@ def track_entry(records: Sequence[ShardRecord]) -> TrackEntry:
         samples=first.samples,
         frames=sum(record.shard.frames for record in records),
         source_sha256=first.source_sha256,
+        changes=first.changes,
         levels=levels,
         shards=tuple(record.shard for record in records),
     )

@@ -35,6 +35,7 @@ from pipeline.data.songs.checks import examine_tracks, refuse_faults
 from pipeline.data.songs.make import fetch_songs
 from pipeline.data.songs.splits import SPLITS
 from pipeline.data.songs.tracks import Track, list_tracks
+from pipeline.data.songs.wanted import Wanted
 
 STAGED = ".repair"  # in the shard folder: where a repair builds damaged tracks
 
@@ -52,19 +53,15 @@ def preprocess(config: RunConfig) -> Manifest:
             finished shards are kept, and the same call goes on from there.
     """
     folders, settings = RunFolder.of(config), ShardSettings.of(config)
-    data, store = config.data, None
+    store = None
     if folders.shards_address is not None:
         store = RemoteFolder(folders.shards_address)
     fetch_songs(config)
-    tracks = list_tracks(
-        folders.songs, sources=settings.sources, is_wav=data.musdb_is_wav, dev_mode=data.dev_mode
-    )
+    tracks = list_tracks(folders.songs, Wanted.of(config.model, config.data))
     recorded = _recorded(folders.shards, store)
     found = examine_tracks(
         tracks,
         root=folders.songs,
-        sample_rate=settings.sample_rate,
-        channels=settings.channels,
         listen=lambda track: _record_name(track) not in recorded,
         config=config,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterable
@@ -41,6 +42,7 @@ from pipeline.data.shards.upload import upload_shards
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.make import fetch_songs
 from pipeline.data.songs.tracks import list_tracks
+from pipeline.data.songs.wanted import Wanted
 
 _AGAIN = "run python -m jobs.preprocess with the options that the shards were made with"
 _HASH_LINE = re.compile(rb'\{\n"hash": "([^"]*)",\n')
@@ -170,7 +172,18 @@ def _build(config: RunConfig, before: Inspection, damaged: set[str]) -> Tracks:
         return {}
     folders, settings = RunFolder.of(config), before.settings
     fetch_songs(config)
-    listed = list_tracks(folders.songs, sources=settings.sources, is_wav=config.data.musdb_is_wav)
+    # What was built is compared with what the records say, so that nothing need be refused here.
+    wanted = Wanted(
+        settings.sources,
+        settings.sample_rate,
+        settings.channels,
+        is_wav=config.data.musdb_is_wav,
+        layout=config.data.layout,
+        resample=True,
+        missing_stems="silence",
+        length_tolerance=math.inf,
+    )
+    listed = list_tracks(folders.songs, wanted)
     found = {_stem(shard_name(track.split, track.name, 0)): track for track in listed}
     missing = sorted(damaged - found.keys())
     if missing:
@@ -179,13 +192,7 @@ def _build(config: RunConfig, before: Inspection, damaged: set[str]) -> Tracks:
             "that the shards were made from"
         )
     tracks = [found[stem] for stem in sorted(damaged)]
-    samples = check_tracks(
-        tracks,
-        root=folders.songs,
-        sample_rate=settings.sample_rate,
-        channels=settings.channels,
-        config=config,
-    )
+    samples = check_tracks(tracks, root=folders.songs, config=config)
     staged = folders.shards / STAGED
     staged.mkdir()
     return _by_stem(build_tracks(config, staged, settings, tracks, samples, title="repair"))

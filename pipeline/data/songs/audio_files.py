@@ -36,6 +36,16 @@ class Header:
     samples: int
 
 
+def read_header(path: Path) -> Header:
+    """Return what a wav or flac file says, which may not be true: ``read_sound_header`` checks.
+
+    Raises:
+        AudioError: the file is no audio.
+    """
+    with _open_sound(path, f"{path.name} ") as file:
+        return Header(file.samplerate, file.channels, file.samples)
+
+
 def read_sound_header(path: Path) -> Header:
     """Return the header of a wav or flac file.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -24,8 +25,9 @@ from pipeline.data.songs.audio_files import (
     read_stem_mp4_headers,
     require_ffmpeg,
 )
-from pipeline.data.songs.splits import normal
-from pipeline.data.songs.tracks import Track, audio_blocks, stems_in
+from pipeline.data.songs.fitting import Headers, fit
+from pipeline.data.songs.layouts import MIXTURE
+from pipeline.data.songs.tracks import Track, audio_blocks
 
 _THREADS = 8
 _BLOCK_SAMPLES = 1 << 18
@@ -41,34 +43,24 @@ class Findings:
     samples: int = 0  # length by the headers (0: unknown)
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """What the tracks of a data set may be."""
-
-    root: Path  # the data set's folder; links that lead out of it are notes
-    sample_rate: int  # the only one, in Hz
-    channels: int  # the only number
-
-    def examine(self, track: Track, listen: bool) -> Findings:
-        """Check one track, as :func:`examine_tracks` does."""
-        if not track.is_wav:
-            require_ffmpeg()
-        found, inside = _headers(track, self.sample_rate, self.channels), self.root.resolve()
-        if not found.faults and any(
-            not file.resolve().is_relative_to(inside) for file in track.files
-        ):
-            found.notes.append("its files are links that lead out of the data set")
-        if not found.faults and listen:
-            _listen(track, found)
+def _examine(track: Track, root: Path, listen: bool) -> Findings:
+    if not track.is_wav:
+        require_ffmpeg()
+    found, inside = _headers(track), root.resolve()
+    if found.faults:
         return found
+    files = chain(*track.files) if track.layout != "csv" else ()
+    if any(not file.resolve().is_relative_to(inside) for file in files):
+        found.notes.append("its files are links that lead out of the data set")
+    if listen:
+        _listen(track, found)
+    return found
 
 
 def examine_tracks(
     tracks: Sequence[Track],
     *,
     root: Path,
-    sample_rate: int,
-    channels: int,
     listen: Callable[[Track], bool] = lambda track: True,
     config: RunConfig | None = None,
 ) -> list[Findings]:
@@ -79,8 +71,6 @@ def examine_tracks(
 
     Args:
         root: the data set's folder; links that lead out of it are notes.
-        sample_rate: the only one allowed, in Hz.
-        channels: the only number allowed.
         listen: whether the samples of a track are looked at too, not only the headers.
         config: of a run whose songs may lie in an object store, and which is connected to Ray:
             then a task reads each track, on a node.
@@ -89,13 +79,12 @@ def examine_tracks(
         DataError: ffmpeg is needed and missing.
         StageError: tracks cannot be fetched.
     """
-    allowed = Allowed(root, sample_rate, channels)
-    calls = [(track, listen(track)) for track in tracks]
+    calls = [(track, root, listen(track)) for track in tracks]
     parcels = [config and parcel(RunFolder.of(config), reads=[track.path]) for track in tracks]
     if config is not None and any(sent is not None and sent.inputs for sent in parcels):
         with Progress("check", len(tracks), "songs") as progress:
             return run_tasks(
-                allowed.examine,
+                _examine,
                 calls,
                 names=[str(track) for track in tracks],
                 needs=Needs.of(config),
@@ -103,15 +92,23 @@ def examine_tracks(
                 on_done=lambda name, _: progress.advance(1, name),
             )
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(allowed.examine, *zip(*calls, strict=True)))
+        return list(pool.map(_examine, *zip(*calls, strict=True)))
 
 
 def fault_lines(tracks: Sequence[Track], found: Sequence[Findings]) -> list[str]:
-    """Return one line a fault, with the track's name in front."""
+    """Return one line a fault, with the names of the tracks that have it in front."""
+    return grouped(tracks, [findings.faults for findings in found])
+
+
+def grouped(tracks: Sequence[Track], said: Sequence[Sequence[str]]) -> list[str]:
+    """Return each line once, with the tracks of which it is said: five of them, and how many."""
+    concerned: dict[str, list[str]] = {}
+    for track, lines in zip(tracks, said, strict=True):
+        for line in lines:
+            concerned.setdefault(line, []).append(shown(str(track)))
     return [
-        f"{shown(str(track))}: {fault}"
-        for track, findings in zip(tracks, found, strict=True)
-        for fault in findings.faults
+        f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}: {line}"
+        for line, names in concerned.items()
     ]
 
 
@@ -124,49 +121,26 @@ def refuse_faults(tracks: Sequence[Track], found: Sequence[Findings]) -> None:
 
 
 def check_tracks(
-    tracks: Sequence[Track],
-    *,
-    root: Path,
-    sample_rate: int,
-    channels: int,
-    config: RunConfig | None = None,
+    tracks: Sequence[Track], *, root: Path, config: RunConfig | None = None
 ) -> list[int]:
     """Return the samples of each track by its headers; no sample is looked at.
 
     Raises:
         DataError: lists every fault found.
     """
-    found = examine_tracks(
-        tracks,
-        root=root,
-        sample_rate=sample_rate,
-        channels=channels,
-        listen=lambda track: False,
-        config=config,
-    )
+    found = examine_tracks(tracks, root=root, listen=lambda track: False, config=config)
     refuse_faults(tracks, found)
     return [findings.samples for findings in found]
 
 
-def _headers(track: Track, sample_rate: int, channels: int) -> Findings:
+def _headers(track: Track) -> Findings:
     faults = list(_name_faults(track))
     if faults:
         return Findings(faults)
     headers, faults = (_sound_headers if track.is_wav else _stem_mp4_headers)(track)
-    lengths = {header.samples for header in headers.values()}
-    for column, header in headers.items():
-        if header.channels != channels:
-            faults.append(f"{column} has {_channels(header.channels)}; allowed: {channels}")
-        if header.sample_rate != sample_rate:
-            faults.append(
-                f"{column} has a sample rate of {header.sample_rate} Hz; allowed: {sample_rate}"
-            )
-        if header.samples == 0:
-            faults.append(f"{column} is empty (0 samples)")
-    if len(lengths) > 1:
-        each = ", ".join(f"{column} {header.samples}" for column, header in headers.items())
-        faults.append(f"unequal lengths in samples: {each}; allowed: one length")
-    return Findings(faults, samples=max(lengths, default=0))
+    found = fit(headers, track.lacks, track.wanted, in_one=not track.is_wav)
+    faults += found.faults
+    return Findings(faults, [] if faults else list(found.changes), found.samples)
 
 
 def _name_faults(track: Track) -> Iterator[str]:
@@ -179,33 +153,42 @@ def _name_faults(track: Track) -> Iterator[str]:
         yield "its name holds a backslash or a control character; rename it"
 
 
-def _channels(count: int) -> str:
-    return {1: "1 channel (mono)"}.get(count, f"{count} channels")
-
-
-def _sound_headers(track: Track) -> tuple[dict[str, Header], list[str]]:
-    headers, faults = {}, []
-    stems = stems_in(track.path)
-    for column, file in zip(track.stored, track.files, strict=True):
-        found = stems.get(normal(column), [])
-        if len(found) > 1:
-            faults.append(f"{' and '.join(path.name for path in found)} are one stem; keep one")
-        elif not file.is_file():
-            lost = file.is_symlink() and not file.exists()
-            what = "is a link to a file that is not there" if lost else "is missing"
-            faults.append(f"{file.name} {what}")
-        else:
+def _sound_headers(track: Track) -> tuple[Headers, list[str]]:
+    if not any(track.files):
+        wanted = ", ".join(f"{column}.wav" for column in track.lacks)
+        return {}, [f"no stem in this folder; allowed: {wanted}"]
+    headers: dict[str, list[tuple[Path, Header]]] = {}
+    faults = list(_lacking(track))
+    for column, files in zip(track.columns, track.files, strict=True):
+        if len(files) > 1 and track.layout == "songs":
+            faults.append(f"{' and '.join(path.name for path in files)} are one stem; keep one")
+            continue
+        for file in files:
+            if not file.is_file():
+                lost = file.is_symlink() and not file.exists()
+                what = "is a link to a file that is not there" if lost else "is missing"
+                faults.append(f"{file.name} {what}")
+                continue
             try:
-                headers[column] = read_sound_header(file)
+                headers.setdefault(column, []).append((file, read_sound_header(file)))
             except AudioError as error:
                 faults.append(f"{file.name} {error}")
-    if len(faults) == len(track.files) and all(fault.endswith("is missing") for fault in faults):
-        wanted = ", ".join(file.name for file in track.files)
-        return {}, [f"no stem in this folder; allowed: {wanted}"]
     return headers, faults
 
 
-def _stem_mp4_headers(track: Track) -> tuple[dict[str, Header], list[str]]:
+def _lacking(track: Track) -> Iterator[str]:
+    """Yield the stems that a song lacks, where that is a fault."""
+    if track.wanted.missing_stems is None:
+        for column in track.lacks:
+            name = f"{column}.wav" if track.layout == "songs" else column
+            does = "reads silence, skip leaves the song out"
+            does = "(or skip) takes the sum of the sources" if column == MIXTURE else does
+            yield f"{name} is missing; --missing_stems silence {does}"
+    elif set(track.sources) <= set(track.lacks):
+        yield f"none of its sources is there; allowed: one of {', '.join(track.sources)}"
+
+
+def _stem_mp4_headers(track: Track) -> tuple[Headers, list[str]]:
     unknown = [source for source in track.sources if source not in STEM_MP4_STREAMS]
     if unknown:
         return {}, [
@@ -218,13 +201,15 @@ def _stem_mp4_headers(track: Track) -> tuple[dict[str, Header], list[str]]:
     if len(headers) != len(STEM_MP4_STREAMS):
         wanted = f"{len(STEM_MP4_STREAMS)} ({', '.join(STEM_MP4_STREAMS)})"
         return {}, [f"{track.path.name} has {len(headers)} audio streams; allowed: {wanted}"]
-    return dict(zip(STEM_MP4_STREAMS, headers, strict=True)), []
+    pairs = zip(STEM_MP4_STREAMS, headers, strict=True)
+    return {name: [(track.path, header)] for name, header in pairs}, []
 
 
 def _listen(track: Track, found: Findings) -> None:
     """Add what the samples tell: not finite, silent throughout, or so to who adds the channels."""
-    to_the_end = track.is_wav and not all(is_pcm(file) for file in track.files)
-    sounds, adds_up = torch.zeros(2, len(track.columns), dtype=torch.bool)
+    to_the_end = track.is_wav and not all(is_pcm(file) for file in chain(*track.files))
+    sounds = torch.zeros(len(track.columns), dtype=torch.bool)
+    adds_up = torch.tensor([column in track.absent for column in track.columns])
     try:
         for block in audio_blocks(track, _BLOCK_SAMPLES):
             sounds |= block.flatten(1).any(dim=1)

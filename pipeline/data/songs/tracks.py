@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,41 +14,59 @@ from torch import Tensor
 
 from lasaft.errors import AudioError, DataError
 from lasaft.files import file_sha256
+from pipeline.config.data import Layout
 from pipeline.data.songs.audio_files import (
     STEM_MP4_STREAMS,
-    read_sound_header,
+    read_header,
     read_stem_mp4_headers,
     sound_blocks,
     stem_mp4_blocks,
 )
-from pipeline.data.songs.folders import MIXTURE, STEM_MP4_SUFFIX, find_places
+from pipeline.data.songs.fitting import Fit, fit, fitted_blocks, resampled
+from pipeline.data.songs.folders import STEM_MP4_SUFFIX, Place, find_places
+from pipeline.data.songs.layouts import MIXTURE, OF_MANY_STEMS, OF_ONE_STEM
 from pipeline.data.songs.splits import normal
-
-STEM_SUFFIXES = (".wav", ".flac")
+from pipeline.data.songs.wanted import Wanted
 
 
 @dataclass(frozen=True)
 class Track:
-    """One song: a folder of stems (wav or flac), or a .stem.mp4 file."""
+    """One song: stems in wav or flac files, or a .stem.mp4 file."""
 
     name: str  # the folder's or file's name
     split: str  # train, valid or test
     path: Path  # the folder, or the file
-    sources: tuple[str, ...]  # the names of its sources, in the order of their condition numbers
-    is_wav: bool  # a folder of stems
-    # The audio files: one a source, then the mixture's if it has one; or one for all.
-    files: tuple[Path, ...]
-    has_mixture: bool  # a mixture is stored; without one it is the sum of the sources
+    wanted: Wanted  # what it is read as
+    layout: Layout | None  # how its files lie; None: in one .stem.mp4
+    # The audio files of each source, then those of the mixture; several are summed. One for all.
+    files: tuple[tuple[Path, ...], ...]
+    lacks: tuple[str, ...] = ()  # the columns that it should have a file for, and has none
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of its sources, in the order of their condition numbers."""
+        return self.wanted.sources
+
+    @property
+    def is_wav(self) -> bool:
+        """Whether its stems are files."""
+        return self.layout is not None
+
+    @property
+    def has_mixture(self) -> bool:
+        """Whether a mixture is stored; without one it is the sum of the sources."""
+        return bool(self.files[-1])
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """The sources that have no file, and are silence."""
+        pairs = zip(self.sources, self.files, strict=False) if self.is_wav else ()
+        return frozenset(source for source, files in pairs if not files)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The streams in our order: the sources, then the mixture."""
         return (*self.sources, MIXTURE)
-
-    @property
-    def stored(self) -> tuple[str, ...]:
-        """The streams that are read: the columns, without a mixture that is a sum."""
-        return self.columns if self.has_mixture else self.sources
 
     def __str__(self) -> str:
         return f"{self.split}/{self.name}"
@@ -68,56 +87,113 @@ class TrackAudio:
     sample_rate: int
 
 
-def list_tracks(
-    musdb_root: Path, *, sources: Sequence[str], is_wav: bool | None = None, dev_mode: bool = False
-) -> list[Track]:
+def list_tracks(musdb_root: Path, wanted: Wanted) -> list[Track]:
     """Return the tracks below ``musdb_root``, sorted by split and name; no audio is opened.
 
     Tracks lie in ``train/`` and ``test/`` (and ``valid/``, if there is one). Those of ``train/``
     that ``mus.yaml`` names under ``validation_tracks`` are valid; without a ``mus.yaml`` in the
     root, MUSDB18's own 14 are. A ``splits.yaml`` in the root says instead which track is in which
     split: lists of names under ``train``, ``valid`` and ``test``; tracks may then lie in the root
-    too, and what it does not name is left out. Hidden folders and files are no tracks. A stem is
-    a file ``<source>.wav`` or ``<source>.flac``; where no track of the set has a mixture, it is
-    the sum of the sources.
+    too, and what it does not name is left out. Hidden folders and files are no tracks. Where no
+    track of the set has a mixture, it is the sum of the sources. With ``missing_stems`` skip, a
+    track that lacks a source is left out (:func:`skipped_tracks` are those).
 
     Args:
         musdb_root: the data set's folder.
-        sources: names of the sources, each a file or a stream of .stem.mp4.
-        is_wav: folders of stems, or .stem.mp4 (None: look at the files).
-        dev_mode: keep only the first track of each split.
+        wanted: which sources, found how.
 
     Raises:
         DataError: there is no such folder, or no track in it, or a file in it names tracks that
-            it lacks.
+            it lacks, or no track has any of the sources.
     """
+    tracks = _all_tracks(musdb_root, wanted)
+    kept = [track for track in tracks if not _is_skipped(track)]
+    if tracks and not kept:
+        lacking = Counter(name for track in tracks for name in track.lacks)
+        raise DataError(
+            f"musdb_root {musdb_root}: each of the {len(tracks)} songs lacks a stem "
+            f"({_counted(lacking)}), and missing_stems skip leaves them all out; allowed: "
+            "--missing_stems silence, or sources that the songs have"
+        )
+    if wanted.dev_mode:
+        kept = list({track.split: track for track in reversed(kept)}.values())[::-1]
+    return kept
+
+
+def skipped_tracks(musdb_root: Path, wanted: Wanted) -> list[Track]:
+    """Return the tracks that ``missing_stems`` skip leaves out."""
+    return [track for track in _all_tracks(musdb_root, wanted) if _is_skipped(track)]
+
+
+def _is_skipped(track: Track) -> bool:
+    return track.wanted.missing_stems == "skip" and any(x in track.sources for x in track.lacks)
+
+
+def _all_tracks(musdb_root: Path, wanted: Wanted) -> list[Track]:
     root = musdb_root.absolute()
     try:
-        places, wav = find_places(root, is_wav)
-        stems = [stems_in(place.path) if wav else {} for place in places]
+        places = find_places(root, wanted)
     except OSError as error:
         raise DataError(f"musdb_root {root}: cannot be read ({error.strerror})") from error
-    has_mixture = not wav or any(MIXTURE in found for found in stems)
-    names = (*sources, MIXTURE) if has_mixture else tuple(sources)
-    tracks = []
-    for place, found in zip(places, stems, strict=True):
-        if place.split is not None:
-            files = [found.get(normal(name), [place.path / f"{name}.wav"])[0] for name in names]
-            read = tuple(files) if wav else (place.path,)
-            found_at = (place.name, place.split, place.path)
-            tracks.append(Track(*found_at, tuple(sources), wav, read, has_mixture))
-    if dev_mode:
-        tracks = list({track.split: track for track in reversed(tracks)}.values())[::-1]
-    return tracks
+    _require_a_source(root, places, wanted)
+    has_mixture = any(MIXTURE in place.stems for place in places)
+    return [
+        _track(place, place.split, wanted, has_mixture)
+        for place in places
+        if place.split is not None
+    ]
 
 
-def stems_in(folder: Path) -> Mapping[str, list[Path]]:
-    """Return the sound files of a track folder by the name of their stem, in normal spelling."""
-    found: dict[str, list[Path]] = {}
-    for item in sorted(folder.iterdir()):
-        if item.suffix.lower() in STEM_SUFFIXES and not item.name.startswith("."):
-            found.setdefault(normal(item.stem), []).append(item)
-    return found
+def _require_a_source(root: Path, places: Sequence[Place], wanted: Wanted) -> None:
+    """Refuse a set in which no song has any of the sources: then others were meant."""
+    found = Counter(stem for place in places for stem in place.stems if stem != MIXTURE)
+    if found and not found.keys() & set(map(normal, wanted.sources)):
+        names = ",".join(sorted(found)[:20])
+        raise DataError(
+            f"musdb_root {root}: no song has a stem called {', '.join(wanted.sources)}; found: "
+            f"{_counted(found)}; allowed: names that are there, such as --sources {names}"
+        )
+
+
+def _counted(found: Counter[str]) -> str:
+    listed = [f"{name} ({count})" for name, count in found.most_common(20)]
+    return ", ".join(listed) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
+
+
+def _track(place: Place, split: str, wanted: Wanted, has_mixture: bool) -> Track:
+    if place.layout is None:
+        files: tuple[tuple[Path, ...], ...] = ((place.path,),)
+        return Track(place.name, split, place.path, wanted, None, files)
+    stems = {name: tuple(files) for name, files in place.stems.items()}
+    if place.layout in OF_MANY_STEMS:
+        named = {MIXTURE, *map(normal, wanted.sources)} - {"other"}
+        rest = [
+            file for name, files in sorted(stems.items()) if name not in named for file in files
+        ]
+        stems["other"] = tuple(rest)
+    files = tuple(stems.get(normal(name), ()) for name in (*wanted.sources, MIXTURE))
+    lacks: tuple[str, ...] = ()
+    if place.layout not in OF_ONE_STEM:
+        expected = (*wanted.sources, MIXTURE) if has_mixture else wanted.sources
+        lacks = tuple(name for name, found in zip(expected, files, strict=False) if not found)
+    return Track(place.name, split, place.path, wanted, place.layout, files, lacks)
+
+
+def fit_of(track: Track) -> Fit:
+    """Return how the files of a track become its streams, by their headers.
+
+    Raises:
+        AudioError: a file cannot be read.
+    """
+    if not track.is_wav:
+        headers = zip(STEM_MP4_STREAMS, read_stem_mp4_headers(track.path), strict=False)
+        found = {name: [(track.path, header)] for name, header in headers}
+        return fit(found, (), track.wanted, in_one=True)
+    found = {
+        column: [(file, read_header(file)) for file in files]
+        for column, files in zip(track.columns, track.files, strict=True)
+    }
+    return fit(found, track.lacks, track.wanted)
 
 
 def audio_blocks(
@@ -136,16 +212,9 @@ def audio_blocks(
     Raises:
         DataError: a stem is unreadable, shorter than its header says, or not finite.
     """
-    if track.is_wav:
-        blocks = sound_blocks(track.files, block_samples, start, stop)
-        order = None
-    else:
-        assert (start, stop) == (0, None)
-        blocks = stem_mp4_blocks(track.path, block_samples)
-        order = [STEM_MP4_STREAMS.index(column) for column in track.columns]
     try:
-        for streams in blocks:
-            block = streams if order is None else streams[order]
+        for streams in _streams(track, block_samples, start, stop):
+            block = streams
             if not track.has_mixture:
                 block = torch.cat([block, sum(block[1:], start=block[0])[None]])
             _require_finite(track, block, start)
@@ -154,6 +223,25 @@ def audio_blocks(
     except AudioError as error:
         where = "" if track.is_wav else f"{track.path.name} "
         raise DataError(f"{track}: {where}{error}") from error
+
+
+def _streams(track: Track, size: int, start: int, stop: int | None) -> Iterator[Tensor]:
+    """Yield [column, channel, sample] of the sources, and of the mixture if it is stored."""
+    if not track.is_wav:
+        assert (start, stop) == (0, None)
+        order = [STEM_MP4_STREAMS.index(column) for column in track.columns]
+        blocks = stem_mp4_blocks(track.path, size)
+        if track.wanted.resample:
+            (rate,) = fit_of(track).rates
+            blocks = resampled(blocks, rate, track.wanted.sample_rate, size)
+        yield from (block[order] for block in blocks)
+        return
+    stored = track.files if track.has_mixture else track.files[:-1]
+    found = fit_of(track)
+    if found.changes and not found.faults:
+        yield from fitted_blocks(stored, found, track.wanted, size, start=start, stop=stop)
+    else:
+        yield from sound_blocks([file for (file, *_) in stored], size, start, stop)
 
 
 def _require_finite(track: Track, block: Tensor, start: int) -> None:
@@ -176,16 +264,19 @@ def read_track(track: Track) -> TrackAudio:
     if not blocks:
         raise DataError(f"{track}: is empty (0 samples)")
     audio = torch.cat(blocks, dim=-1)
-    first = (
-        read_sound_header(track.files[0]) if track.is_wav else read_stem_mp4_headers(track.path)[0]
-    )
-    return TrackAudio(audio[:-1], audio[-1], first.sample_rate)
+    return TrackAudio(audio[:-1], audio[-1], track.wanted.sample_rate)
 
 
 def source_hash(track: Track) -> str:
-    """Return the sha256 of the bytes of the track's files, whatever their paths and times."""
+    """Return the sha256 of the bytes of the track's files, whatever their paths and times.
+
+    What is done to them follows from them, but for the rate that they are resampled to.
+    """
     digest = hashlib.sha256()
-    for column, file in zip(track.stored, track.files, strict=track.is_wav):
-        name = column if track.is_wav else STEM_MP4_SUFFIX
-        digest.update(f"{name} {file_sha256(file)}\n".encode())
+    names = track.columns if track.is_wav else (STEM_MP4_SUFFIX,)
+    for name, files in zip(names, track.files, strict=True):
+        for file in files:
+            digest.update(f"{name} {file_sha256(file)}\n".encode())
+    if track.wanted.resample and fit_of(track).rates != {track.wanted.sample_rate}:
+        digest.update(f"{track.wanted.sample_rate} Hz\n".encode())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lasaft.errors import ConfigError
 from pipeline.data.shards.manifest import ShardEntry, TrackEntry
-from pipeline.data.songs.folders import MIXTURE
+from pipeline.data.songs.layouts import MIXTURE
 from pipeline.data.windows.draw_plan import DrawPlan, require_shares, rows_of_process
 from pipeline.data.windows.reader import ShardSet
 

@@ -19,6 +19,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.data.shards.inspect import inspect_shards
 from pipeline.data.shards.manifest import Manifest, read_manifest
 from pipeline.data.songs.tracks import list_tracks, read_track
+from pipeline.data.songs.wanted import Wanted
 from pipeline.data.windows.reader import ShardSet
 from tests.helpers import damage
 from tests.helpers.runs import config_of, unpack
@@ -56,7 +57,7 @@ def _read_all(folder: Path) -> None:
 
 def test_inverse_stft_gives_the_audio_back(config: RunConfig, folder: Path) -> None:
     shards = ShardSet(folder)
-    tracks = list_tracks(RunFolder.of(config).songs, sources=config.model.sources)
+    tracks = list_tracks(RunFolder.of(config).songs, Wanted(config.model.sources))
     for track, entry in zip(tracks, shards.manifest.tracks, strict=True):
         audio = read_track(track)
         window = torch.hann_window(512)
@@ -142,7 +143,7 @@ def test_a_long_track_is_several_shards(tmp_path: Path, config: RunConfig, folde
 
 
 def test_levels_are_those_of_the_audio(config: RunConfig, manifest: Manifest) -> None:
-    track = list_tracks(RunFolder.of(config).songs, sources=config.model.sources)[0]
+    track = list_tracks(RunFolder.of(config).songs, Wanted(config.model.sources))[0]
     drums = read_track(track).sources[1].double()
     level = manifest.tracks[0].levels["drums"]
     assert level.peak == drums.abs().max()

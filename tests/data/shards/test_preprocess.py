@@ -25,6 +25,7 @@ from pipeline.data.shards.inspect import inspect_shards
 from pipeline.data.shards.manifest import Manifest, ShardSettings, read_manifest
 from pipeline.data.shards.preprocess import preprocess
 from pipeline.data.songs.tracks import Track, list_tracks
+from pipeline.data.songs.wanted import Wanted
 from tests.helpers import ROOT
 from tests.helpers.processes import written_by_another
 from tests.helpers.shards import make_shards, small_config
@@ -240,7 +241,7 @@ def test_too_small_a_disk_is_said_before_any_work(
 
 
 def _track(songs: Path) -> Track:
-    return list_tracks(songs, sources=("vocals", "drums", "bass", "other"))[0]
+    return list_tracks(songs, Wanted(("vocals", "drums", "bass", "other")))[0]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

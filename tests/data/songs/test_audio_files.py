@@ -24,6 +24,7 @@ from pipeline.data.songs.tracks import (
     read_track,
     source_hash,
 )
+from pipeline.data.songs.wanted import Wanted
 from tests.helpers.wavs import STEMS, faults_in, noise, write_track
 
 SOURCES = ("vocals", "drums", "bass", "other")
@@ -35,7 +36,7 @@ needs_ffmpeg = pytest.mark.skipif(
 
 
 def _only_track(root: Path) -> Track:
-    (track,) = list_tracks(root, sources=SOURCES)
+    (track,) = list_tracks(root, Wanted(SOURCES))
     return track
 
 
@@ -95,7 +96,7 @@ def test_wav_samples_equal_musdbs(tmp_path: Path) -> None:
 @needs_ffmpeg
 def test_stem_mp4_samples_equal_musdbs(stem_mp4: Path) -> None:
     track = _only_track(stem_mp4)
-    (samples,) = check_tracks([track], root=stem_mp4, sample_rate=44100, channels=2)
+    (samples,) = check_tracks([track], root=stem_mp4)
     audio, truth = read_track(track), _musdb_track(stem_mp4, is_wav=False)
     assert abs(samples - audio.mixture.shape[1]) < 2048  # AAC frames at the end
     np.testing.assert_array_equal(audio.mixture.numpy().T, truth.audio)
@@ -107,8 +108,8 @@ def test_stem_mp4_samples_equal_musdbs(stem_mp4: Path) -> None:
 @pytest.mark.skipif("LASAFT_REAL_DATA" not in os.environ, reason="needs LASAFT_REAL_DATA")
 def test_real_samples_equal_musdbs() -> None:
     root = Path(os.environ["LASAFT_REAL_DATA"]) / "musdb18-sample"
-    track = list_tracks(root, sources=SOURCES, is_wav=False)[0]
-    check_tracks([track], root=root, sample_rate=44100, channels=2)
+    track = list_tracks(root, Wanted(SOURCES, is_wav=False))[0]
+    check_tracks([track], root=root)
     audio, truth = read_track(track), _musdb_track(root, is_wav=False)
     assert track.name == truth.name
     np.testing.assert_array_equal(audio.mixture.numpy().T, truth.audio)
@@ -169,7 +170,7 @@ def test_a_file_that_is_no_mp4_is_a_fault(tmp_path: Path, data: bytes) -> None:
 def test_stem_mp4_has_no_other_sources(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "x.stem.mp4").write_bytes(b"")
-    tracks = list_tracks(tmp_path, sources=("vocals", "piano"))
+    tracks = list_tracks(tmp_path, Wanted(("vocals", "piano")))
     assert faults_in(tmp_path, tracks) == [
         "train/x: has no stem piano; .stem.mp4 has mixture, drums, bass, other, vocals"
     ]
@@ -183,7 +184,7 @@ def test_without_ffmpeg_one_line_says_what_to_install(
         (tmp_path / "train" / f"{name}.stem.mp4").write_bytes(b"")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match=r"needs ffmpeg and ffprobe.*install") as said:
-        faults_in(tmp_path, list_tracks(tmp_path, sources=SOURCES))
+        faults_in(tmp_path, list_tracks(tmp_path, Wanted(SOURCES)))
     assert "\n" not in str(said.value)
 
 

@@ -15,6 +15,7 @@ from lasaft.output import shown
 from pipeline.config.fingerprints import content_hash, listing_hash
 from pipeline.data.shards.manifest import Manifest
 from pipeline.data.songs.tracks import list_tracks, read_track, source_hash
+from pipeline.data.songs.wanted import Wanted
 from pipeline.data.windows.loader import validation_tracks
 from pipeline.data.windows.reader import ShardSet
 from tests.helpers.shards import make_shards, small_config
@@ -24,11 +25,11 @@ SOURCES = ("piano", "violin")
 
 
 def _names(root: Path) -> list[str]:
-    return [str(track) for track in list_tracks(root, sources=SOURCES)]
+    return [str(track) for track in list_tracks(root, Wanted(SOURCES))]
 
 
 def _faults(root: Path) -> list[str]:
-    return faults_in(root, list_tracks(root, sources=SOURCES))
+    return faults_in(root, list_tracks(root, Wanted(SOURCES)))
 
 
 def _own(root: Path, *names: str, mixture: bool = False, seconds: float = 0.5) -> None:
@@ -119,7 +120,7 @@ def test_flac_and_wav_stems_are_the_same_data(tmp_path: Path) -> None:
             file = folder / f"{name}.{suffix}"
             soundfile.write(str(file), noise(1, seed=seed), 44100, subtype="PCM_16")
     one, other = (
-        read_track(list_tracks(tmp_path / place, sources=SOURCES)[0]) for place in ("wav", "flac")
+        read_track(list_tracks(tmp_path / place, Wanted(SOURCES))[0]) for place in ("wav", "flac")
     )
     assert torch.equal(one.sources, other.sources)
     assert torch.equal(one.mixture, other.mixture)
@@ -128,14 +129,17 @@ def test_flac_and_wav_stems_are_the_same_data(tmp_path: Path) -> None:
 
 def test_without_mixtures_the_mixture_is_the_sum(tmp_path: Path) -> None:
     _own(tmp_path, "train/a")
-    audio = read_track(list_tracks(tmp_path, sources=SOURCES)[0])
+    audio = read_track(list_tracks(tmp_path, Wanted(SOURCES))[0])
     assert torch.equal(audio.mixture, audio.sources[0] + audio.sources[1])
 
 
 def test_one_missing_mixture_among_others_is_a_fault(tmp_path: Path) -> None:
     _own(tmp_path, "train/a", mixture=True)
     _own(tmp_path, "train/b")
-    assert _faults(tmp_path) == ["train/b: mixture.wav is missing"]
+    assert _faults(tmp_path) == [
+        "train/b: mixture.wav is missing; --missing_stems silence (or skip) takes the sum of the "
+        "sources"
+    ]
 
 
 def test_own_sources_become_shards(tmp_path: Path) -> None:
@@ -177,7 +181,7 @@ def test_a_silent_track_is_a_fault_and_a_silent_stem_a_note(tmp_path: Path) -> N
     piano, violin = (tmp_path / "train" / "b" / f"{name}.wav" for name in ("piano", "violin"))
     soundfile.write(str(violin), silence, 44100, subtype="PCM_16")
     soundfile.write(str(piano), silence + np.array([500, -500], np.int16), 44100, subtype="PCM_16")
-    tracks = list_tracks(tmp_path, sources=SOURCES)
+    tracks = list_tracks(tmp_path, Wanted(SOURCES))
     assert _faults(tmp_path) == [
         "train/a: every stem is silent throughout; allowed: a track that sounds"
     ]
@@ -214,12 +218,12 @@ def test_a_data_set_of_links_is_the_data_that_they_lead_to(tmp_path: Path) -> No
         blob.write_bytes(file.read_bytes())
         (root / "train" / "a" / file.name).symlink_to(blob)
     assert _faults(root) == []
-    places = (list_tracks(place, sources=SOURCES) for place in (tmp_path / "real", root))
+    places = (list_tracks(place, Wanted(SOURCES)) for place in (tmp_path / "real", root))
     for real, linked in zip(*places, strict=True):
         assert (linked.name, linked.split) == (real.name, real.split)
         assert source_hash(linked) == source_hash(real)
         assert torch.equal(read_track(linked).sources, read_track(real).sources)
-    notes = [found.notes for found in examined(root, list_tracks(root, sources=SOURCES))]
+    notes = [found.notes for found in examined(root, list_tracks(root, Wanted(SOURCES)))]
     assert notes == [["its files are links that lead out of the data set"]] * 3
     before = listing_hash(root, times=True)
     file = tmp_path / "real" / "test" / "c" / "piano.wav"
@@ -242,12 +246,11 @@ def test_links_to_what_is_not_there_are_told(tmp_path: Path) -> None:
         file.unlink()
         file.symlink_to(target)
     assert _faults(tmp_path) == [
-        "train/a: piano.wav is a link to a file that is not there",
-        "train/b: piano.wav is a link to a file that is not there",
+        "train/a, train/b: piano.wav is a link to a file that is not there"
     ]
     (tmp_path / "train" / "c").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"train/c: is a link to something that is not there"):
-        list_tracks(tmp_path, sources=SOURCES)
+        list_tracks(tmp_path, Wanted(SOURCES))
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\\..\\b", "a\u202eb"])

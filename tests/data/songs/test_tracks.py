@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +12,18 @@ import soundfile
 from lasaft.errors import DataError
 from pipeline.data.songs.checks import check_tracks
 from pipeline.data.songs.tracks import audio_blocks, list_tracks, read_track
+from pipeline.data.songs.wanted import Wanted
 from tests.helpers.wavs import faults_in, noise, write_track
 
 SOURCES = ("vocals", "drums", "bass", "other")
 
 
-def _names(root: Path, **options: bool) -> list[str]:
-    return [str(track) for track in list_tracks(root, sources=SOURCES, **options)]
+def _names(root: Path, **options: Any) -> list[str]:
+    return [str(track) for track in list_tracks(root, Wanted(SOURCES, **options))]
 
 
 def _faults(root: Path) -> list[str]:
-    return faults_in(root, list_tracks(root, sources=SOURCES))
+    return faults_in(root, list_tracks(root, Wanted(SOURCES)))
 
 
 def _write(path: Path, audio: np.ndarray, rate: int = 44100, subtype: str = "PCM_16") -> None:
@@ -122,15 +124,15 @@ def test_empty_splits_hold_no_track(tmp_path: Path) -> None:
 
 def test_a_sound_track_has_no_fault(tmp_path: Path) -> None:
     write_track(tmp_path / "train" / "Ünï cödé. & dots... ")
-    tracks = list_tracks(tmp_path, sources=SOURCES)
-    assert check_tracks(tracks, root=tmp_path, sample_rate=44100, channels=2) == [44100]
+    tracks = list_tracks(tmp_path, Wanted(SOURCES))
+    assert check_tracks(tracks, root=tmp_path) == [44100]
 
 
 def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     faulty = {name: write_track(tmp_path / "train" / name) for name in "abcdefgh"}
     (faulty["a"] / "drums.wav").unlink()
     (faulty["b"] / "mixture.wav").unlink()
-    _write(faulty["c"] / "bass.wav", noise(1, channels=1))
+    _write(faulty["c"] / "bass.wav", noise(1, channels=3))
     _write(faulty["d"] / "other.wav", noise(1), rate=22050)
     _write(faulty["e"] / "vocals.wav", noise(0.5))
     whole = (faulty["f"] / "vocals.wav").read_bytes()
@@ -139,18 +141,22 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     for file in faulty["h"].iterdir():
         file.unlink()
     write_track(tmp_path / "test" / "sound")
-    tracks = list_tracks(tmp_path, sources=SOURCES)
+    tracks = list_tracks(tmp_path, Wanted(SOURCES))
     with pytest.raises(DataError) as caught:
-        check_tracks(tracks, root=tmp_path, sample_rate=44100, channels=2)
+        check_tracks(tracks, root=tmp_path)
     lines = str(caught.value).split("\n  ")
     assert lines[0] == "8 faults in the tracks:"
     expected = [
-        "train/a: drums.wav is missing",
-        "train/b: mixture.wav is missing",
-        "train/c: bass has 1 channel (mono); allowed: 2",
-        "train/d: other has a sample rate of 22050 Hz; allowed: 44100",
+        "train/a: drums.wav is missing; --missing_stems silence reads silence, skip leaves the "
+        "song out",
+        "train/b: mixture.wav is missing; --missing_stems silence (or skip) takes the sum of the "
+        "sources",
+        "train/c: bass has 3 channels; allowed: 2",
+        "train/d: other has a sample rate of 22050 Hz; allowed: 44100; --resample True resamples "
+        "it",
         "train/e: unequal lengths in samples: vocals 22050, drums 44100, bass 44100, other 44100, "
-        "mixture 44100; allowed: one length",
+        "mixture 44100; allowed: one length, or at most 0.05 s apart; --length_tolerance 0.5 pads "
+        "and cuts them",
         "train/f: vocals.wav is truncated: 1000 bytes fewer than its header says",
         "train/g: drums.wav cannot be read as audio (Format not recognised)",
         "train/h: no stem in this folder; allowed: vocals.wav, drums.wav, bass.wav, other.wav, "
@@ -161,7 +167,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
 
 def test_an_empty_wav_is_a_fault(tmp_path: Path) -> None:
     track = write_track(tmp_path / "train" / "a", seconds=0)
-    assert _faults(tmp_path)[0] == "train/a: vocals is empty (0 samples)"
+    assert _faults(tmp_path) == ["train/a: every stem is empty (0 samples)"]
     assert len(list(track.iterdir())) == 5
 
 
@@ -186,7 +192,7 @@ def test_a_stem_of_unknown_length_is_no_fault_and_read_whole(
         data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])  # 36 bits of total samples
         file.write_bytes(data)
     assert _faults(tmp_path) == []
-    (song,) = list_tracks(tmp_path, sources=SOURCES)
+    (song,) = list_tracks(tmp_path, Wanted(SOURCES))
     np.testing.assert_array_equal(read_track(song).sources[0].numpy().T, truth.astype(np.float32))
     (part,) = audio_blocks(song, 1 << 20, start=100_000, stop=100_010)
     np.testing.assert_array_equal(part[0].numpy().T, truth[100_000:100_010].astype(np.float32))
@@ -209,15 +215,15 @@ def test_a_sample_that_is_no_number_is_found(tmp_path: Path, value: float) -> No
     audio = np.zeros((44100, 2), np.float32)
     audio[30000, 1] = value
     _write(folder / "bass.wav", audio, subtype="FLOAT")
-    (track,) = list_tracks(tmp_path, sources=SOURCES)
+    (track,) = list_tracks(tmp_path, Wanted(SOURCES))
     with pytest.raises(DataError, match="train/a: bass is not finite at sample 30000; allowed"):
         list(audio_blocks(track, 7000))
 
 
 def test_a_file_that_shrinks_after_the_check_is_found(tmp_path: Path) -> None:
     folder = write_track(tmp_path / "train" / "a")
-    (track,) = list_tracks(tmp_path, sources=SOURCES)
-    check_tracks([track], root=tmp_path, sample_rate=44100, channels=2)
+    (track,) = list_tracks(tmp_path, Wanted(SOURCES))
+    check_tracks([track], root=tmp_path)
     whole = (folder / "other.wav").read_bytes()
     (folder / "other.wav").write_bytes(whole[:90044])
     with pytest.raises(DataError, match=r"train/a: other\.wav ends at sample 22500"):
@@ -226,6 +232,6 @@ def test_a_file_that_shrinks_after_the_check_is_found(tmp_path: Path) -> None:
 
 def test_own_sources_are_read_by_their_names(tmp_path: Path) -> None:
     write_track(tmp_path / "train" / "a", stems=("piano", "violin", "mixture"))
-    (track,) = list_tracks(tmp_path, sources=("piano", "violin"))
-    assert check_tracks([track], root=tmp_path, sample_rate=44100, channels=2) == [44100]
+    (track,) = list_tracks(tmp_path, Wanted(("piano", "violin")))
+    assert check_tracks([track], root=tmp_path) == [44100]
     assert read_track(track).sources.shape == (2, 2, 44100)

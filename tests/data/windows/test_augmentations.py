@@ -10,6 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import Manifest
 from pipeline.data.songs.tracks import list_tracks, read_track
+from pipeline.data.songs.wanted import Wanted
 from pipeline.data.windows.draw_plan import DrawPlan, draw_plan
 from pipeline.data.windows.loader import BatchLoader
 from pipeline.data.windows.reader import ShardSet
@@ -67,7 +68,7 @@ def test_an_augmentation_is_the_stft_of_the_same_operation_on_waves(
     config = config.model_copy(update={"data": data})
     shards = ShardSet(RunFolder.of(config).root / "shards")
     manifest: Manifest = shards.manifest
-    tracks = list_tracks(RunFolder.of(config).songs, sources=config.model.sources)
+    tracks = list_tracks(RunFolder.of(config).songs, Wanted(config.model.sources))
     waves = [read_track(track).sources for track in tracks]
     plan = draw_plan(manifest, config, 0)
     n_fft, hop = config.model.n_fft, config.model.hop_length
