@@ -36,7 +36,7 @@ def usdr(references: Any, estimates: Any, *, delta: float = _MDX_DELTA) -> Array
     Source:
         Mitsufuji et al., Music Demixing Challenge 2021.
     """
-    true, ours = _same_shape(references, estimates)
+    true, ours = same_shape(references, estimates)
     sums = np.zeros((2, len(true)))
     for index, (reference, estimate) in enumerate(zip(true, ours, strict=True)):
         for s, e in _blocks(reference, estimate):
@@ -69,7 +69,7 @@ def si_sdr(references: Any, estimates: Any, *, zero_mean: bool = False) -> Array
     Source:
         Le Roux, Wisdom, Erdogan, Hershey: SDR, half-baked or well done? 2019.
     """
-    true, ours = _same_shape(references, estimates)
+    true, ours = same_shape(references, estimates)
     sums = np.zeros((2, len(true)))
     for index, (reference, estimate) in enumerate(zip(true, ours, strict=True)):
         means = (_mean(reference), _mean(estimate)) if zero_mean else (0.0, 0.0)
@@ -82,6 +82,50 @@ def si_sdr(references: Any, estimates: Any, *, zero_mean: bool = False) -> Array
             target = scale * s
             sums[:, index] += _energy(target), _energy(target - e)
     return ratio_db(*sums)
+
+
+def si_sar(references: Any, estimates: Any) -> Array:
+    """Return the scale-invariant signal-to-artifacts ratio in dB, one number for each source.
+
+    10 log10(|a s|^2 / |e - p|^2) with a s as in :func:`si_sdr` and p the sum of all references,
+    each with a gain of its own, that is closest to e: what is left is of no source. Filters of BSS
+    Eval with one tap, alike for all channels. Of the listeners in Jaffe and Burgoyne's "Bake-Off"
+    (2025) it tells more about drums and bass than SDR does.
+
+    Args:
+        references: [source, channel, sample], all sources of the mixture.
+        estimates: of the same shape.
+
+    Returns:
+        [source] float64.
+
+    Raises:
+        AudioError: shapes that differ.
+
+    Source:
+        Le Roux, Wisdom, Erdogan, Hershey: SDR, half-baked or well done? 2019.
+    """
+    true, ours = same_shape(references, estimates)
+    count = len(true)
+    products = np.zeros((2 * count, count))
+    for block in _joint_blocks(true, ours):
+        products += block @ block[:count].T
+    among, cross = products[:count], products[count:]
+    gains = np.linalg.lstsq(among, cross.T)[0].T  # [estimate, reference]
+    left = np.zeros(count)
+    for block in _joint_blocks(true, ours):
+        left += np.square(block[count:] - gains @ block[:count]).sum(axis=1)
+    power = among.diagonal()
+    target = np.divide(cross.diagonal() ** 2, power, out=np.full(count, np.nan), where=power > 0)
+    return ratio_db(target, left)
+
+
+def _joint_blocks(true: list[Array], ours: list[Array]) -> Iterator[Array]:
+    """Yield references and estimates [signal, sample] in float64, channel after channel."""
+    for channel in range(len(true[0])):
+        for begin in range(0, true[0].shape[1], _BLOCK):
+            part = slice(begin, begin + _BLOCK)
+            yield np.stack([wave[channel, part] for wave in (*true, *ours)]).astype(np.float64)
 
 
 def _blocks(
@@ -102,7 +146,12 @@ def _energy(signal: Array) -> float:
     return float(np.vdot(signal, signal))
 
 
-def _same_shape(references: Any, estimates: Any) -> tuple[list[Array], list[Array]]:
+def same_shape(references: Any, estimates: Any) -> tuple[list[Array], list[Array]]:
+    """Return both as arrays [channel, sample] of each source.
+
+    Raises:
+        AudioError: they are no such arrays, or differ in shape.
+    """
     arrays: list[list[Array]] = []
     for name, sources in (("references", references), ("estimates", estimates)):
         arrays.append([])

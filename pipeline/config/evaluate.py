@@ -49,6 +49,7 @@ class EvaluateConfig(Settings):
     sets: tuple[str, ...] | None = option(
         None, "sums of sources (vocals+bass) that are scored too, each against the rest"
     )
+    rescore: bool = option(False, "score songs again whose files lack metrics of today")
     report_audio: int = option(1, "songs with players in the report", ge=0, le=20)
 
     @field_validator("checkpoint", "estimates_dir", "scores_dir", mode="plain")

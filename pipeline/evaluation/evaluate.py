@@ -74,9 +74,9 @@ class EvaluationResult:
     def metrics(self) -> dict[str, float]:
         """Figures for a tracker: ``test/vocals/SDR``, ``test/average/SDR``, in dB.
 
-        Medians over tracks; of uSDR and SI-SDR the means. ``test/tracks`` and ``test/failed`` are
-        how many were scored, and how many not. Those of the bounds have their name in front:
-        ``mixture/test/vocals/SDR``.
+        Medians over tracks; of metrics of whole songs the means. ``test/tracks`` and
+        ``test/failed`` are how many were scored, and how many not. Those of the bounds have their
+        name in front: ``mixture/test/vocals/SDR``.
         """
         found: dict[str, float] = {}
         for name, summary in self.summaries.items():
@@ -212,6 +212,7 @@ def _jobs(
             sets=config.evaluate.sets or (),
             save=config.evaluate.save_estimates,
             excerpt=track.name in played,
+            rescore=config.evaluate.rescore,
         )
         for track in tracks
     ]

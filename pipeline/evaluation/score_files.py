@@ -17,8 +17,10 @@ from lasaft.files import atomic_write_bytes, atomic_write_json, file_sha256, rea
 from lasaft.metrics import METRICS, Scores, museval_json
 from lasaft.metrics.museval_format import LIMIT_DB, load_json, museval_scores
 
-# Of a whole song, with no frames: the MDX challenges' SDR, and the scale-invariant one.
-WHOLE_METRICS = ("uSDR", "SI-SDR")
+# Of a whole song, with no frames; the first are in every file, the last are no decibels.
+_FIRST = ("uSDR", "SI-SDR")
+UNITLESS = ("logWMSE", "bleedless", "fullness")
+WHOLE_METRICS = (*_FIRST, "SI-SAR", *UNITLESS)
 # Of a song in which the source is silent, where no other score is defined.
 LEAK = "leak"
 ALL_METRICS = (*METRICS, *WHOLE_METRICS, LEAK)
@@ -31,7 +33,7 @@ class FrameScores:
 
     NaN where museval has no number (a silent window) or an infinite one. ``whole[source][metric]``
     are the scores of the whole song, None where there is no finite one, with the leak of a source
-    that is silent throughout; files of other tools have none.
+    that is silent throughout; files of other tools have none, those of before fewer.
     """
 
     values: Mapping[str, Mapping[str, np.ndarray]]
@@ -118,7 +120,7 @@ def _whole_of(content: Any, names: Sequence[str]) -> dict[str, dict[str, float |
             name: {
                 m: None if row[m] is None else float(row[m])
                 for m in (*WHOLE_METRICS, LEAK)
-                if m != LEAK or m in row
+                if m in row or m in _FIRST  # what a file of before lacks is not there
             }
             for name, row in content.items()
             if name in names
@@ -166,16 +168,23 @@ def read_key(path: Path) -> dict[str, Any]:
     return content
 
 
-def facts_if_current(scores: Path, key_file: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the facts beside a score file that is whole and was made with ``key``, else None."""
+def facts_if_current(
+    scores: Path, key_file: Path, key: Mapping[str, Any], since: int
+) -> dict[str, Any] | None:
+    """Return the facts beside a score file that is whole and was made with ``key``, else None.
+
+    Scoring of another version will do, from ``since`` on.
+    """
     if not scores.is_file():
         return None
     try:
         known = read_key(key_file)
     except StageError:
         return None  # no key, or a damaged one: the score counts as not made
-    key_is_same = known["key"] == json.loads(json.dumps(key))
-    same = key_is_same and known["facts"].get("sha256") == file_sha256(scores)
+    made, wanted = known["key"], json.loads(json.dumps(key))
+    key_is_same = made | {"scoring": wanted["scoring"]} == wanted
+    recent = key_is_same and since <= made.get("scoring", 0) <= wanted["scoring"]
+    same = recent and known["facts"].get("sha256") == file_sha256(scores)
     return known["facts"] if same else None
 
 
@@ -185,5 +194,5 @@ def was_of_other_track(key_file: Path, key: Mapping[str, Any]) -> bool:
         known = read_key(key_file)["key"]
     except StageError:
         return False
-    same = json.loads(json.dumps(key))
+    same = json.loads(json.dumps(key)) | {"scoring": known.get("scoring")}
     return known != same and known | {"track": same["track"]} == same

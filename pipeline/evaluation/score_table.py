@@ -12,6 +12,7 @@ from pipeline.evaluation.summary import (
     SCENARIOS,
     Summary,
     aggregation_of,
+    unit,
     usual_aggregation,
 )
 
@@ -57,7 +58,7 @@ def _whole_lines(summary: Summary) -> list[str]:
         shown = found if metric == LEAK else figures
         if found:
             cells = "  ".join(f"{name} {_cell(figures[name]).strip()}" for name in shown)
-            lines.append(f"{metric} in dB, {aggregation_of(metric, how)}:  {cells}")
+            lines.append(f"{metric}{unit(metric)}, {aggregation_of(metric, how)}:  {cells}")
     silent = [f"{s} {n}" for s in summary.sources if (n := summary.count(s, LEAK))]
     if silent:
         lines.append(f"songs in which a source is silent: {', '.join(silent)}")

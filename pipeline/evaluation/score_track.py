@@ -13,13 +13,13 @@ import numpy as np
 
 from lasaft.errors import AudioError, DataError, LasaftError
 from lasaft.files import file_sha256
-from lasaft.metrics import METRICS, bss_eval, si_sdr, usdr
+from lasaft.metrics import METRICS, bleedless_fullness, bss_eval, log_wmse, si_sar, si_sdr, usdr
 from lasaft.metrics.frames import Frames
 from pipeline.cluster.parcels import Parcel, parcel
 from pipeline.config.folders import RunFolder
 from pipeline.data.songs.stretch import excerpt_stretch
 from pipeline.data.songs.tracks import Track, TrackAudio, read_track, source_hash
-from pipeline.evaluation import VERSION
+from pipeline.evaluation import SCORES_SINCE, VERSION
 from pipeline.evaluation.estimates import (
     Network,
     Waves,
@@ -41,6 +41,7 @@ from pipeline.evaluation.score_files import (
     WHOLE_METRICS,
     FrameScores,
     facts_if_current,
+    read_key,
     was_of_other_track,
     write_key,
     write_scores,
@@ -80,6 +81,7 @@ class TrackJob:
     sets: tuple[str, ...] = ()  # sets of sources that are scored too
     save: str = "none"  # ``none``, or the format of the model's kept estimates
     excerpt: bool = False  # keep an excerpt for the report
+    rescore: bool = False  # score again what an earlier version scored with fewer metrics
     separator: Any = None  # the actor on a GPU that separates this track; None: this task does it
 
     def score_file(self, system: SystemJob) -> Path:
@@ -145,8 +147,9 @@ def _score_track(job: TrackJob) -> TrackOutcome:
     except OSError as error:
         raise DataError(f"{job.track}: cannot read {error.filename} ({error.strerror})") from error
     keys = {system.file: _key(job, system, track_hash) for system in job.systems}
+    since = VERSION if job.rescore else SCORES_SINCE
     facts = {
-        s.file: facts_if_current(job.score_file(s), job.key_file(s), keys[s.file])
+        s.file: facts_if_current(job.score_file(s), job.key_file(s), keys[s.file], since)
         for s in job.systems
     }
     changed = any(was_of_other_track(job.key_file(s), keys[s.file]) for s in job.systems)
@@ -167,9 +170,13 @@ def _score_track(job: TrackJob) -> TrackOutcome:
         if facts[system.file] is None:
             write_scores(job.score_file(system), _score(job, waves, audio))
         hashes[system.file] = file_sha256(job.score_file(system))
-        done = {**(facts[system.file] or {}), "sha256": hashes[system.file]}
+        known = facts[system.file]
+        done = {**(known or {}), "sha256": hashes[system.file]}
         done["estimates"] = job.save if system.place else "none"
-        write_key(job.key_file(system), keys[system.file], done)
+        key = keys[system.file]
+        if known is not None:  # as of whoever made the scores
+            key |= {"scoring": read_key(job.key_file(system))["key"]["scoring"]}
+        write_key(job.key_file(system), key, done)
     return TrackOutcome(track_hash, hashes, len(todo), changed)
 
 
@@ -250,6 +257,7 @@ def attempt_of(job: TrackJob, waves: Waves, audio: TrackAudio) -> Attempt:
 
 def _score(job: TrackJob, waves: Waves, audio: TrackAudio) -> FrameScores:
     values: dict[str, dict[str, np.ndarray]] = {}
+    artifacts: dict[str, float] = {}
     attempt = attempt_of(job, waves, audio)
     for contest in attempt.contests():
         try:
@@ -257,28 +265,36 @@ def _score(job: TrackJob, waves: Waves, audio: TrackAudio) -> FrameScores:
         except AudioError as error:
             names = ", ".join(f"{number} is {name}" for number, name in enumerate(contest.names))
             raise AudioError(f"{error} (source {names})") from error
+        sar = si_sar(contest.references, contest.estimates)
         for index, name in enumerate(contest.names):
             if name in contest.kept:
                 values[name] = {m: scores.metric(m)[index] for m in METRICS}
+                artifacts[name] = float(sar[index])
     # A source that is silent throughout has no number in any frame.
     count = Frames.of_seconds(audio.sample_rate, 1.0, 1.0, audio.mixture.shape[1]).count
     none = {metric: np.full(count, np.nan) for metric in METRICS}
     return FrameScores(
         {name: values.get(name, none) for name in attempt.names},
-        {name: _whole(*attempt.pair(name), attempt.mixture) for name in attempt.names},
+        {
+            name: _whole(*attempt.pair(name), audio, artifacts.get(name, np.nan))
+            for name in attempt.names
+        },
     )
 
 
 def _whole(
-    reference: np.ndarray, estimate: np.ndarray, mixture: np.ndarray
+    reference: np.ndarray, estimate: np.ndarray, audio: TrackAudio, artifacts: float
 ) -> dict[str, float | None]:
-    """Return the scores in dB of a whole song; all are [channel, sample]."""
+    """Return the scores of a whole song; reference and estimate are [channel, sample]."""
+    mixture, rate = audio.mixture.numpy(), audio.sample_rate
     if is_silent(reference):  # of the mixture without the estimate only the estimate is missing
         leak = usdr([mixture], [mixture.astype(np.float64) - estimate])
         return {**dict.fromkeys(WHOLE_METRICS), LEAK: float(leak[0])}
     pair = [reference], [estimate]
-    scores = {"uSDR": float(usdr(*pair)[0]), "SI-SDR": float(si_sdr(*pair)[0])}
-    return {name: value if np.isfinite(value) else None for name, value in scores.items()}
+    found = usdr(*pair), si_sdr(*pair), artifacts, log_wmse(*pair, mixture, rate)
+    scores = zip(WHOLE_METRICS, (*found, *bleedless_fullness(*pair, rate)), strict=True)
+    values = {name: float(np.ravel(value)[0]) for name, value in scores}
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 
 def _keep(

@@ -12,12 +12,12 @@ from lasaft.errors import DataError
 from lasaft.files import atomic_write_json, file_sha256
 from lasaft.metrics.museval_format import LIMIT_DB
 from pipeline.config.fingerprints import digest
-from pipeline.evaluation.score_files import ALL_METRICS, LEAK, METRICS, WHOLE_METRICS
+from pipeline.evaluation.score_files import ALL_METRICS, LEAK, METRICS, UNITLESS, WHOLE_METRICS
 
 METRIC = "BSS Eval v4 (museval 0.4.1 numbers)"
 AGGREGATION = "median of frames, median of tracks"
 # Interference and artifacts depend on what else was scored; the other metrics do not.
-AGAINST_OTHERS = ("SIR", "SAR")
+AGAINST_OTHERS = ("SIR", "SAR", "SI-SAR")
 Scenario = Literal["sources", "target_rest", "vocals_accompaniment"]
 SCENARIOS: dict[str, str] = {
     "sources": (
@@ -40,15 +40,33 @@ _DEFINITIONS = {
     "metric": (
         "SDR (all distortion), ISR (spatial image), SIR (interference from other sources) and SAR "
         "(artifacts) are BSS Eval v4, in dB, higher is better. Distortion filters of 512 taps over "
-        "the whole track."
+        "the whole track. The median SDR is what others call chunk-level SDR (cSDR)."
     ),
     "uSDR": (
         "10 log10((sum s^2 + 1e-7) / (sum (s - e)^2 + 1e-7)) over all samples and channels of a "
-        "song: the MDX challenges' SDR, which Demucs calls nSDR. They take its mean over songs."
+        "song: the MDX challenges' SDR, which Demucs calls nSDR, and, with 1e-8, the SDR of "
+        "Music-Source-Separation-Training. They take its mean over songs."
     ),
     "SI-SDR": (
         "10 log10(|a s|^2 / |a s - e|^2) with a = <e, s> / |s|^2 over all samples and channels of "
         "a song, means kept (Le Roux et al. 2019)."
+    ),
+    "SI-SAR": (
+        "10 log10(|a s|^2 / |e - p|^2) with p the sum of all sources, each with its own gain, that "
+        "is closest to e (Le Roux et al. 2019). Listeners' ratings of drums and bass follow it "
+        "better than SDR, those of vocals follow SDR (Jaffe and Burgoyne 2025)."
+    ),
+    "logWMSE": (
+        "-4 ln(E + 1e-8), E the energy of e - s over that of the mixture, both weighted as ears "
+        "hear; the mean over channels (torch-log-wmse). No dB; 73.7 is the most."
+    ),
+    "bleedless": (
+        "100 / (1 + d), d the mean of the level differences e - s in dB above zero, over 512 mel "
+        "bands and all frames: how little else is heard (Music-Source-Separation-Training). No dB."
+    ),
+    "fullness": (
+        "100 / (1 + d), d the mean of the level differences s - e in dB above zero, as for "
+        "bleedless: how little is missing. No dB."
     ),
     LEAK: (
         "10 log10((sum x^2 + 1e-7) / (sum e^2 + 1e-7)) over all samples and channels of a song in "
@@ -63,11 +81,11 @@ _DEFINITIONS = {
     ),
     "median": (
         "Median over the frames of a track that are numbers, then median over tracks "
-        "(museval's default, SiSEC 2018); of uSDR and SI-SDR the median over tracks."
+        "(museval's default, SiSEC 2018); of metrics of whole songs the median over tracks."
     ),
     "mean": (
         "Median over the frames of a track that are numbers, then arithmetic mean over tracks; of "
-        "uSDR and SI-SDR the mean over tracks."
+        "metrics of whole songs the mean over tracks."
     ),
     "average": "Arithmetic mean of the figures of the sources (without an accompaniment).",
 }
@@ -92,6 +110,11 @@ def aggregation_of(metric: str, over_tracks: str) -> str:
     """
     within = "median of frames" if metric in METRICS else "whole songs"
     return f"{within}, {over_tracks} of tracks"
+
+
+def unit(metric: str) -> str:
+    """Return what stands behind a metric's name: its unit, if it has one."""
+    return "" if metric in UNITLESS else " in dB"
 
 
 def usual_aggregation(metric: str) -> Literal["median", "mean"]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from pipeline.evaluation.aggregate import difference
 from pipeline.evaluation.scenarios import single_sources
 from pipeline.evaluation.score_files import ALL_METRICS, LEAK
-from pipeline.evaluation.summary import AGGREGATION, LARGEST_DB, METRIC, aggregation_of
+from pipeline.evaluation.summary import AGGREGATION, LARGEST_DB, METRIC, aggregation_of, unit
 from pipeline.report.board import AGGREGATIONS, BOUNDS, ORACLES, Board, Row, by_average, column
 from pipeline.report.comparisons import AVERAGE, MARKED_DB
 from pipeline.report.media import RANGE_DB
@@ -24,12 +24,16 @@ from pipeline.report.plots import SERIES, box_plot
 from pipeline.report.statistics import CONFIDENCE, FEWEST_TRACKS, METHOD
 
 _METRIC_WORDS = {
-    "SDR": "signal to distortion",
+    "SDR": "signal to distortion, also cSDR; vocals sound as good as this says",
     "ISR": "source image to spatial distortion",
     "SIR": "source to interference",
     "SAR": "source to artifacts",
     "uSDR": "signal to distortion of a whole song, MDX",
     "SI-SDR": "scale-invariant signal to distortion of a whole song",
+    "SI-SAR": "what is of no source, in a whole song; drums and bass sound as good as this says",
+    "logWMSE": "error weighted as ears hear, in a whole song",
+    "bleedless": "how little else is heard in a whole song, of 100",
+    "fullness": "how little is missing of a whole song, of 100",
     LEAK: "how far the estimate lies below the mixture where the source is silent",
 }
 _KIND_WORDS = {
@@ -67,7 +71,8 @@ def render_page(board: Board, config: Mapping[str, Any] | None, **content: Any) 
         nan_frames=lead.nan_frames if any(lead.nan_frames.values()) else {},
         has_oracle=any(row.kind in ORACLES for row in board.measured),
         config_text=config and json.dumps(config, indent=2, ensure_ascii=False),
-        metric=METRIC, aggregation=AGGREGATION, aggregation_of=aggregation_of, method=METHOD,
+        metric=METRIC, aggregation=AGGREGATION, aggregation_of=aggregation_of,
+        unit=unit, method=METHOD,
         confidence=f"{CONFIDENCE:.0%}", fewest=FEWEST_TRACKS, range_db=f"{RANGE_DB:.0f}",
         largest=LARGEST_DB, metric_words=_METRIC_WORDS, kind_words=_KIND_WORDS, bounds=BOUNDS,
     )  # fmt: skip
@@ -195,4 +200,4 @@ def _boxes(board: Board, plotted: Sequence[tuple[int, Row]], metric: str) -> str
             values = column(row.summary, board.lead, source, metric).values()
             scores[source] = [v for v in values if v is not None and v <= LARGEST_DB]
         columns.append((colour, scores))
-    return box_plot(columns, metric, f"box-{metric}")
+    return box_plot(columns, metric + unit(metric), f"box-{metric}")

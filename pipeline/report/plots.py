@@ -32,14 +32,14 @@ _STYLE: dict[Any, Any] = {
 
 
 def box_plot(
-    columns: Sequence[tuple[int, Mapping[str, Sequence[float]]]], metric: str, name: str
+    columns: Sequence[tuple[int, Mapping[str, Sequence[float]]]], label: str, name: str
 ) -> str:
     """Return box plots over tracks: a group for each source, a box for each system.
 
     Args:
         columns: for each system the number of its colour, below ``SERIES``, and for each source
             the tracks' median scores in dB.
-        metric: name of the score, for the axis.
+        label: of the axis, with its unit.
         name: unlike that of every other plot of the page: the prefix of the SVG's ids.
 
     Boxes span the quartiles, whiskers the most extreme track within 1.5 times the box; dots are
@@ -56,7 +56,7 @@ def box_plot(
                 _box(axes, scores[source], group + place, width * 0.72, _COLOURS[colour])
         axes.set_xticks(range(len(sources)), sources)
         axes.set_xlim(-0.6, len(sources) - 0.4)
-        axes.set_ylabel(f"{metric} in dB")
+        axes.set_ylabel(label)
 
     return draw(name, (8.6, 3.5), paint)
 

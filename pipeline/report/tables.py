@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.evaluation.summary import aggregation_of, usual_aggregation
+from pipeline.evaluation.summary import aggregation_of, unit, usual_aggregation
 from pipeline.report.board import Board, Cell, PublishedTable, Row, by_average
 from pipeline.report.comparisons import AVERAGE
 
@@ -85,7 +85,7 @@ def _markdown_table(board: Board, metric: str) -> list[str]:
     how = usual_aggregation(metric)
     head = ["system", *board.sources, "average"]
     lines = [
-        f"### {_md(board.title)}: {metric} in dB, {aggregation_of(metric, how)}",
+        f"### {_md(board.title)}: {metric}{unit(metric)}, {aggregation_of(metric, how)}",
         "",
         "| " + " | ".join(_md(h) for h in head) + " |",
         "|---" + "|---:" * (len(head) - 1) + "|",

@@ -19,6 +19,7 @@ from pipeline.evaluation.score_files import (
     file_names,
     read_scores,
     require_writable,
+    was_of_other_track,
     write_key,
     write_scores,
 )
@@ -120,18 +121,23 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path
 
 def test_scores_are_current_only_with_the_same_key_and_content(tmp_path: Path) -> None:
     scores, key_file = tmp_path / "song.json", tmp_path / "keys" / "song.json"
-    key = {"checkpoint": "abc", "sources": ["vocals"]}
-    assert facts_if_current(scores, key_file, key) is None
+    key = {"scoring": 3, "checkpoint": "abc", "sources": ["vocals"]}
+    assert facts_if_current(scores, key_file, key, 3) is None
     write_scores(scores, frame_scores(1.0, 0))
-    assert facts_if_current(scores, key_file, key) is None
+    assert facts_if_current(scores, key_file, key, 3) is None
     digest = hashlib.sha256(scores.read_bytes()).hexdigest()
     write_key(key_file, key, {"sha256": digest})
-    assert facts_if_current(scores, key_file, key) == {"sha256": digest}
-    assert facts_if_current(scores, key_file, {**key, "checkpoint": "abd"}) is None
+    assert facts_if_current(scores, key_file, key, 3) == {"sha256": digest}
+    later = {**key, "scoring": 4}  # scores of before are kept, unless what they lack is wanted
+    assert facts_if_current(scores, key_file, later, 3) == {"sha256": digest}
+    assert facts_if_current(scores, key_file, later, 4) is None
+    assert facts_if_current(scores, key_file, {**key, "scoring": 2}, 2) is None
+    assert not was_of_other_track(key_file, later)
+    assert facts_if_current(scores, key_file, {**key, "checkpoint": "abd"}, 3) is None
     scores.write_text(scores.read_text().replace("vocals", "vocalz"))
-    assert facts_if_current(scores, key_file, key) is None
+    assert facts_if_current(scores, key_file, key, 3) is None
     key_file.write_text(json.dumps({"key": key}))
-    assert facts_if_current(scores, key_file, key) is None
+    assert facts_if_current(scores, key_file, key, 3) is None
 
 
 @pytest.mark.parametrize("value", [1e308, -1e7])

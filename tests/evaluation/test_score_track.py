@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +16,22 @@ import soundfile
 
 from lasaft.config import MUSDB18_SOURCES
 from lasaft.errors import AudioError, ConfigError, DataError
-from lasaft.metrics import METRICS, usdr
+from lasaft.files import file_sha256
+from lasaft.metrics import METRICS, bleedless_fullness, log_wmse, si_sar, usdr
 from pipeline.config.evaluate import set_problems
 from pipeline.data.songs.tracks import Track, list_tracks, read_track
 from pipeline.data.songs.wanted import Wanted
 from pipeline.evaluation.estimates import oracle_estimates
 from pipeline.evaluation.museval_check import verify_track
 from pipeline.evaluation.scenarios import ACCOMPANIMENT, scenario_of
-from pipeline.evaluation.score_files import FrameScores, read_scores
+from pipeline.evaluation.score_files import (
+    UNITLESS,
+    WHOLE_METRICS,
+    FrameScores,
+    read_key,
+    read_scores,
+    write_key,
+)
 from pipeline.evaluation.score_track import SystemJob, TrackJob, score_track
 from pipeline.evaluation.summary import Kind
 from tests.helpers.bss_truth import linalg_errors_found, museval_package
@@ -255,11 +264,37 @@ def test_whole_song_scores_stand_in_the_file_and_museval_reads_it(
         # Half of the file's last decimal.
         assert scores.whole[name]["uSDR"] == pytest.approx(usdr, abs=5.1e-6)
         assert scores.whole[name]["SI-SDR"] == pytest.approx(si_sdr, abs=5.1e-6)
+        weighted = log_wmse([s.T], [e.T], _stem(track, "mixture").T, RATE)
+        sounds = weighted, *bleedless_fullness([s.T], [e.T], RATE)
+        for metric, value in zip(UNITLESS, sounds, strict=True):
+            assert scores.whole[name][metric] == pytest.approx(value[0], abs=5.1e-6)
+    sar = si_sar([_stem(track, name).T for name in TWO], [wave.T for wave in estimates.values()])
+    assert [scores.whole[name]["SI-SAR"] for name in TWO] == pytest.approx(sar, abs=5.1e-6)
     store = museval_package().EvalStore()
     store.add_eval_dir(str(tmp_path / "scores" / "theirs"))
     read = store.agg_frames_tracks_scores().to_dict()
     median = np.nanmedian(scores.values["drums"]["SIR"])
     assert read["drums", "SIR"] == pytest.approx(median, abs=1e-9)
+
+
+def test_scores_of_before_are_kept_with_what_they_have_until_all_is_asked_for(
+    track: Track, tmp_path: Path
+) -> None:
+    _estimates(track, tmp_path / "theirs", TWO)
+    job = _job(track, tmp_path, TWO)
+    whole = _scored(job).whole
+    file, key_file = job.score_file(job.systems[0]), job.key_file(job.systems[0])
+    content = json.loads(file.read_text())
+    first = {s: {m: row[m] for m in ("uSDR", "SI-SDR")} for s, row in whole.items()}
+    file.write_text(json.dumps({**content, "whole_song": first}))
+    key = read_key(key_file)["key"]
+    write_key(key_file, key | {"scoring": 2}, {"sha256": file_sha256(file)})
+    assert score_track(job).scored == 0
+    assert read_scores(file).whole == first
+    again = replace(job, rescore=True)
+    assert [score_track(again).scored for _ in range(2)] == [1, 0]
+    assert read_scores(file).whole == whole
+    assert read_key(key_file)["key"] == key
 
 
 def test_longer_estimates_are_cut_and_shorter_ones_end_in_silence(
@@ -285,7 +320,8 @@ def test_longer_estimates_are_cut_and_shorter_ones_end_in_silence(
         usdr = 10 * np.log10(((s**2).sum() + 1e-7) / (((s - e) ** 2).sum() + 1e-7))
         assert shorter.whole[name]["uSDR"] == pytest.approx(usdr, abs=5.1e-6)
     one = _scored(_job(track, tmp_path / "shorter", TWO[:1]))  # against the sum of the others
-    assert one.whole[TWO[0]] == shorter.whole[TWO[0]]
+    for metric in set(WHOLE_METRICS) - {"SI-SAR"}:  # which is about all sources, as SAR is
+        assert one.whole[TWO[0]][metric] == shorter.whole[TWO[0]][metric]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +388,7 @@ def test_a_silent_source_has_no_scores_and_the_others_theirs_among_themselves(
     below = 10 * np.log10((mixture**2).sum() / (leaked.astype(np.float64) ** 2).sum())
     # Half of the file's last decimal.
     leak = pytest.approx(below, abs=5.1e-6)
-    assert scores.whole["bass"] == {"uSDR": None, "SI-SDR": None, "leak": leak}
+    assert scores.whole["bass"] == dict.fromkeys(WHOLE_METRICS) | {"leak": leak}
     others = FrameScores({name: scores.values[name] for name in estimates})
     _assert_same(others, _musevals(track, estimates))
     assert verify_track(job, job.systems[0])["agrees"]

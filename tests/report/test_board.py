@@ -15,9 +15,9 @@ from jobs.report import main as report_job
 from pipeline.config import RunConfig
 from pipeline.config.roles import recipe_of
 from pipeline.evaluation.aggregate import summarise
-from pipeline.evaluation.score_files import LEAK
+from pipeline.evaluation.score_files import ALL_METRICS, LEAK
 from pipeline.evaluation.score_table import score_table
-from pipeline.evaluation.summary import DataIdentity, Summary
+from pipeline.evaluation.summary import AGAINST_OTHERS, DataIdentity, Summary
 from pipeline.report.build import write_report
 from pipeline.report.comparisons import AVERAGE
 from pipeline.report.seeds import seed_groups
@@ -97,7 +97,7 @@ def test_another_scenario_shares_only_what_does_not_depend_on_it() -> None:
     board = board_of(lead, vocals)
     cells = next(row.cells for row in board.measured if row.name == "vocals only")
     assert {source for source, *_ in cells} == {"vocals"}
-    assert {metric for _, metric, _ in cells} == {"SDR", "ISR", "uSDR", "SI-SDR"}
+    assert {metric for _, metric, _ in cells} == {*ALL_METRICS} - {*AGAINST_OTHERS, LEAK}
     assert {(t.first, t.source) for t in board.tests} <= {("all", "vocals")}
     strange = scored_summary("strange", 6.0, TRACKS, sources=("kazoo",))
     assert "strange: scored on other songs" in board_of(lead, strange).left_out[0]
