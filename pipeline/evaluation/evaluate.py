@@ -32,7 +32,7 @@ from pipeline.evaluation.data_identity import data_identity
 from pipeline.evaluation.excerpts import EXCERPTS, spread
 from pipeline.evaluation.museval_check import TOLERANCE_DB, verify_track
 from pipeline.evaluation.scenarios import scenario_of
-from pipeline.evaluation.score_files import ALL_METRICS, file_names, read_scores, require_writable
+from pipeline.evaluation.score_files import file_names, read_scores, require_writable
 from pipeline.evaluation.score_table import score_table
 from pipeline.evaluation.score_track import (
     SystemJob,
@@ -47,7 +47,6 @@ from pipeline.evaluation.summary import (
     DataIdentity,
     Summary,
     System,
-    usual_aggregation,
     write_summary,
 )
 from pipeline.evaluation.systems import identity_of, require_known_folders, systems_of
@@ -69,26 +68,6 @@ class EvaluationResult:
     def lead(self) -> Summary:
         """The summary of the system of interest."""
         return next(iter(self.summaries.values()))
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Figures for a tracker: ``test/vocals/SDR``, ``test/average/SDR``, in dB.
-
-        Medians over tracks; of metrics of whole songs the means. ``test/tracks`` and
-        ``test/failed`` are how many were scored, and how many not. Those of the bounds have their
-        name in front: ``mixture/test/vocals/SDR``.
-        """
-        found: dict[str, float] = {}
-        for name, summary in self.summaries.items():
-            front = "" if summary is self.lead else f"{name}/"
-            for count, of in (("tracks", summary.tracks), ("failed", summary.failed)):
-                found[f"{front}{summary.data.split}/{count}"] = len(of)
-            for source, figures in (*summary.scores.items(), ("average", summary.average)):
-                for metric in ALL_METRICS:
-                    value = getattr(figures[metric], usual_aggregation(metric))
-                    if value is not None:
-                        found[f"{front}{summary.data.split}/{source}/{metric}"] = value
-        return found
 
     @property
     def table(self) -> str:

@@ -238,6 +238,21 @@ class Summary(_Record):
         """Return whether the figures are about the same songs as the other's."""
         return self.data == other.data and self.failed.keys() == other.failed.keys()
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures for a tracker: ``test/vocals/SDR``, ``test/average/SDR``.
+
+        Medians over tracks; of metrics of whole songs the means. ``test/tracks`` and
+        ``test/failed`` are how many were scored, and how many not.
+        """
+        found: dict[str, float] = {"tracks": len(self.tracks), "failed": len(self.failed)}
+        for source, figures in (*self.scores.items(), ("average", self.average)):
+            for metric, figure in figures.items():
+                value = getattr(figure, usual_aggregation(metric))
+                if value is not None:
+                    found[f"{source}/{metric}"] = value
+        return {f"{self.data.split}/{name}": value for name, value in found.items()}
+
     def column(self, source: str, metric: str) -> dict[str, float | None]:
         """Return the figure of each track."""
         return {track.name: track.scores[source][metric] for track in self.tracks}

@@ -19,7 +19,7 @@ from pipeline.config import RunConfig
 from pipeline.config.addresses import shown
 from pipeline.config.folders import RunFolder
 from pipeline.tracking.address import tracking_address
-from pipeline.tracking.mlflow_run import find_or_create, run_file
+from pipeline.tracking.mlflow_run import find_or_create, find_or_create_child, run_file
 from pipeline.tracking.outbox import Follower, Outbox
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Feeder(threading.Thread):
         self._done = self._run_is_known = False
         self._sent = outbox.sent()
         self._followers: dict[str, Follower] = {}
+        self._children: dict[str, str] = {}
 
     def finish(self) -> str:
         """Tell the rest, for a limited time; return what a person should know, or ``""``."""
@@ -192,7 +193,7 @@ class Feeder(threading.Thread):
     def _send(self, entry: dict[str, Any]) -> None:
         from mlflow.exceptions import MlflowException
 
-        run = self._run()
+        run = self._run_of(entry.get("child"))
         try:
             getattr(self, f"_send_{entry['kind']}")(run, entry)
         except MlflowException as error:
@@ -240,6 +241,14 @@ class Feeder(threading.Thread):
 
         self._client.log_batch(run, tags=[RunTag(k, v) for k, v in entry["values"].items()])
 
+    def _send_dataset(self, run: str, entry: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        # 36 characters are the most that MLflow takes of a digest.
+        songs = Dataset(entry["name"], entry["digest"][:36], "local", "{}")
+        context = InputTag("mlflow.data.context", entry["split"])
+        self._client.log_inputs(run, datasets=[DatasetInput(songs, [context])])
+
     def _send_artifact(self, run: str, entry: dict[str, Any]) -> None:
         path = self._at(entry["path"])
         if path.is_dir():
@@ -284,6 +293,17 @@ class Feeder(threading.Thread):
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_address(self._config))
+
+    def _run_of(self, child: str | None) -> str:
+        """Return the id of this folder's run, or of one that is nested under it."""
+        run = self._run()
+        if child is None:
+            return run
+        if child not in self._children:
+            self._children[child] = find_or_create_child(
+                self._client, self._sent["run"], self._folder, child
+            )
+        return self._children[child]
 
     def _run(self) -> str:
         """Return the id of this folder's MLflow run, which is made at the first call."""

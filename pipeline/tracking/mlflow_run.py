@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import uuid
@@ -46,6 +47,26 @@ def find_or_create(
     run = found[0] if found else client.create_run(experiment, tags=tags, run_name=name)
     ids = {"run_id": run.info.run_id, "experiment_id": experiment}
     return ids | {"milliseconds": run.info.start_time}
+
+
+def find_or_create_child(
+    client: MlflowClient, parent: dict[str, Any], folder: RunFolder, name: str
+) -> str:
+    """Return the id of the run called ``name`` that is nested under the run of ``folder``.
+
+    Args:
+        client: connected to the tracking server.
+        parent: what :func:`find_or_create` has returned of the folder's run.
+        folder: its folder.
+        name: unlike that of every other nested run.
+    """
+    place = f"{_folder_id(folder)}/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    tags = {"lasaft.folder": place, "mlflow.parentRunId": parent["run_id"]}
+    found = client.search_runs([parent["experiment_id"]], f"tags.`lasaft.folder` = '{place}'")
+    if not found:
+        return client.create_run(parent["experiment_id"], tags=tags, run_name=name).info.run_id
+    client.set_tag(found[0].info.run_id, "mlflow.parentRunId", parent["run_id"])
+    return found[0].info.run_id
 
 
 def _folder_id(folder: RunFolder) -> str:

@@ -53,12 +53,14 @@ class Tracker:
         self._before: str | None = None
         self._said = False
         self._feeder: Feeder | None = None
+        self._child: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         if self._config.tracking.log:
             self._outbox = Outbox(self._folder.tracking, tracking_address(self._config))
             entries = self._outbox.mend()
-            said = [each["status"] for each in entries if each["kind"] == "status"]
+            own = (each for each in entries if "child" not in each)
+            said = [each["status"] for each in own if each["kind"] == "status"]
             self._before = said[-1] if said else None
             self._outbox.add("status", status="RUNNING")
             self._feeder = Feeder(self._config, self._folder, self._outbox, self._parent)
@@ -79,9 +81,29 @@ class Tracker:
         if complaint:
             sys.stderr.write(f"{complaint}\n")
 
-    def log_params(self) -> None:
-        """Record the whole configuration, as ``model.n_fft`` and so on."""
-        self._say("params", values=flatten(without_secrets(self._config).model_dump(mode="json")))
+    def child(self, name: str) -> Tracker:
+        """Return what records a run of its own, called ``name``, nested under this one.
+
+        What it is told goes the way of this one's records; it is finished with :meth:`finish`.
+        """
+        tracker = Tracker(self._config, self._folder, self._parent)
+        tracker._outbox, tracker._child = self._outbox, {"child": name}
+        tracker._say("status", status="RUNNING")
+        return tracker
+
+    def finish(self) -> None:
+        """Say that a child's run has ended."""
+        self._say("status", status="FINISHED")
+
+    def log_params(self, settings: Mapping[str, Any] | None = None) -> None:
+        """Record settings as ``model.n_fft`` and so on: the whole configuration, or those given."""
+        if settings is None:
+            settings = without_secrets(self._config).model_dump(mode="json")
+        self._say("params", values=flatten(settings))
+
+    def log_dataset(self, name: str, digest: str, split: str) -> None:
+        """Record the songs that a run is about, by the hash of their content."""
+        self._say("dataset", name=name, digest=digest, split=split)
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record numbers; what is not finite is left out."""
@@ -116,5 +138,5 @@ class Tracker:
 
     def _say(self, kind: str, **content: Any) -> None:
         if self._outbox is not None:
-            self._outbox.add(kind, **content)
+            self._outbox.add(kind, **content, **self._child)
             self._said = True

@@ -13,6 +13,7 @@ from pipeline.tracking import Tracker
 if TYPE_CHECKING:
     from pipeline.data.shards.manifest import Manifest
     from pipeline.evaluation.evaluate import EvaluationResult
+    from pipeline.evaluation.summary import Summary
     from pipeline.report.build import ReportResult
     from pipeline.search.ranking import SearchResult
     from pipeline.training.loop.records import TrainResult
@@ -76,20 +77,19 @@ def search_settings(config: RunConfig) -> SearchResult:
 
 
 def score_songs(config: RunConfig) -> EvaluationResult:
-    """Separate and score; MLflow gets the figures, their table, the score files and excerpts."""
+    """Separate and score; MLflow gets a run of each system below this run's own.
+
+    This run's own has the figures of the network that was trained in it, and of no other system.
+    """
     from pipeline.evaluation.evaluate import evaluate
-    from pipeline.evaluation.score_files import METRICS
 
     folder = RunFolder.of(config)
     with Tracker(config, folder) as tracker:
         result = evaluate(config)
-        tracker.log_metrics(result.metrics)
-        rows = [
-            [name, source, *(figures[metric].median for metric in METRICS)]
-            for name, summary in result.summaries.items()
-            for source, figures in (*summary.scores.items(), ("average", summary.average))
-        ]
-        tracker.log_table("scores", ["system", "source", *METRICS], rows)
+        if result.lead.system.kind == "model" and folder.evaluated == folder.checkpoint:
+            tracker.log_metrics(result.lead.metrics)
+        for summary in result.summaries.values():
+            _record_system(tracker.child(summary.name), summary)
         for file in result.files:
             tracker.log_artifact(file, f"scores/{file.parent.relative_to(folder.scores)}")
         if (folder.estimates / EXCERPTS).is_dir():
@@ -97,8 +97,30 @@ def score_songs(config: RunConfig) -> EvaluationResult:
     return result
 
 
+def _record_system(tracker: Tracker, summary: Summary) -> None:
+    """Record what a system is, its figures and its scores of each track."""
+    from pipeline.evaluation.score_files import ALL_METRICS
+
+    system, data = summary.system, summary.data
+    tracker.log_params({**(system.config or {}), **system.settings, "scenario": summary.scenario})
+    facts = {name: getattr(system, name) for name in ("kind", "checkpoint", "variant")}
+    facts |= {"data_hash": data.hash, "command": summary.command}
+    tracker.set_tags({f"lasaft.{name}": str(fact) for name, fact in facts.items() if fact})
+    tracker.log_dataset(data.name, data.hash, data.split)
+    tracker.log_metrics(summary.metrics)
+    rows = [
+        [track.name, source, *(row[metric] for metric in ALL_METRICS)]
+        for track in summary.tracks
+        for source, row in track.scores.items()
+    ]
+    tracker.log_table("scores", ["track", "source", *ALL_METRICS], rows)
+    tracker.finish()
+
+
 def make_report(config: RunConfig) -> ReportResult:
-    """Write the report; MLflow gets its files."""
+    """Write the report; MLflow gets its files, and the table of all systems on it."""
+    from pipeline.evaluation.score_files import ALL_METRICS
+    from pipeline.evaluation.summary import usual_aggregation
     from pipeline.report.build import write_report
 
     folder = RunFolder.of(config)
@@ -106,4 +128,10 @@ def make_report(config: RunConfig) -> ReportResult:
         result = write_report(config)
         for file in result.files:
             tracker.log_artifact(file, "report")
+        rows = [
+            [s.name, source, *(getattr(row[m], usual_aggregation(m)) for m in ALL_METRICS)]
+            for s in result.summaries
+            for source, row in (*s.scores.items(), ("average", s.average))
+        ]
+        tracker.log_table("leaderboard", ["system", "source", *ALL_METRICS], rows)
     return result

@@ -11,10 +11,14 @@ import pytest
 from jobs.evaluate import main
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
+from pipeline.config.folders import RunFolder
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.score_files import FrameScores, write_scores
 from pipeline.evaluation.summary import Summary, read_summary
 from pipeline.report.build import write_report
+from pipeline.tracking import tracking_address
+from pipeline.tracking.outbox import Outbox
+from pipeline.workflow.stages import score_songs
 from tests.helpers.bss_truth import museval_package
 from tests.helpers.scores import SOURCES, frame_scores, save_summary, scored_summary
 
@@ -38,6 +42,34 @@ def theirs(tmp_path: Path) -> Path:
         scores = type(scores)(scores.values)  # museval has no scores of whole songs
         write_scores(tmp_path / "umx" / "test" / f"{track}.json", scores)
     return tmp_path / "umx"
+
+
+def test_three_systems_in_turn_have_three_records_and_the_run_none_of_their_scores(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.tracking.tracker.Feeder", _NoFeeder)
+    for name in ("a", "b", "c"):
+        config = _config(tmp_path, theirs, log=True, run_id=name)
+        score_songs(config)
+    entries = Outbox(RunFolder.of(config).tracking, tracking_address(config)).entries()
+    metrics = [(entry.get("child"), entry) for entry in entries if entry["kind"] == "metrics"]
+    assert [child for child, _ in metrics] == ["a", "b", "c"]
+    summary = read_summary(tmp_path / "run" / "scores" / "c" / "summary.json")
+    assert metrics[2][1]["values"] == pytest.approx(summary.metrics)
+    (table,) = (e for e in entries if e["kind"] == "table" and e.get("child") == "a")
+    assert [row[:2] for row in table["rows"]] == [[t, s] for t in TRACKS for s in SOURCES]
+    assert table["rows"][0][2] == summary.tracks[0].scores["vocals"]["SDR"]
+
+
+class _NoFeeder:
+    """Tells MLflow nothing: what it would be told stands in the outbox."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def start(self) -> None: ...
+
+    def finish(self) -> str:
+        return ""
 
 
 def _own(root: Path) -> None:

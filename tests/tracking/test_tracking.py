@@ -72,6 +72,13 @@ def _work(config: RunConfig, steps: range = range(1, 31)) -> None:
         tracker.log_artifact(folder.report, "report")
         tracker.log_table("scores", ["source", "SDR"], [["vocals", 5.5], ["drums", None]])
         tracker.set_tags({"data": "abc"})
+        for name, level in (("net", 5.5), ("mixture", -6.0)):
+            system = tracker.child(name)
+            system.log_params({"overlap_ratio": 0.5, "model": {"n_fft": 512}})
+            system.log_dataset("MUSDB18", "ab" * 32, "test")
+            system.log_metrics({"test/vocals/SDR": level})
+            system.log_table("scores", ["track", "SDR"], [["a song", level]])
+            system.finish()
 
 
 def _runs(config: RunConfig) -> tuple[Any, list[Any]]:
@@ -80,7 +87,27 @@ def _runs(config: RunConfig) -> tuple[Any, list[Any]]:
     client = MlflowClient(f"sqlite:///{RunFolder.of(config).root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(config.tracking.experiment_name)
     assert experiment is not None
-    return client, client.search_runs([experiment.experiment_id])
+    runs = client.search_runs([experiment.experiment_id])
+    return client, [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+
+
+def _assert_nested(client: Any, parent: Any) -> None:
+    """Each system has one run of its own, with its own figures, below the folder's."""
+    nested = client.search_runs(
+        [parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
+    )
+    assert {run.info.run_name: run.data.metrics for run in nested} == {
+        "net": {"test/vocals/SDR": 5.5},
+        "mixture": {"test/vocals/SDR": -6.0},
+    }
+    for run in nested:
+        assert run.info.status == "FINISHED"
+        assert run.data.params == {"overlap_ratio": "0.5", "model.n_fft": "512"}
+        (songs,) = run.inputs.dataset_inputs
+        assert (songs.dataset.name, songs.dataset.digest) == ("MUSDB18", "ab" * 18)
+        assert [(tag.key, tag.value) for tag in songs.tags] == [("mlflow.data.context", "test")]
+        table = Path(client.download_artifacts(run.info.run_id, "scores.json")).read_text()
+        assert json.loads(table)["data"] == [["a song", run.data.metrics["test/vocals/SDR"]]]
 
 
 def _assert_complete(config: RunConfig, last_step: int = 30) -> None:
@@ -103,6 +130,7 @@ def _assert_complete(config: RunConfig, last_step: int = 30) -> None:
     assert logged == [{"path": "scores.json", "type": "table"}]
     table = json.loads(Path(client.download_artifacts(run.info.run_id, "scores.json")).read_text())
     assert table == {"columns": ["source", "SDR"], "data": [["vocals", 5.5], ["drums", None]]}
+    _assert_nested(client, run)
 
 
 def test_everything_a_stage_says_is_in_one_run(tmp_path: Path, capfd: Any) -> None:

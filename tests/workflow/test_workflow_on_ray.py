@@ -117,7 +117,9 @@ def test_mlflow_holds_config_metrics_scores_report_and_audio(
     client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("lasaft")
     assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
+    runs = client.search_runs([experiment.experiment_id])
+    (run,) = (one for one in runs if "mlflow.parentRunId" not in one.data.tags)
+    assert {*result["scores"], "mixture"} <= {one.info.run_name for one in runs if one is not run}
     assert run.data.params["model.n_fft"] == "1024"
     assert run.info.status == "FINISHED"
     losses = client.get_metric_history(run.info.run_id, "valid/loss")
