@@ -9,6 +9,7 @@ from jobs.cli.readme import ReadmeTree
 from lasaft.cli.commands import LASAFT, VERBS
 from lasaft.cli.completion import SHELLS, completion
 from lasaft.cli.console import complain, listed
+from lasaft.cli.grammar import FLAGS
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError
 from lasaft.options import options_of
@@ -35,7 +36,7 @@ def _completion(shell: str) -> str:
     options, verbs = options_of(ReadmeTree), dict(LASAFT)
     for name, job in JOBS.items():
         mine = {key: option for key, option in options.items() if job.reads(option)}
-        others = {"preset": PRESETS.names(), "model": VARIANTS, "json": ()}
+        others = {"preset": PRESETS.names(), "model": VARIANTS, **dict.fromkeys(FLAGS, ())}
         others |= {"rerun": STEPS} if name == "run" else dict.fromkeys(job.flags, ())
         verbs[f"jobs.{name}"] = (mine, others)
     begins = {"lasaft": VERBS, "-m": [f"jobs.{name}" for name in JOBS]}

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from jobs.cli.command import Command, parse
 from jobs.cli.run import EXIT_FAILED, Result, run_job
+from lasaft.output import Colour
+
+_COLOURS: dict[str, Colour] = {"ok": "", "note": "yellow", "FAULT": "red"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,11 +18,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _examine(command: Command) -> Result:
-    from pipeline.workflow.doctor import as_data, as_table, examine
+    from pipeline.workflow.doctor import as_data, examine
 
-    checks = examine(command.config)
+    checks = []
+    for check in examine(command.config):
+        command.show(check.shown, _COLOURS[check.verdict])
+        checks.append(check)
     data = as_data(checks)
-    return Result(as_table(checks), data, EXIT_FAILED if data["faults"] else 0)
+    faults = data["faults"]
+    text = f"{faults} fault{'' if faults == 1 else 's'}" if faults else "all well"
+    return Result(text, data, EXIT_FAILED if faults else 0)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,11 @@ def _work(command: Command) -> Result:
 
     config = command.config
     # Finished scores need no cluster: there is nothing to compute.
-    cluster = ready_cluster(config) if config.evaluate.scores_dir is None else nullcontext()
+    cluster = (
+        ready_cluster(config, "to separate and score songs")
+        if config.evaluate.scores_dir is None
+        else nullcontext()
+    )
     with alone_in_run(config, "scores", "estimates"), cluster:
         score_songs(config)
         return scores_result(config)

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(command: ReadmeCommand) -> Result:
     stage = _train if command.mode == "train" else _evaluate
-    with alone_in_run(command.config), ready_cluster(command.config):
+    with alone_in_run(command.config), ready_cluster(command.config, "for the steps of this run"):
         return stage(command.config)
 
 

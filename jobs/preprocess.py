@@ -30,7 +30,7 @@ def _work(command: Command) -> Result:
 
     if command.flags:
         return _look(command)
-    with _own_folder(command.config), ready_cluster(command.config):
+    with _own_folder(command.config), ready_cluster(command.config, "to make shards"):
         return shards_result(command.config, make_shards(command.config))
 
 
@@ -53,7 +53,7 @@ def _look(command: Command) -> Result:
     if isinstance(place, RemoteFolder):
         with _own_folder(config):
             return repair_result(config, found, repair_store(config, place, found))
-    with _own_folder(config), ready_cluster(config):
+    with _own_folder(config), ready_cluster(config, "to make shards"):
         return repair_result(config, found, repair_shards(config, found))
 
 

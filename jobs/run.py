@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jobs.cli import Command, parse
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import run_result
+from lasaft.output import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,13 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from pipeline.workflow.run import run_workflow
 
-    steps = run_workflow(command.config, _say, command.rerun)
+    steps = run_workflow(command.config, say, command.rerun)
     return run_result(command.config, steps)
-
-
-def _say(line: str) -> None:
-    # Standard output is for the result alone.
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

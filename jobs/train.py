@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(command: Command) -> Result:
     from pipeline.workflow.stages import train_network
 
-    with alone_in_run(command.config, *TRAINED), ready_cluster(command.config):
+    with alone_in_run(command.config, *TRAINED), ready_cluster(command.config, "to train"):
         return training_result(train_network(command.config))
 
 

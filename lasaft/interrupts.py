@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,37 @@ def handled(
         for number, found in before.items():
             # None: a handler that was not set from Python, which cannot be put back.
             signal.signal(number, signal.SIG_DFL if found is None else found)
+
+
+@contextmanager
+def acknowledged(tell: Callable[[], object]) -> Iterator[None]:
+    """Call ``tell`` as soon as a signal comes, also while native code lets no handler run.
+
+    In a thread of its own, once. In another thread than the main one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+
+    def follow() -> None:
+        while number := os.read(read, 1)[0]:
+            if number in _ALL_SIGNALS:
+                tell()
+                return
+
+    thread = threading.Thread(target=follow, name="signals", daemon=True)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.write(write, b"\0")
+        thread.join()
+        os.close(read)
+        os.close(write)
 
 
 @contextmanager

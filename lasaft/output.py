@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -18,6 +18,45 @@ _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202d\u202e]")
 # What embeds writing of another direction, and so can reorder the rest of a line, is in names all
 # the same, where other programs have put it.
 _ESCAPED = re.compile(f"{_HARMFUL.pattern}|[\u202a-\u202c\u2066-\u2069]")
+
+
+_COLOURS = {"red": 31, "yellow": 33}
+Colour = Literal["red", "yellow", ""]
+_quiet = [False]  # of this process
+
+
+def be_quiet(quiet: bool) -> None:
+    """Let this process say nothing but its result and what is wrong, or all."""
+    _quiet[:] = [quiet]
+
+
+def is_quiet() -> bool:
+    """Return whether progress and notes are unwanted."""
+    return _quiet[0]
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not the result, and not wrong."""
+    if not is_quiet():
+        tell(text)
+
+
+def tell(text: str, head: str = "") -> None:
+    """Tell the user what is wrong; ``head`` says who tells it."""
+    sys.stderr.write(coloured(head, "red", sys.stderr) + shown_lines(text) + "\n")
+    sys.stderr.flush()
+
+
+def stopping() -> None:
+    """Say that a signal has been heard."""
+    # After ^C, which the terminal shows itself, and beside a bar.
+    tell("\n" * sys.stderr.isatty() + "stopping ...")
+
+
+def coloured(text: str, colour: Colour, stream: IO[str]) -> str:
+    """Return text as a terminal shows it in a colour; elsewhere, and with NO_COLOR, as it is."""
+    plain = not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain or not colour else f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
 
 def is_harmless(name: str) -> bool:

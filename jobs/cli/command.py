@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from jobs.cli.job_table import JOBS, Job, steps_of
 from jobs.cli.presets import read_preset
 from lasaft.cli.arguments import VARIANT, Given, read_arguments
 from lasaft.cli.builder import OptionBuilder
+from lasaft.cli.grammar import FLAGS
 from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem, refuse
 from lasaft.options import Option, did_you_mean
+from lasaft.output import Colour, be_quiet, say
 from pipeline.cluster.address import address_problems
 from pipeline.cluster.inputs import InputFolder
 from pipeline.cluster.run_store import LARGE, RunStore
@@ -36,6 +38,7 @@ class Command:
         rerun: the steps of a run to do again although nothing has changed.
         help: a page to print instead of doing the work.
         again: what goes on after an interruption, in words.
+        show: prints a part of the result at once, of which the result's text is the rest.
     """
 
     job: str
@@ -45,6 +48,7 @@ class Command:
     again: str = "the same command"
     flags: frozenset[str] = frozenset()
     rerun: frozenset[str] = frozenset()
+    show: Callable[[str, Colour], None] = lambda text, colour: None
 
 
 def parse(argv: Sequence[str], job: str) -> Command:
@@ -60,9 +64,10 @@ def parse(argv: Sequence[str], job: str) -> Command:
         argv,
         options,
         refused=flags_of_others(job, options),
-        flags={"json", *JOBS[job].flags},
+        flags={*FLAGS, *JOBS[job].flags},
         values=("preset", "rerun") if job == "run" else ("preset",),
     )
+    be_quiet("quiet" in arguments.flags)
     row = JOBS[job].told(arguments.flags)
     if arguments.topic is not None:
         return Command(job, RunConfig(), help=help_page(job, arguments.topic, options))
@@ -89,7 +94,7 @@ def parse(argv: Sequence[str], job: str) -> Command:
             builder.note([Problem("rerun", repr(step), ", ".join(steps_of(config)), others=others)])
     refuse(builder.problems)
     assert config is not None, "a configuration that has no problem was refused"
-    flags = frozenset(arguments.flags - {"json"})
+    flags = frozenset(arguments.flags - FLAGS.keys())
     return Command(job, config, "json" in arguments.flags, flags=flags, rerun=frozenset(rerun))
 
 
@@ -102,6 +107,7 @@ def bring(config: RunConfig, job: Job) -> None:
     folder, options = RunFolder.of(config), all_options()
     store = RunStore(folder)
     if store.remote is not None:
+        say(f"looking at {folder.shown} ...")
         store.remote.reach()
         store.pull(but=LARGE)
     for source in folder.inputs:

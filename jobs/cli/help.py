@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from jobs.cli.job_table import JOBS, STEPS
 from jobs.cli.presets import PRESETS
-from lasaft.cli.help import NAME_WIDTH, WIDTH, line, option_page, row, wrapped
+from lasaft.cli.grammar import FLAGS
+from lasaft.cli.help import WIDTH, line, option_page, row, wrapped
 from lasaft.config import MODULATIONS, VARIANTS
 from lasaft.errors import ConfigError, Problem
 from lasaft.options import Option, did_you_mean
@@ -79,7 +80,8 @@ def _job_page(job: str, mine: Mapping[str, Option]) -> Iterator[str]:
         yield from row(f"--{name}", flag.summary)
     if job == "run":
         yield from row("--rerun STEP", f"does a step again: {', '.join(STEPS)}")
-    yield f"  {'--json':<{NAME_WIDTH}}prints the result as JSON"
+    for name, meaning in FLAGS.items():
+        yield from row(f"--{name}", meaning)
 
 
 def _group_page(group: str, mine: Mapping[str, Option]) -> Iterator[str]:

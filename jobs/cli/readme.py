@@ -21,9 +21,11 @@ from jobs.cli.command import (
 from jobs.cli.help import help_page
 from jobs.cli.job_table import JOBS, needs_estimates, needs_songs_and_start
 from lasaft.cli.arguments import VARIANT, Arguments, Given, read_arguments
+from lasaft.cli.grammar import FLAGS
 from lasaft.config import Settings, option, variant_name
 from lasaft.errors import ConfigError, Problem, refuse
 from lasaft.options import options_of, value_of
+from lasaft.output import be_quiet
 from pipeline.config import RunConfig, from_json
 from pipeline.config.folders import RunFolder, misplaced
 from pipeline.config.roles import all_options
@@ -83,8 +85,9 @@ def parse_readme(argv: Sequence[str], now: datetime | None = None) -> ReadmeComm
     options = options_of(ReadmeTree)
     arguments = read_arguments(
         argv, options, undashed=True, refused=flags_of_others("main", options) | _REFUSED,
-        flags=("json",), values=("preset",),
+        flags=FLAGS, values=("preset",),
     )  # fmt: skip
+    be_quiet("quiet" in arguments.flags)
     if arguments.topic is not None:
         page = help_page("main", arguments.topic, options)
         return ReadmeCommand("main", RunConfig(), help=page)

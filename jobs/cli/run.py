@@ -8,18 +8,30 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import IO, Any, TypeVar
 
 from jobs.cli.command import Command
 from lasaft.cli.console import listed
 from lasaft.errors import ConfigError, LasaftError
 from lasaft.files import AWAY
-from lasaft.output import keep_output, shown_lines
+from lasaft.interrupts import acknowledged
+from lasaft.output import (
+    Colour,
+    be_quiet,
+    coloured,
+    keep_output,
+    say,
+    shown,
+    shown_lines,
+    stopping,
+    tell,
+)
 from pipeline.cluster import interrupts
 from pipeline.cluster.connection import prepare_environment
 from pipeline.cluster.job_log import finish_log
-from pipeline.config.folders import as_given
+from pipeline.config.folders import RunFolder, as_given
 
 AnyCommand = TypeVar("AnyCommand", bound=Command)
 
@@ -60,7 +72,8 @@ def run_job(
     again = ["the same command"]
     with interrupts.watched():
         try:
-            return _run(name, argv, parse, work, again)
+            with acknowledged(stopping):
+                return _run(name, argv, parse, work, again)
         except KeyboardInterrupt:
             return _interrupted(again[-1])
         except Exception:
@@ -70,6 +83,7 @@ def run_job(
             return _interrupted(again[-1])
         finally:
             finish_log()
+            be_quiet(False)
 
 
 def _run(
@@ -86,6 +100,9 @@ def _run(
             return 0
         again.append(command.again)
         prepare_environment(command.config.cluster)
+        say(as_given(f"{name}: in {RunFolder.of(command.config).shown} ..."))
+        if not command.json:
+            command = replace(command, show=partial(_show, sys.stdout))
         # Ray and others print what they have to say; standard output is for the result alone.
         with contextlib.redirect_stdout(sys.stderr):
             result = work(command)
@@ -93,7 +110,7 @@ def _run(
         return result.exit_code
     except LasaftError as error:
         interrupts.raise_if_received()
-        _complain(_message(name, error))
+        _complain(_message(error), f"{name}: ")
         return error.exit_code
     except OSError as error:
         interrupts.raise_if_received()
@@ -101,7 +118,7 @@ def _run(
             raise
         where = "" if error.filename is None else f": {error.filename}"
         hint = "; its file system does not answer as it should" if error.errno in AWAY else ""
-        _complain(f"{name}: error: {error.strerror}{where}{hint}")
+        _complain(f"error: {error.strerror}{where}{hint}", f"{name}: ")
         return EXIT_FAILED
 
 
@@ -110,12 +127,12 @@ def _interrupted(again: str) -> int:
     return 128 + (interrupts.received() or signal.SIGINT)
 
 
-def _message(name: str, error: LasaftError) -> str:
+def _message(error: LasaftError) -> str:
     if not isinstance(error, ConfigError):
         # An error that crossed from a Ray task carries the original as its cause.
         cause = getattr(error, "cause", None)
-        return f"{name}: error: {cause if isinstance(cause, LasaftError) else error}"
-    return f"{name}: {'error: ' if len(error.problems) == 1 else ''}{listed(error)}"
+        return f"error: {cause if isinstance(cause, LasaftError) else error}"
+    return f"{'error: ' if len(error.problems) == 1 else ''}{listed(error)}"
 
 
 def _write(text: str) -> None:
@@ -123,6 +140,10 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _complain(text: str) -> None:
-    sys.stderr.write(f"{shown_lines(as_given(text))}\n")
-    sys.stderr.flush()
+def _show(stream: IO[str], text: str, colour: Colour) -> None:
+    stream.write("".join(coloured(shown(line), colour, stream) + "\n" for line in text.split("\n")))
+    stream.flush()
+
+
+def _complain(text: str, head: str = "") -> None:
+    tell(as_given(text), head)

@@ -16,17 +16,16 @@ from lasaft.cli.console import (
     outcome,
     print_json,
     print_table,
-    say,
     stopped_by_signals,
     text_of,
 )
-from lasaft.cli.grammar import Given, Verb, near, parse
+from lasaft.cli.grammar import FLAGS, Given, Verb, near, parse
 from lasaft.cli.help import row
 from lasaft.cli.separate import SEPARATE
 from lasaft.config import Settings, option
 from lasaft.errors import ConfigError, LasaftError, Problem
 from lasaft.options import did_you_mean, options_of
-from lasaft.output import keep_output
+from lasaft.output import be_quiet, keep_output, say, shown
 
 if TYPE_CHECKING:
     from lasaft.metrics.folders import TrackScores
@@ -53,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         complain("interrupted; what was finished is kept, nothing is half-written")
         return 128 + getattr(stop, "number", signal.SIGINT)
+    finally:
+        be_quiet(False)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -76,6 +77,7 @@ def _run(words: Sequence[str]) -> int:
     if isinstance(given, str):
         sys.stdout.write(given)
         return 0
+    say(f"{name}: {' '.join(map(shown, given.words))} ...")
     return VERBS[name].run(given)
 
 
@@ -201,5 +203,7 @@ VERBS = {
         _export,
     ),
 }
-# For the completion of shells: the options of each command, and its flag.
-LASAFT = {name: (options_of(verb.options), {"json": ()}) for name, verb in VERBS.items()}
+# For the completion of shells: the options of each command, and its flags.
+LASAFT = {
+    name: (options_of(verb.options), dict.fromkeys(FLAGS, ())) for name, verb in VERBS.items()
+}

@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any
 
 from lasaft.errors import ConfigError, LasaftError
-from lasaft.output import shown, shown_lines
+from lasaft.interrupts import acknowledged
+from lasaft.output import shown, stopping, tell
 
 
 class Stopped(KeyboardInterrupt):
@@ -43,7 +44,8 @@ def stopped_by_signals() -> Iterator[None]:
     for number in ours:
         signal.signal(number, stop)
     try:
-        yield
+        with acknowledged(stopping):
+            yield
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
@@ -71,22 +73,17 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
-def say(text: str) -> None:
-    """Tell the user something that is not the result."""
-    sys.stderr.write(shown_lines(text) + "\n")
-
-
-def complain(text: str) -> None:
-    """Tell the user what is wrong."""
-    say(f"lasaft: {text}")
-
-
 def listed(error: LasaftError) -> str:
     """Return what an error says, each problem with a command line on a line of its own."""
     if isinstance(error, ConfigError) and len(error.problems) > 1:
         lines = "".join(f"\n  {problem}" for problem in error.problems)
         return f"{len(error.problems)} errors:{lines}"
     return str(error)
+
+
+def complain(text: str) -> None:
+    """Tell the user what is wrong with the command."""
+    tell(text, "lasaft: ")
 
 
 def outcome(total: int, failed: int, what: str) -> int:

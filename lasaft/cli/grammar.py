@@ -14,6 +14,7 @@ from lasaft.cli.help import WIDTH, line, option_page, row
 from lasaft.config import Settings
 from lasaft.errors import ConfigError, Problem, refuse
 from lasaft.options import did_you_mean, options_of
+from lasaft.output import be_quiet
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Given:
     options: Any
     explicit: frozenset[str]
     json: bool
+
+
+# What every command takes without a value.
+FLAGS = {
+    "json": "prints the result as JSON",
+    "quiet": "tells nothing but the result and what is wrong",
+}
 
 
 class NoOptions(Settings):
@@ -63,9 +71,10 @@ def parse(name: str, verb: Verb, argv: Sequence[str]) -> Given | str:
         ConfigError: every problem with the command line.
     """
     options = options_of(verb.options)
-    found = read_arguments(argv, options, flags=("json",), words=True)
+    found = read_arguments(argv, options, flags=FLAGS, words=True)
     if found.help is not None:
         return _help_page(name, verb, found.help)
+    be_quiet("quiet" in found.flags)
     builder = OptionBuilder(options)
     builder.note(found.problems)
     builder.note(_missing_words(verb, found.words))
@@ -94,7 +103,7 @@ def _help_page(name: str, verb: Verb, topic: str) -> str:
         lines = [*textwrap.wrap(f"lasaft {name}: {verb.summary}", WIDTH), ""]
         lines.append(f"usage: lasaft {name} {' '.join(verb.words)} [--OPTION VALUE]...")
         lines += ["", *(text for option in options.values() for text in line(option))]
-        lines += row("--json", "prints the result as JSON")
+        lines += [text for flag, meaning in FLAGS.items() for text in row(f"--{flag}", meaning)]
     elif asked in options:
         lines = list(option_page(options[asked]))
     else:

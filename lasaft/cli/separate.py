@@ -15,13 +15,13 @@ from threading import Event
 from typing import TYPE_CHECKING, Literal
 
 from lasaft.checkpoint_record import WEIGHTS, read_record
-from lasaft.cli.console import complain, outcome, print_json, print_table, say, text_of
+from lasaft.cli.console import complain, outcome, print_json, print_table, text_of
 from lasaft.cli.grammar import Given, Verb, near
 from lasaft.config import Settings, option
 from lasaft.errors import AudioError, ConfigError, LasaftError, Problem
 from lasaft.files import no_file
 from lasaft.options import did_you_mean
-from lasaft.output import shown
+from lasaft.output import is_quiet, say, shown
 from lasaft.targets import members, rest_of
 
 if TYPE_CHECKING:
@@ -274,10 +274,10 @@ def _attempt(
     with ExitStack() as stack:
 
         def begin(seconds: float) -> Callable[[float], object]:
-            # disable=None: a bar on a terminal only.
+            # None: a bar on a terminal only.
             bar = tqdm(
                 total=seconds, desc=song.path.name, unit="s", bar_format=layout, file=sys.stderr,
-                disable=None, dynamic_ncols=True,
+                disable=is_quiet() or None, dynamic_ncols=True,
             )  # fmt: skip
             stack.enter_context(bar)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from lasaft.errors import ConfigError, Problem, StageError
 from lasaft.interrupts import held
 from pipeline.cluster.address import ALLOWED, named_address, require_cluster
 from pipeline.cluster.machine import prepare_machine
+from pipeline.cluster.progress import say
 from pipeline.config import ClusterConfig
 
 # Ray reads these when it is imported or when its workers start. Reports are paced by the
@@ -49,8 +51,12 @@ def prepare_environment(config: ClusterConfig) -> None:
 
 
 @contextmanager
-def connected(config: ClusterConfig) -> Iterator[None]:
+def connected(config: ClusterConfig, purpose: str = "to work") -> Iterator[None]:
     """Be connected to Ray inside the ``with``; a connection that exists already is used as it is.
+
+    Args:
+        config: says where the cluster is.
+        purpose: for people, what it is needed for.
 
     Raises:
         ConfigError: no cluster answers at ``address``, or it does not let this machine in; or Ray
@@ -69,8 +75,11 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         require_cluster(address)
     try:
         # Inside Ray's native start-up, Ctrl-C can end in a crash.
+        say(f"Ray: {f'joining {address}' if address else 'starting on this machine'} {purpose} ...")
+        begin = time.monotonic()
         with held():
             _connect(address, config.num_cpus)
+        say(f"Ray: there after {time.monotonic() - begin:.1f} s")
         yield
     finally:
         with held():

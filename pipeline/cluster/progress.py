@@ -8,13 +8,16 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from lasaft.output import is_quiet
 from pipeline.config.folders import as_given
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Show a line that stays, above the bars that are there."""
+    """Show a line that stays, above the bars that are there, unless it shall be quiet."""
+    if is_quiet():
+        return
     tqdm.write(as_given(text), file=stream or sys.stderr)
     (stream or sys.stderr).flush()
 
@@ -29,7 +32,7 @@ class Progress:
         self._title, self._total, self._unit, self._done = title, total, unit, done
         self._start, self._first, self._last_line = time.monotonic(), done, 0.0
         self._bar = None
-        if self._stream.isatty():
+        if self._stream.isatty() and not is_quiet():
             self._bar = tqdm(
                 total=total, initial=done, desc=title, unit=unit, file=self._stream,
                 dynamic_ncols=True, leave=True,
@@ -45,7 +48,7 @@ class Progress:
         now = time.monotonic()
         if self._done >= self._total or now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            print(self._line(now, note), file=self._stream, flush=True)
+            say(self._line(now, note), self._stream)
 
     def say(self, text: str) -> None:
         """Show a line of its own, which stays."""

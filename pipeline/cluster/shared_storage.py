@@ -101,14 +101,18 @@ class Reached:
 
 
 @contextmanager
-def ready_cluster(config: RunConfig) -> Iterator[None]:
+def ready_cluster(config: RunConfig, purpose: str) -> Iterator[None]:
     """Be connected to Ray inside the ``with``, and sure that its nodes share their folders.
+
+    Args:
+        config: of the run.
+        purpose: for people, what Ray is needed for.
 
     Raises:
         ConfigError: no cluster answers.
         StageError: some nodes do not see or cannot write a folder of the run.
     """
-    with connected(config.cluster):
+    with connected(config.cluster, purpose):
         require_shared_storage(config)
         yield
 

@@ -91,7 +91,7 @@ def search(config: RunConfig, begin: Callable[[], None] = lambda: None) -> Searc
         run = _Run(config, book)
         begin()
         if run.has_work():
-            with ready_cluster(config):
+            with ready_cluster(config, "to run trials"):
                 run.work()
         return conclude(config, space, run.book.all(), run.note)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
@@ -22,6 +23,9 @@ from pipeline.search.budget import Budget
 from pipeline.search.capacity import lack_of_a_trial
 from pipeline.search.trials import Trial, TrialBook, mark, reason_of, score_of
 from pipeline.tracking import Tracker, tracking_address
+from pipeline.tracking.outbox import Follower
+
+_LOOK_SECONDS = 2.0
 
 
 class Watch(TrialProgressCallback):
@@ -50,6 +54,8 @@ class Watch(TrialProgressCallback):
         self._closing: list[threading.Thread] = []
         self._scores: dict[str, float] = {}
         self._epochs: dict[str, int] = {}
+        self._journals: dict[str, Follower] = {}  # of the trials that run
+        self._looked = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -72,15 +78,19 @@ class Watch(TrialProgressCallback):
             UnsharedError: the node of a trial does not see a folder of the run.
         """
         self._lack.look()
+        self._tell_steps()
         if self._unshared:
             raise UnsharedError(self._unshared)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Open the record in MLflow of a trial that starts, or starts again."""
         name = trial.config["name"]
+        found = self.book.read(name)
+        if name not in self._journals:
+            self._progress.say(f"search: trial {found.title} begins")
+            self._journals[name] = Follower(RunFolder.of(found.config).metrics, {})
         if name in self._trackers or not self.config.tracking.log:
             return
-        found = self.book.read(name)
         tracking = found.config.tracking.model_copy(
             update={"run_id": found.title, "tracking_uri": tracking_address(self.config)}
         )
@@ -92,6 +102,16 @@ class Watch(TrialProgressCallback):
         tracker.set_tags({"search.trial": name, "search.space": self.config.search.space or ""})
         tracker.follow(folder.metrics)
         self._trackers[name] = tracker
+
+    def _tell_steps(self) -> None:
+        """Say how far the trials are whose journals are on this machine, until an epoch is told."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        for name, journal in self._journals.items():
+            if steps := [record["step"] for record in journal.fresh()]:
+                self._advance(0, f"trial {name} step {steps[-1]}")
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict, **info: Any
@@ -143,6 +163,7 @@ class Watch(TrialProgressCallback):
     def _end(self, name: str) -> None:
         trial = self.book.read(name)
         if trial.status not in ("waiting", "running"):
+            self._journals.pop(name, None)
             self._close_tracker(trial)
             self._advance(1, f"trial {name} {trial.status}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import datetime
@@ -18,7 +17,7 @@ from pipeline.cluster.interrupts import raise_if_received
 from pipeline.cluster.memory import out_of_memory
 from pipeline.cluster.nodes import Lack, patience_seconds, require_gpus, wait_for_room
 from pipeline.cluster.one_writer import alone_in_run
-from pipeline.cluster.progress import Progress
+from pipeline.cluster.progress import Progress, say
 from pipeline.cluster.resources import in_words, share_cpus
 from pipeline.cluster.run_store import STATES, TRAINED, RunStore
 from pipeline.cluster.shared_storage import Seen, require_seen, seen_folders
@@ -75,9 +74,9 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
         store.push(*TRAINED)
         begin()
         if result is not None:
-            sys.stderr.write(f"training: finished before in {folder.training}, nothing is left\n")
+            say(f"training: finished before in {folder.training}, nothing is left")
             return result
-        with connected(config.cluster), closing(TrainingLine(config.train)) as line:
+        with connected(config.cluster, "to train"), closing(TrainingLine(config.train)) as line:
 
             def heard(report: dict[str, Any]) -> None:
                 line(report)
@@ -127,6 +126,7 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
     )
     # Nodes may go and come as long as training lasts: Ray waits for them without an end.
     lack = Lack("", each, train.world_sizes[0], math.inf)
+    say(f"training: starting {in_words(each)} for each of {train.world_sizes[0]} processes ...")
     running = task.remote(to_json(config), scaling, seen_folders(config), reports)
     try:
         _listen(running, reports, heard, lack)

@@ -47,29 +47,22 @@ class Check:
     verdict: Verdict
     text: str
 
+    @property
+    def shown(self) -> str:
+        """The lines of a table for people."""
+        first, *more = self.text.splitlines()
+        lines = [f"{self.verdict:<6}{self.name:<9}{first}"]
+        return "\n".join([*lines, *(f"{'':15}{line.strip()}" for line in more)])
 
-def examine(config: RunConfig) -> list[Check]:
-    """Run every check for ``config``; nothing is left behind."""
-    checks: list[Check] = []
+
+def examine(config: RunConfig) -> Iterator[Check]:
+    """Yield what each check of ``config`` finds, as soon as it does; nothing is left behind."""
     for name, check in _CHECKS.items():
         try:
             for verdict, text in check(config):
-                checks.append(Check(name, verdict, text))
+                yield Check(name, verdict, text)
         except (LasaftError, OSError) as error:
-            checks.append(Check(name, "FAULT", str(error)))
-    return checks
-
-
-def as_table(checks: list[Check]) -> str:
-    """Return the checks as text for a terminal."""
-    lines = []
-    for check in checks:
-        first, *more = check.text.splitlines()
-        lines.append(f"{check.verdict:<6}{check.name:<9}{first}")
-        lines += [f"{'':15}{line.strip()}" for line in more]
-    faults = sum(check.verdict == "FAULT" for check in checks)
-    lines.append(f"{faults} fault{'' if faults == 1 else 's'}" if faults else "all well")
-    return "\n".join(lines)
+            yield Check(name, "FAULT", str(error))
 
 
 def as_data(checks: list[Check]) -> dict[str, Any]:
@@ -102,7 +95,7 @@ def _songs(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
         return
     # Songs in an object store are read on nodes.
     remote = isinstance(config.data.musdb_root, str)
-    with connected(config.cluster) if remote else nullcontext():
+    with connected(config.cluster, "to look at the songs") if remote else nullcontext():
         yield from _own_songs(config, RunFolder.of(config).songs)
 
 
@@ -184,7 +177,7 @@ def _existing(path: Path) -> Path:
 def _ray(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
     import ray
 
-    with connected(config.cluster):
+    with connected(config.cluster, "to see what it has"):
         total = ray.cluster_resources()
         nodes = living_nodes()
         cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)

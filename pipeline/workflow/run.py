@@ -218,7 +218,7 @@ class Workflow:
         return find_places(folder.songs, wanted)[0].layout is not None
 
     def _connected(self, stage: Callable[[RunConfig], str]) -> str:
-        self._stack.enter_context(ready_cluster(self.config))
+        self._stack.enter_context(ready_cluster(self.config, "for the steps of this run"))
         # Songs and shards can take hours: what training lacks is said before them, once: nodes that
         # no step uses may go, and come again for training.
         if not self._has_gpus:

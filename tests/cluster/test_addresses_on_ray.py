@@ -45,6 +45,7 @@ def _start(
         words, env={**NEW_SHELL, **environment}, stderr=subprocess.PIPE, text=True
     )
     assert command.stderr is not None
+    assert command.stderr.readline().startswith(f"run: in {folder}")
     assert command.stderr.readline() == "[1/5] songs ...\n"
     return command
 

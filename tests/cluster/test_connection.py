@@ -22,10 +22,15 @@ LATE = "The current node timed out during startup. This could happen because som
 
 
 @pytest.mark.parametrize("late", [0, 1])
-def test_a_slow_start_is_tried_again(monkeypatch: pytest.MonkeyPatch, late: int) -> None:
+def test_a_slow_start_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, late: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     tries = _starts(monkeypatch, late, Exception(LATE))
-    with connected(ClusterConfig()):
+    with connected(ClusterConfig(), "to train"):
         assert len(tries) == late + 1
+    begins, ends = capsys.readouterr().err.splitlines()
+    assert begins == "Ray: starting on this machine to train ..."
+    assert re.fullmatch(r"Ray: there after \d+\.\d s", ends)
     assert {options["address"] for options in tries} == {"local"}
 
 

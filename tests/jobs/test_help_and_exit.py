@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +24,7 @@ from jobs.cli.run import Result, run_job
 from lasaft.errors import ConfigError, DataError, StageError
 from lasaft.interrupts import held
 from lasaft.options import options_of
+from lasaft.output import coloured, say
 from pipeline.config.roles import all_options
 from tests.helpers import ROOT
 from tests.helpers.commands import problems_of
@@ -107,7 +110,7 @@ def _raising(error: BaseException) -> Callable[[Command], Result]:
 def test_an_error_is_one_message_and_an_exit_code(
     capsys: pytest.CaptureFixture[str], error: BaseException, code: int, message: str
 ) -> None:
-    assert run_job("run", [], _command, _raising(error)) == code
+    assert run_job("run", ["--quiet"], _command, _raising(error)) == code
     out, err = capsys.readouterr()
     assert (out, err) == ("", message)
 
@@ -122,8 +125,39 @@ def test_a_failure_after_ctrl_c_is_an_interruption(
             signal.raise_signal(number)
         raise error
 
-    assert run_job("run", [], _command, work) == code
-    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+    assert run_job("run", ["--quiet"], _command, work) == code
+    assert capsys.readouterr().err == (
+        "stopping ...\ninterrupted; the same command goes on from here\n"
+    )
+
+
+def test_the_first_line_says_what_is_begun_and_quiet_says_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(command: Command) -> Result:
+        say("a note")
+        command.show("ok    ffmpeg\x1b", "red")
+        return Result("all well", {"faults": 0})
+
+    folder = _command([]).config.output_dir
+    assert run_job("doctor", [], _command, work) == 0
+    told = f"doctor: in {folder} ...\na note\n"
+    assert capsys.readouterr() == ("ok    ffmpeg\\x1b\nall well\n", told)
+    assert run_job("doctor", ["--quiet", "--json"], _command, work) == 0
+    assert capsys.readouterr() == ('{"faults": 0}\n', "")
+
+
+def test_colours_are_for_terminals_whose_owner_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert coloured("FAULT", "red", Terminal()) == "\x1b[31mFAULT\x1b[0m"
+    assert coloured("FAULT", "red", io.StringIO()) == "FAULT"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert coloured("FAULT", "red", Terminal()) == "FAULT"
 
 
 def test_standard_output_holds_the_result_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,22 +165,27 @@ def test_standard_output_holds_the_result_alone(capsys: pytest.CaptureFixture[st
         print("(raylet) a node is gone")
         return Result("done", {})
 
-    assert run_job("run", [], _command, work) == 0
+    assert run_job("run", ["--quiet"], _command, work) == 0
     assert capsys.readouterr() == ("done\n", "(raylet) a node is gone\n")
 
 
-def test_a_held_interruption_comes_when_it_is_let_go() -> None:
+def test_a_held_interruption_is_acknowledged_and_comes_when_it_is_let_go(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     done = []
 
     def work(command: Command) -> Result:
         with held():
             signal.raise_signal(signal.SIGINT)
-            done.append("inside")
+            end = time.monotonic() + 0.5
+            while "stopping" not in (told := capsys.readouterr().err) and time.monotonic() < end:
+                time.sleep(0.01)
+            done.append(told)
         done.append("after")
         return Result("", {})
 
-    assert run_job("run", [], _command, work) == 130
-    assert done == ["inside"]
+    assert run_job("run", ["--quiet"], _command, work) == 130
+    assert done == ["stopping ...\n"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -155,7 +194,7 @@ def test_an_error_from_a_ray_task_is_told_without_its_trace(
 ) -> None:
     error = DataError("\x1b[36mray::task()\x1b[39m Traceback ...")
     error.cause = DataError("b/drums.wav: is empty")  # type: ignore[attr-defined]
-    assert run_job("run", [], _command, _raising(error)) == 1
+    assert run_job("run", ["--quiet"], _command, _raising(error)) == 1
     assert capsys.readouterr().err == "run: error: b/drums.wav: is empty\n"
 
 

@@ -172,7 +172,7 @@ class Stages:
         monkeypatch.setattr("jobs.cli.show.read_summaries", lambda config: [])
 
     @contextlib.contextmanager
-    def connected(self, config: RunConfig) -> Iterator[None]:
+    def connected(self, config: RunConfig, purpose: str) -> Iterator[None]:
         yield
 
     def shards(self, config: RunConfig) -> Path:

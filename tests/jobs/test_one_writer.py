@@ -42,8 +42,9 @@ def test_a_folder_that_another_command_writes_is_left_to_it(
         assert main(_words(folder, job)) == 1
         told = capsys.readouterr().err.splitlines()
     assert told == [
+        f"{job}: in {run} ...",
         f"{job}: error: output_dir: {run} is in use by another running command, {OTHER_COMMAND}; "
-        "wait for it, stop it, or name another output_dir"
+        "wait for it, stop it, or name another output_dir",
     ]
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
     assert after == before
@@ -59,7 +60,7 @@ def test_a_report_is_not_written_where_a_link_leads(
     shutil.rmtree(run / "report")
     (tmp_path / "home").mkdir()
     (run / "report").symlink_to(tmp_path / "home")
-    assert main(["--output_dir", str(run)]) == 2
+    assert main(["--output_dir", str(run), "--quiet"]) == 2
     assert capsys.readouterr().err == (
         f"report: error: output_dir: {run / 'report'} is a link, and nothing is written where a "
         "link leads; put what it leads to in its place, or name another output_dir\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from lasaft.checkpoint import (
 )
 from lasaft.errors import CheckpointError, StageError
 from lasaft.files import atomic_path, atomic_write_json, file_sha256, recover_folder
+from pipeline.cluster.progress import say
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.checkpoints import epoch_folder
@@ -149,7 +149,7 @@ def _new_record(
 
 
 def _publish(place: Path, weights: dict[str, Tensor], record: dict[str, Any], source: Path) -> None:
-    sys.stderr.write(f"training: {place} is damaged; it is published again from {source}\n")
+    say(f"training: {place} is damaged; it is published again from {source}")
     with atomic_path(place / WEIGHTS) as temporary:
         save_tensors(weights, temporary)
     atomic_write_json(place / CONFIG, record)

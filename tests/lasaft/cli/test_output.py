@@ -73,14 +73,14 @@ def test_a_result_is_told_in_every_encoding(
 
 @pytest.mark.parametrize("ending", ["| true", ">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>&1 | true"])
 def test_a_result_that_nobody_reads_is_made(tmp_path: Path, command: str, ending: str) -> None:
-    codes, done = shell(f"{command} {tmp_path / 'a'} {ending}", tmp_path)
+    codes, done = shell(f"{command} {tmp_path / 'a'} --quiet {ending}", tmp_path)
     assert (codes[0], done.stderr) == (0, b"")
     stem = (tmp_path / "a" / NAME / "bass.wav").read_bytes()
     assert (stem[:4], len(stem) > 8000) == (b"RIFF", True)  # and nothing printed is in it
 
 
 def test_a_result_that_cannot_be_told_is_an_error_in_one_line(tmp_path: Path, command: str) -> None:
-    codes, done = shell(f"{command} {tmp_path / 'a'} > /dev/full", tmp_path)
+    codes, done = shell(f"{command} {tmp_path / 'a'} --quiet > /dev/full", tmp_path)
     assert (codes, done.stderr) == ([1], b"lasaft: No space left on device\n")
     assert (tmp_path / "a" / NAME / "bass.wav").is_file()
 
