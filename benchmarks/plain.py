@@ -43,8 +43,8 @@ class _PlainGPoCM(_PlainPoCM):
 class _PlainUNet(UNet):
     """Keeps the channels where they come, before frames and bins."""
 
-    def forward(self, spec: Tensor, source: Tensor) -> Tensor:
-        condition = self.conditioner(source)
+    def forward(self, spec: Tensor, wanted: Tensor) -> Tensor:
+        condition = self.conditioner(wanted)
         x = self.first(spec)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
