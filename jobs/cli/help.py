@@ -13,7 +13,7 @@ from lasaft.config import MODULATIONS, VARIANTS
 from lasaft.errors import ConfigError, Problem
 from lasaft.options import Option, did_you_mean
 from pipeline.config.plain_yaml import NamedFiles
-from pipeline.search.space_reader import SPACES
+from pipeline.search.space_reader import GRAMMAR, SPACES
 
 _GROUPS = {
     "model": "network, spectrogram, sources (--model NAME: --help networks)",
@@ -43,7 +43,7 @@ def help_page(job: str, topic: str, options: Mapping[str, Option]) -> str:
     elif name in ("networks", "network"):
         lines = _networks_page()
     elif name == "spaces":
-        lines = _files_page(SPACES, "searches")
+        lines = [*_files_page(SPACES, "searches"), "", "a file of your own:", GRAMMAR.rstrip()]
     elif name in groups:
         lines = _group_page(name, mine)
     elif name in options:

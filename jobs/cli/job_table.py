@@ -13,7 +13,7 @@ from pipeline.config.data import SYNTHETIC_COUNTS
 from pipeline.config.evaluate import set_problems
 from pipeline.config.folders import RunFolder, added_runs
 from pipeline.config.roles import names
-from pipeline.config.run import synthetic_songs, without_effect
+from pipeline.config.run import split_problems, synthetic_songs, without_effect
 from pipeline.search.problems import idle_in_trials, search_problems
 from pipeline.tracking.address import store_problems
 from pipeline.training.loop.identity import began_with, has_begun
@@ -197,6 +197,13 @@ def needs_songs_and_start(run: RunConfig) -> Iterator[Problem]:
         yield from search_problems(run)
 
 
+def _needs_run(run: RunConfig) -> Iterator[Problem]:
+    yield from needs_songs_and_start(run)
+    if synthetic_songs(run):
+        counts = {name.removeprefix("synthetic_"): name for name in SYNTHETIC_COUNTS}
+        yield from split_problems(run, {s: getattr(run.data, n) for s, n in counts.items()})
+
+
 def _needs_nothing(run: RunConfig) -> Iterator[Problem]:
     yield from ()
 
@@ -230,7 +237,7 @@ JOBS: Mapping[str, Job] = {
         "everything: songs, shards, training, scores, report; what is unchanged is skipped",
         (*_EVERYTHING, "search"),
         ("musdb_root", "output_dir", "batch_size", "max_epochs", "lr", "gpus", "precision", "seed"),
-        needs_songs_and_start,
+        _needs_run,
         idle_in_trials,
     ),
     "preprocess": Job(

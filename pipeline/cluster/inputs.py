@@ -17,7 +17,8 @@ from pipeline.cluster.store import FULL, Found, RemoteFolder, is_hidden
 from pipeline.config.folders import Input
 
 _THREADS = 16
-# Lists of splits and the like, which stand beside the tracks and are read with the names.
+# Lists of splits and the like beside the tracks, and what a song says of itself in YAML, are read
+# with the names.
 _SMALL_BYTES = 1 << 20
 
 
@@ -59,7 +60,8 @@ class InputFolder:
             )
         wanted = there
         if not self._source.whole:
-            wanted = {k: v for k, v in there.items() if "/" not in k and v.size <= _SMALL_BYTES}
+            small = {name: one for name, one in there.items() if one.size <= _SMALL_BYTES}
+            wanted = {k: v for k, v in small.items() if "/" not in k or k.endswith(".yaml")}
         self._fetch(self._lacking(wanted))
 
     @contextmanager

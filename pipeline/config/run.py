@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -183,6 +183,26 @@ def synthetic_songs(run: RunConfig) -> int:
     if run.data.musdb_root is not None:
         return 0
     return sum(getattr(run.data, name) for name in SYNTHETIC_COUNTS)
+
+
+def split_problems(run: RunConfig, songs: Mapping[str, int]) -> Iterator[Problem]:
+    """Yield what a run from songs to scores lacks, given how many songs each split has."""
+    needed = {"train": "training"}
+    if run.search.space is not None:
+        needed["valid"] = "a search, which compares trials by it,"
+    if run.evaluate.scores_dir is None:
+        needed.setdefault(run.evaluate.split, f"evaluation (split {run.evaluate.split})")
+    made = bool(synthetic_songs(run))
+    for split, stage in needed.items():
+        if not songs.get(split):
+            there = ", ".join(f"{count} {name}" for name, count in songs.items())
+            others = ("split", "space", "musdb_root", *SYNTHETIC_COUNTS)
+            yield Problem(
+                f"synthetic_{split}" if made else "musdb_root",
+                reason=f"there is no {split} song for {stage} ({there})",
+                allowed=f"one {split} song or more",
+                others=others,
+            )
 
 
 def without_effect(run: RunConfig) -> dict[str, Problem]:

@@ -19,6 +19,24 @@ from pipeline.search.space import RANGES, VARIANT, Constraints, Dimension, Space
 SPACES = NamedFiles("space", Path(__file__).resolve().parents[1] / "spaces")
 
 
+# What a file of one's own may hold, by an example that is one.
+GRAMMAR = """\
+options:                            # any option of the network, of training or of drawing
+  block: [tfc_tdf, tfc_lasaft]                      # choices: a list of values
+  lr: {log: [0.0001, 0.01]}                         # a range, drawn evenly by its logarithm
+  remix_probability: {uniform: [0.5, 1]}            # a range, drawn evenly; both ends are in it
+  n_internal_layers: {integer: [3, 7], step: 2}     # whole numbers, a step apart
+  num_tdfs: {choices: [4, 6], when: {block: tfc_lasaft}}   # where other options have these values
+  # model: [CUNET_TFC_FiLM, CUNET_TFC_GPoCM]        # named networks (--help networks), alone
+constraints:                        # what breaks one is drawn again; all may be left out
+  odd: [n_internal_layers]                          # whole numbers that must be odd
+  min_parameters: 1e5                               # the size of the network
+  max_parameters: 1e7
+  match_parameters: 1e6                             # every network gets this size,
+  width: internal_channels                          # by another value of this option
+"""
+
+
 def read_space(name: str) -> Space:
     """Return the space in a file, or the one of that name that comes with the program.
 

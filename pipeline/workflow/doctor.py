@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,15 +22,15 @@ from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.addresses import shown
 from pipeline.config.folders import RunFolder, cache_home
+from pipeline.config.run import split_problems
 from pipeline.data.shards.manifest import MANIFEST_NAME, ShardSettings, read_manifest
 from pipeline.data.shards.preprocess import needed_bytes
 from pipeline.data.shards.store import shard_place
 from pipeline.data.songs.checks import examine_tracks, fault_lines, grouped
 from pipeline.data.songs.folders import find_places
-from pipeline.data.songs.layouts import OF_MANY_STEMS
 from pipeline.data.songs.make import wants_songs
 from pipeline.data.songs.splits import SPLITS, SPLITS_FILE, normal
-from pipeline.data.songs.tracks import list_tracks, skipped_tracks
+from pipeline.data.songs.tracks import OTHER_IS_THE_REST, list_tracks, listing_notes
 from pipeline.data.songs.wanted import Wanted
 from pipeline.tracking.address import store_problems, tracking_address
 
@@ -108,20 +109,17 @@ def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
     usual = "/".join(map(str, MUSDB18_TRACKS.values()))
     yield "ok" if whole else "note", f"{listed} tracks (MUSDB18 has {usual})"
     places = find_places(root, wanted)
-    if layouts := sorted({str(place.layout) for place in places} - {"songs", "None"}):
-        yield "note", f"the layout is {', '.join(layouts)} (--layout)"
-    if skipped := skipped_tracks(root, wanted):
-        names = _some([str(track) for track in skipped])
-        yield "note", f"missing_stems skip leaves out {len(skipped)} songs: {names}"
+    notes = list(listing_notes(root, wanted))
+    for note in notes:
+        yield "note", note
     left_out = [place.name for place in places if place.split is None]
     if left_out:
         yield "note", f"{SPLITS_FILE} leaves out {len(left_out)} tracks: {_some(left_out)}"
     if not tracks[0].has_mixture:
         yield "note", "no track has a mixture file: the mixture is the sum of the sources"
     taken = {*map(normal, tracks[0].columns)}
-    if any(place.layout in OF_MANY_STEMS for place in places) and "other" in taken:
-        yield "note", "other is the sum of all stems that sources does not name"
-    elif spare := sorted({stem for place in places for stem in place.stems} - taken):
+    spare = sorted({stem for place in places for stem in place.stems} - taken)
+    if spare and OTHER_IS_THE_REST not in notes:
         yield "note", f"stems that sources does not name are not read: {_some(spare)}"
     found = examine_tracks(tracks, root=root, config=config)
     for fault in fault_lines(tracks, found):
@@ -134,6 +132,12 @@ def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
         hours[track.split] += count / wanted.sample_rate / 3600
     each = ", ".join(f"{count:.2f} {split}" for split, count in hours.items())
     yield "ok", f"{sum(hours.values()):.2f} hours of audio ({each})"
+    for problem in split_problems(config, counts):
+        yield "note", f"jobs.run is refused: {problem}"
+    splits = {split: {normal(t.name) for t in tracks if t.split == split} for split in SPLITS}
+    for one, other in combinations(SPLITS, 2):
+        if both := sorted(splits[one] & splits[other]):
+            yield "note", f"{one} and {other} both have {_some(both)}: is it one song?"
     shards = RunFolder.of(config).shards
     yield from _space(shards, needed_bytes(shards, ShardSettings.of(config), tracks, samples))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+from lasaft.errors import refuse
 from lasaft.files import atomic_write_bytes
 from pipeline import evaluation, report, search, training
 from pipeline.cluster.nodes import require_gpus
@@ -21,12 +23,14 @@ from pipeline.config import RunConfig, to_json, without_secrets
 from pipeline.config.fingerprints import content_hash, digest, listing_hash
 from pipeline.config.folders import RunFolder
 from pipeline.config.roles import RESUME, STANDS_FOR, identity, values
+from pipeline.config.run import split_problems
 from pipeline.data import shards, synthetic
 from pipeline.data.shards.manifest import MANIFEST_NAME, ShardSettings
 from pipeline.data.shards.objects import MARK_SUFFIX
 from pipeline.data.shards.store import shard_place
 from pipeline.data.songs.folders import find_places
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
+from pipeline.data.songs.tracks import list_tracks
 from pipeline.data.songs.wanted import Wanted
 from pipeline.data.synthetic.writer import song_list
 from pipeline.evaluation.excerpts import EXCERPTS
@@ -242,6 +246,8 @@ def _songs(config: RunConfig) -> str:
 def _preprocess(config: RunConfig) -> str:
     from pipeline.data.shards.preprocess import preprocess
 
+    songs = list_tracks(RunFolder.of(config).songs, Wanted.of(config.model, config.data))
+    refuse(split_problems(config, Counter(track.split for track in songs)))
     manifest = preprocess(config)
     frames = sum(track.frames for track in manifest.tracks)
     return f"{len(manifest.tracks)} tracks, {frames} frames, data hash {manifest.hash[:8]}"

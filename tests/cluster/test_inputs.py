@@ -31,6 +31,7 @@ def place(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         put_object(place, f"train/{name}/vocals.wav", bytes([number]) * _SONG_BYTES)
         put_object(place, f"train/{name}/bass.wav", b"bass")
     put_object(place, "splits.yaml", b"train: [a]")
+    put_object(place, "train/a/metadata.yaml", b"stems: {}")
     return place
 
 
@@ -52,8 +53,9 @@ def test_a_listed_folder_has_all_names_and_the_content_of_lists_alone(place: str
     InputFolder(source).list()
     assert source.root.name == "music"
     found = sorted(path for path in source.root.rglob("*") if path.is_file())
-    assert len(found) == 7
+    assert len(found) == 8
     assert (source.root / "splits.yaml").read_text() == "train: [a]"
+    assert (source.root / "train" / "a" / "metadata.yaml").read_text() == "stems: {}"
     song = source.root / "train" / "a" / "vocals.wav"
     assert song.stat().st_size == _SONG_BYTES
     assert not _has(source.root, "train/a/vocals.wav")

@@ -155,6 +155,23 @@ def test_nothing_is_told_that_follows_from_an_option_in_doubt(
     assert _begins(_told(job, words.split()), told)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--synthetic_valid 1 --synthetic_test 1", ["synthetic_train: there is no train song"]),
+        ("--synthetic_train 1", ["synthetic_test: there is no test song for evaluation"]),
+        ("--synthetic_train 1 --split train", []),
+        ("--synthetic_train 1 --split valid", ["synthetic_valid: there is no valid song"]),
+        (
+            "--synthetic_train 1 --synthetic_test 1 --space small",
+            ["synthetic_valid: there is no valid song for a search, which compares trials by it"],
+        ),
+    ],
+)
+def test_splits_that_a_run_lacks_are_told(words: str, told: list[str]) -> None:
+    assert _begins(_told("run", words.split()), told)
+
+
 @pytest.mark.parametrize("job", ["run", "train", "tune", "main"])
 def test_a_schedule_that_comes_after_the_early_stop_is_told(tmp_path: Path, job: str) -> None:
     preset, line = tmp_path / "own.yaml", "auto_lr_schedule: has no effect, because patience 51"
@@ -169,7 +186,7 @@ def test_a_schedule_that_comes_after_the_early_stop_is_told(tmp_path: Path, job:
 
 def test_the_other_lines_of_a_preset_with_a_fault_count(tmp_path: Path) -> None:
     preset = tmp_path / "own.yaml"
-    preset.write_text("nblocks: 7\nsynthetic_train: 1\ntarget_names: [piano]\n")
+    preset.write_text("nblocks: 7\nsynthetic_train: 1\nsynthetic_test: 1\ntarget_names: [piano]\n")
     told = ["own.yaml, line 1: nblocks: no such option", "target_names: got 'piano'"]
     assert _begins(_told("run", ["--preset", str(preset)]), told)
 

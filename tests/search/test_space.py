@@ -8,7 +8,9 @@ import pytest
 
 from jobs.cli import parse
 from lasaft.errors import ConfigError
-from pipeline.search.space_reader import SPACES, read_space
+from pipeline.search.space import RANGES
+from pipeline.search.space_reader import GRAMMAR, SPACES, read_space
+from tests.helpers import ROOT
 
 
 def _file(folder: Path, text: str) -> str:
@@ -36,6 +38,15 @@ def test_the_spaces_that_come_along_are_whole(name: str, tmp_path: Path) -> None
     with pytest.raises(ConfigError) as caught:
         parse(["--output_dir", str(tmp_path), "--space", name], "tune")
     assert [line.partition(":")[0] for line in map(str, caught.value.problems)] == ["shards_dir"]
+
+
+def test_the_grammar_in_help_and_guide_is_a_space(tmp_path: Path) -> None:
+    space = read_space(_file(tmp_path, GRAMMAR))
+    assert {one.kind for one in space.dimensions} == {"choices", *RANGES}
+    networks = "options:\n  model" + GRAMMAR.partition("# model")[2].partition("\n")[0]
+    assert read_space(_file(tmp_path, networks)).dimensions[0].kind == "choices"
+    assert GRAMMAR in str(parse(["--help", "spaces"], "tune").help)
+    assert GRAMMAR in (ROOT / "docs" / "guide.md").read_text("utf-8")
 
 
 def test_table_1_is_the_papers_six_networks_and_lightsaft() -> None:

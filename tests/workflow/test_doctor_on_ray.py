@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from jobs.doctor import main
 from pipeline.cluster import shared_storage
@@ -18,7 +19,7 @@ from pipeline.config import ClusterConfig, DataConfig, RunConfig, TrackingConfig
 from pipeline.workflow import doctor
 from tests.helpers.programs import path_without
 from tests.helpers.songs import make_musdb
-from tests.helpers.wavs import write_track
+from tests.helpers.wavs import noise, write_track
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
@@ -154,6 +155,45 @@ def test_what_is_worth_knowing_about_own_data_is_noted(tmp_path: Path) -> None:
         "stems that sources does not name are not read: 'flute'",
     ]
     assert notes[4] == "0.00 hours of audio (0.00 train, 0.00 valid, 0.00 test)"
+
+
+def test_the_doctor_names_layout_remedies_and_what_a_run_lacks(tmp_path: Path) -> None:
+    for song, stems in {"train/a": ("x", "y"), "train/b": ("x",), "valid/a": ("x", "y")}.items():
+        write_track(tmp_path / "songs" / song, stems=stems)
+    for name in ("1", "2"):
+        soundfile.write(tmp_path / "songs" / "train" / "a" / f"{name}.wav", noise(1), 44100)
+    config = _on(tmp_path, tmp_path / "songs")
+    (fault,) = _faults(config, "songs")
+    assert fault.endswith(
+        "no song has a stem called vocals, drums, bass, other; found: x (3), y (2), 1 (1), 2 (1); "
+        "allowed: names that are there, such as --sources 1,2,x,y"
+    )
+    model = config.model.model_copy(update={"sources": ("x", "y")})
+    config = config.model_copy(update={"model": model})
+    (fault,) = _faults(config, "songs")
+    assert fault.startswith("train/b: y.wav is missing; --missing_stems silence reads silence")
+    data = config.data.model_copy(update={"missing_stems": "skip"})
+    notes = [text for _, text in doctor._songs(config.model_copy(update={"data": data}))]
+    assert "missing_stems skip leaves out 1 songs: train/b" in notes
+    assert "train and valid both have 'a': is it one song?" in notes
+    assert any("there is no test song for evaluation" in note for note in notes)
+    for name in ("Track00001", "Track00002"):
+        (tmp_path / "slakh" / "train" / name).mkdir(parents=True)
+        (tmp_path / "slakh" / "train" / name / "metadata.yaml").write_text(
+            "stems: {S00: {inst_class: Guitar}, S01: {inst_class: Bass}}"
+        )
+        for stem in ("stems/S00", "stems/S01", "mix"):
+            file = tmp_path / "slakh" / "train" / name / f"{stem}.flac"
+            file.parent.mkdir(exist_ok=True)
+            soundfile.write(file, noise(0.1, channels=1), 44100)
+    model = model.model_copy(update={"sources": ("bass", "other")})
+    config = _on(tmp_path, tmp_path / "slakh").model_copy(update={"model": model})
+    notes = [text for verdict, text in doctor._songs(config) if verdict == "note"]
+    assert notes[1:4] == [
+        "the layout is slakh (--layout)",
+        "other is the sum of all stems that sources does not name",
+        "train/Track00001, train/Track00002: every stem is mono: both channels are it",
+    ]
 
 
 def test_songs_that_a_node_does_not_see_are_a_fault(

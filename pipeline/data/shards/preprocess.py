@@ -14,7 +14,7 @@ from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.locks import alone
 from pipeline.cluster.parcels import parcel
-from pipeline.cluster.progress import Progress
+from pipeline.cluster.progress import Progress, say
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -34,7 +34,7 @@ from pipeline.data.shards.upload import upload_shards
 from pipeline.data.songs.checks import examine_tracks, refuse_faults
 from pipeline.data.songs.make import fetch_songs
 from pipeline.data.songs.splits import SPLITS
-from pipeline.data.songs.tracks import Track, list_tracks
+from pipeline.data.songs.tracks import Track, list_tracks, listing_notes
 from pipeline.data.songs.wanted import Wanted
 
 STAGED = ".repair"  # in the shard folder: where a repair builds damaged tracks
@@ -57,7 +57,10 @@ def preprocess(config: RunConfig) -> Manifest:
     if folders.shards_address is not None:
         store = RemoteFolder(folders.shards_address)
     fetch_songs(config)
-    tracks = list_tracks(folders.songs, Wanted.of(config.model, config.data))
+    wanted = Wanted.of(config.model, config.data)
+    tracks = list_tracks(folders.songs, wanted)
+    for note in listing_notes(folders.songs, wanted):
+        say(f"preprocess: {note}")
     recorded = _recorded(folders.shards, store)
     found = examine_tracks(
         tracks,

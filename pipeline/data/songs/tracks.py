@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lasaft.errors import AudioError, DataError
 from lasaft.files import file_sha256
+from lasaft.output import shown
 from pipeline.config.data import Layout
 from pipeline.data.songs.audio_files import (
     STEM_MP4_STREAMS,
@@ -27,6 +28,8 @@ from pipeline.data.songs.folders import STEM_MP4_SUFFIX, Place, find_places
 from pipeline.data.songs.layouts import MIXTURE, OF_MANY_STEMS, OF_ONE_STEM
 from pipeline.data.songs.splits import normal
 from pipeline.data.songs.wanted import Wanted
+
+OTHER_IS_THE_REST = "other is the sum of all stems that sources does not name"
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def list_tracks(musdb_root: Path, wanted: Wanted) -> list[Track]:
     split: lists of names under ``train``, ``valid`` and ``test``; tracks may then lie in the root
     too, and what it does not name is left out. Hidden folders and files are no tracks. Where no
     track of the set has a mixture, it is the sum of the sources. With ``missing_stems`` skip, a
-    track that lacks a source is left out (:func:`skipped_tracks` are those).
+    track that lacks a source is left out.
 
     Args:
         musdb_root: the data set's folder.
@@ -120,9 +123,18 @@ def list_tracks(musdb_root: Path, wanted: Wanted) -> list[Track]:
     return kept
 
 
-def skipped_tracks(musdb_root: Path, wanted: Wanted) -> list[Track]:
-    """Return the tracks that ``missing_stems`` skip leaves out."""
-    return [track for track in _all_tracks(musdb_root, wanted) if _is_skipped(track)]
+def listing_notes(musdb_root: Path, wanted: Wanted) -> Iterator[str]:
+    """Yield what is worth knowing of the tracks below ``musdb_root``: layout, what is left out."""
+    tracks = _all_tracks(musdb_root, wanted)
+    layouts = {track.layout for track in tracks} - {None, "songs"}
+    if layouts:
+        yield f"the layout is {', '.join(sorted(map(str, layouts)))} (--layout)"
+    if not layouts.isdisjoint(OF_MANY_STEMS) and "other" in wanted.sources:
+        yield OTHER_IS_THE_REST
+    if skipped := [str(track) for track in tracks if _is_skipped(track)]:
+        more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        named = ", ".join(map(shown, skipped[:5]))
+        yield f"missing_stems skip leaves out {len(skipped)} songs: {named}{more}"
 
 
 def _is_skipped(track: Track) -> bool:
