@@ -2,13 +2,15 @@
 
     python -m benchmarks.learning [--output docs/learning.svg] [--presets laptop,demo]
     python -m benchmarks.learning --presets "" [--blocks 3] [--layers 1] [--seeds 3] [--steps 600]
+    python -m benchmarks.learning --presets "" --phases 4     # one grid of windows against four
 
 The presets ``demo`` and ``laptop`` are trained on the same songs; their SDR per source against
 epochs is drawn. Then GPoCM with LaSAFT and FiLM without a frequency transform are trained as
 ``laptop`` is, for equal steps and with several seeds, and a table is printed. With 3 blocks of one
 convolution the network sees few bins, and what a frequency transform adds shows early; with the
-preset's 5 blocks of two it takes thousands of steps (docs/notes.md). Two trainings run at a time,
-each on one thread: half an hour on two idle cores, ten minutes without the presets.
+preset's 5 blocks of two it takes thousands of steps (docs/notes.md). With ``--phases`` GPoCM with
+LaSAFT alone is trained, on shards of one grid of windows and of several. ``--jobs`` trainings run at
+a time, each on one thread: half an hour on two idle cores, ten minutes without the presets.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ from matplotlib.ticker import MaxNLocator
 from benchmarks.measure import Table
 from jobs.cli import parse
 from lasaft.config import VARIANTS, ModelConfig
-from pipeline.config import RunConfig, from_json, to_json
+from pipeline.config import DataConfig, RunConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.journal import read_history
 from pipeline.training.loop.worker import run_session
+from tests.helpers.shards import make_shards
 from tests.helpers.small_training import make_data
 
 NETWORKS = ("CUNET_TFC_GPoCM_LaSAFT", "CUNET_TFC_FiLM")
@@ -51,14 +54,17 @@ def preset(name: str, root: Path) -> RunConfig:
     return parse(words, "run").config
 
 
-def compared(network: str, size: dict[str, int], seed: int, steps: int, root: Path) -> RunConfig:
-    """Return a training of ``steps`` steps of the laptop's network, or of its plainer form."""
+def compared(name: str, size: dict[str, int], seed: int, steps: int, root: Path) -> RunConfig:
+    """Return a training of ``steps`` steps of one of ``NETWORKS``, or of the first on more grids."""
     laptop = preset("laptop", root)
-    changed = {**VARIANTS[network], **size}
+    if name not in NETWORKS:
+        data = laptop.data.model_copy(update={"shards_dir": root / name / "shards"})
+        laptop = laptop.model_copy(update={"data": data})
+    changed = {**VARIANTS[name if name in NETWORKS else NETWORKS[0]], **size}
     model = ModelConfig.model_validate(laptop.model.model_dump() | changed)
     epochs = steps // (laptop.train.steps_per_epoch or steps)
     train = laptop.train.model_copy(update={"max_epochs": epochs, "seed": seed})
-    place = root / f"{network} {seed}"
+    place = root / f"{name} {seed}"
     return laptop.model_copy(update={"model": model, "train": train, "output_dir": place})
 
 
@@ -100,6 +106,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600, help="of each, whole epochs of 150")
     parser.add_argument("--presets", default="laptop,demo", help="curves that are drawn")
+    parser.add_argument("--phases", type=int, default=1, help="grids, against one grid")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     options = parser.parse_args()
     size = {"n_blocks": options.blocks, "n_internal_layers": options.layers}
     steps, seeds = options.steps, range(options.seeds)
@@ -112,14 +120,19 @@ def main() -> int:
         songs = {"train": data.synthetic_train, "valid": data.synthetic_valid}
         kind = {"seconds": data.synthetic_seconds, "seed": data.synthetic_seed}
         make_data(root, laptop, **songs, **kind)
+        contest = NETWORKS
+        if options.phases > 1:
+            contest = (f"{options.phases} grids", NETWORKS[0])
+            data = DataConfig(musdb_root=root / "songs", phases=options.phases)
+            make_shards(laptop.model_copy(update={"output_dir": root / contest[0], "data": data}))
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(2, mp_context=context) as pool:
+        with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
             curves = {name: pool.submit(learn, to_json(preset(name, root))) for name in names}
             texts = {
                 network: [to_json(compared(network, size, seed, steps, root)) for seed in seeds]
-                for network in NETWORKS
+                for network in contest
             }
-            runs = {name: [pool.submit(learn, each) for each in texts[name]] for name in NETWORKS}
+            runs = {name: [pool.submit(learn, each) for each in texts[name]] for name in contest}
         if names:
             draw({name: curves[name].result() for name in sorted(names)}, options.output)
     print(

@@ -222,7 +222,7 @@ def _said_by_the_checkpoint(run: RunConfig) -> dict[str, Problem]:
 
 
 # All of the group but filed_mode, which jobs.main alone reads.
-_DATA = (*_SONGS, *_SHARDS, "max_frames_per_shard", *_DRAWING)
+_DATA = (*_SONGS, *_SHARDS, "max_frames_per_shard", "phases", *_DRAWING)
 _EVERYTHING = ("output_dir", "model", *_DATA, "train", "evaluate", "tracking", "cluster")
 
 # In the order of the workflow: look first, do all of it, or step by step.
@@ -244,7 +244,7 @@ JOBS: Mapping[str, Job] = {
         "turns songs into shards of spectrograms",
         (
             "output_dir", *_SONGS, *_SPECTROGRAM, *_SHARDS, "max_frames_per_shard",
-            "cluster",
+            "phases", "cluster",
         ),
         ("musdb_root", "shards_dir", "output_dir", "n_fft", "hop_length", "dev_mode", "num_cpus"),
         _needs_songs,

@@ -48,6 +48,13 @@ class DataConfig(Settings):
     max_frames_per_shard: int = option(
         16384, "STFT frames in one shard file, made by one task", ge=256, role="songs"
     )
+    phases: int = option(
+        1,
+        "grids of windows in the shards, hop_length / phases samples apart",
+        ge=1,
+        le=64,
+        role="songs",
+    )
     dev_mode: bool = option(False, "a small subset: one track a split", role="songs")
 
     synthetic_train: int = option(0, "synthetic songs for training", ge=0, le=9999, role="place")

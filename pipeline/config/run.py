@@ -151,6 +151,9 @@ def run_problems(run: RunConfig) -> Iterator[Problem]:
         reason = f"allowed with synthetic songs: {', '.join(MUSDB18_SOURCES)}"
         others = ("musdb_root", *SYNTHETIC_COUNTS)
         yield Problem("sources", ", ".join(sources), reason=reason, others=others)
+    if run.data.phases > run.model.hop_length:
+        allowed = f"at most hop_length ({run.model.hop_length})"
+        yield Problem("phases", run.data.phases, allowed, others=("hop_length",))
     if search.trial_gpus is not None and train.processes > 1:
         allowed = "only with one process a trial"
         yield Problem("trial_gpus", search.trial_gpus, allowed, others=PROCESS_COUNT)

@@ -62,7 +62,7 @@ OPTIONS = {
     """,
     "songs": """
         data.musdb_is_wav data.layout data.resample data.missing_stems data.length_tolerance
-        data.max_frames_per_shard data.dev_mode
+        data.max_frames_per_shard data.phases data.dev_mode
     """,
     "way": """
         data.cache_gb data.filed_mode train.compile train.activation_checkpointing
@@ -124,7 +124,8 @@ def test_the_end_of_a_training_is_part_of_it_where_the_rate_depends_on_it() -> N
 
 
 def test_what_shards_are_made_with_has_the_role_shards() -> None:
-    settings = set(ShardSettings.model_fields) - {"format", "channels", "max_frames_per_shard"}
+    of_songs = {"format", "channels", "max_frames_per_shard", "phases"}
+    settings = set(ShardSettings.model_fields) - of_songs
     assert settings <= set(names("shards"))
 
 

@@ -230,7 +230,7 @@ class _Meter:
     """
 
     def __init__(self, settings: ShardSettings, at: int) -> None:
-        self.at, self._columns = at, settings.columns
+        self.at, self._columns = at, settings.streams
         self._span = settings.frames_per_shard * settings.hop_length
         self._peaks: dict[tuple[int, str], float] = defaultdict(float)
         self._energies: dict[tuple[int, str], float] = defaultdict(float)

@@ -28,13 +28,14 @@ class Part:
 def parts_of(samples: int, settings: ShardSettings) -> list[Part]:
     """Return the parts of a track of ``samples``, one for each shard."""
     half, hop, full = settings.n_fft // 2, settings.hop_length, settings.frames_per_shard
+    later = settings.shift(settings.phases - 1)
     total = settings.frames(samples)
     parts = []
     for number, first in enumerate(range(0, total, full)):
         frames = min(full, total - first)
         # The end of a track is mirrored from its last half window.
-        start = max(0, min(first * hop - half, samples - half - 1))
-        windows_end, own_end = (first + frames - 1) * hop + half + 1, (first + frames) * hop
+        start = max(0, min(first * hop - half, samples - half - later - 1))
+        windows_end, own_end = (first + frames - 1) * hop + half + later + 1, (first + frames) * hop
         stop = min(samples, max(windows_end, own_end))
         parts.append(Part(number, first, frames, start, stop, samples))
     return parts
@@ -49,7 +50,7 @@ def spectrogram_batches(
 
     Args:
         blocks: float32 [column, channel, sample], in order; those of ``part``, if it is given.
-        settings: n_fft and hop_length.
+        settings: n_fft, hop_length and phases: the frames of further grids come later.
         part: make these frames only (None: the whole track).
 
     Yields:
@@ -60,6 +61,7 @@ def spectrogram_batches(
         DataError: the track is too short for one frame.
     """
     n_fft, hop, half = settings.n_fft, settings.hop_length, settings.n_fft // 2
+    later = settings.shift(settings.phases - 1)
     step, window = FRAMES_PER_BATCH * hop, torch.hann_window(n_fft)
     at_start = part is None or part.first_frame == 0
     # A part may read samples before its first window, which only the mirror at the end needs.
@@ -70,32 +72,40 @@ def spectrogram_batches(
     for block in blocks:
         seen += block.shape[-1]
         pending = block if pending is None else torch.cat([pending, block], dim=-1)
-        if not begun and seen > half:
+        if not begun and seen > half + later:
             if at_start:
                 pending = torch.cat([pending[..., 1 : half + 1].flip(-1), pending], dim=-1)
             begun = True
         # n_fft samples stay behind: the end is mirrored from them.
         while begun and pending.shape[-1] >= skip + step + n_fft + half:
-            yield _frames(pending[..., skip : skip + step - hop + n_fft], window, settings)
+            yield _frames(pending[..., skip : skip + step - hop + n_fft + later], window, settings)
             pending = pending[..., skip + step :]
             skip = 0
             made += FRAMES_PER_BATCH
     if pending is None or not begun:
-        raise DataError(f"has {seen} samples; allowed: more than n_fft / 2 = {half}")
-    pending = torch.cat([pending, pending[..., -half - 1 : -1].flip(-1)], dim=-1)[..., skip:]
+        shift = " and the last grid's shift" if later else ""
+        raise DataError(f"has {seen} samples; allowed: more than n_fft / 2{shift} = {half + later}")
+    mirrored = pending[..., -half - later - 1 : -1].flip(-1)
+    pending = torch.cat([pending, mirrored], dim=-1)[..., skip:]
     left = (settings.frames(seen) if part is None else part.frames) - made
     for count in batch_rows(left):
-        yield _frames(pending[..., : (count - 1) * hop + n_fft], window, settings)
+        yield _frames(pending[..., : (count - 1) * hop + n_fft + later], window, settings)
         pending = pending[..., step:]
 
 
 def _frames(audio: Tensor, window: Tensor, settings: ShardSettings) -> Tensor:
-    columns, channels, _ = audio.shape
-    flat, n_fft, hop = audio.reshape(columns * channels, -1), settings.n_fft, settings.hop_length
-    flat = torch.stft(flat, n_fft, hop, window=window, center=False, return_complex=True)
-    spectrum, frames = flat.unflatten(0, (columns, channels)), flat.shape[-1]
+    """Return the frames of every column; of the last samples only the last grid has a use."""
+    streams, channels, samples = audio.shape
+    n_fft, hop, sources = settings.n_fft, settings.hop_length, len(settings.sources)
+    frames = (samples - settings.shift(settings.phases - 1) - n_fft) // hop + 1
+    columns = len(settings.columns)
     rows = torch.empty(columns, frames, 2 * channels, settings.bins, dtype=torch.float16)
-    by_frame = spectrum.permute(0, 3, 1, 2)
-    rows[:, :, :channels].copy_(by_frame.real)
-    rows[:, :, channels:].copy_(by_frame.imag)
+    of_grid = [streams] + [sources] * (settings.phases - 1)
+    for grid, part in enumerate(rows.split(of_grid)):
+        first = settings.shift(grid)
+        flat = audio[: len(part), :, first : first + (frames - 1) * hop + n_fft].flatten(0, 1)
+        flat = torch.stft(flat, n_fft, hop, window=window, center=False, return_complex=True)
+        by_frame = flat.unflatten(0, (len(part), channels)).permute(0, 3, 1, 2)
+        part[:, :, :channels].copy_(by_frame.real)
+        part[:, :, channels:].copy_(by_frame.imag)
     return rows

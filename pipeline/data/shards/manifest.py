@@ -43,22 +43,42 @@ class ShardSettings(Settings):
     n_fft: Annotated[int, Field(ge=2)]
     hop_length: Annotated[int, Field(ge=1)]
     max_frames_per_shard: Annotated[int, Field(ge=FRAMES_PER_BATCH)]
+    # Grids of frames, hop_length / phases apart; of one nothing is said.
+    phases: Annotated[int, Field(ge=1, exclude_if=lambda phases: phases == 1)] = 1
 
     @classmethod
     def of(cls, config: RunConfig) -> ShardSettings:
         """Return the settings that ``config`` asks for."""
         model = config.model
-        if MIXTURE in model.sources or len(set(model.sources)) < len(model.sources):
+        marked = any("@" in source for source in model.sources) and config.data.phases > 1
+        if marked or MIXTURE in model.sources or len(set(model.sources)) < len(model.sources):
             raise ConfigError(
                 f"sources: got {', '.join(model.sources)}; allowed: names that differ from each "
-                f"other and from {MIXTURE!r}"
+                f"other and from {MIXTURE!r}, with phases above 1 without @"
             )
-        return cls(**_fixed_by(model), max_frames_per_shard=config.data.max_frames_per_shard)
+        data = config.data
+        made = {name: getattr(data, name) for name in ("max_frames_per_shard", "phases")}
+        return cls(**_fixed_by(model), **made)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """What is in the shards: the sources, then the mixture."""
+        return (*self.sources, MIXTURE)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of a shard: the sources, then the mixture."""
-        return (*self.sources, MIXTURE)
+        """The columns of a shard: the streams, then the sources on the further grids."""
+        grids = range(1, self.phases)
+        return (*self.streams, *(self.on_grid(name, n) for n in grids for name in self.sources))
+
+    @staticmethod
+    def on_grid(source: str, grid: int) -> str:
+        """Return the column of a source on one of the grids, from 0."""
+        return f"{source}@{grid}" if grid else source
+
+    def shift(self, grid: int) -> int:
+        """Return by how many samples the frames of a grid come later than those of the first."""
+        return grid * self.hop_length // self.phases
 
     @property
     def bins(self) -> int:
@@ -169,7 +189,7 @@ def track_entry(records: Sequence[ShardRecord]) -> TrackEntry:
             peak=max(record.loudness[column].peak for record in records),
             rms=(sum(record.loudness[column].energy for record in records) / values) ** 0.5,
         )
-        for column in first.settings.columns
+        for column in first.settings.streams
     }
     return TrackEntry(
         name=first.name,

@@ -70,6 +70,13 @@ def preprocess(config: RunConfig) -> Manifest:
     )
     refuse_faults(tracks, found)
     samples = [findings.samples for findings in found]
+    if settings.phases > 1:
+        size = needed_bytes(folders.shards, settings, tracks, samples) / 1e9
+        times = len(settings.columns) / len(settings.streams)
+        say(
+            f"preprocess: {settings.phases} grids of windows: {size:.2f} GB are still to be made, "
+            f"{times:g} times as many as with one"
+        )
     with alone_in_shards(config):
         for place in (folders.shards, *([] if store is None else [store])):
             _refuse_other_settings(place, settings)

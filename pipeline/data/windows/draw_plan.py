@@ -22,7 +22,7 @@ class DrawPlan:
         batch_size: windows a step, over all processes together.
         micro_batches: parts of a step, one after the other.
         track: int32 [sample, source], an index into ``tracks``.
-        start: int32 [sample, source], the first frame.
+        start: int32 [sample, source], the first frame, counted on all grids of the shards together.
         condition: int64 [sample], the target's place in the manifest's sources.
         members: float32 [sample, source], 1 for each source of the target: that of ``condition``
             and others. None: it is the only one.
@@ -31,7 +31,7 @@ class DrawPlan:
         share: float32 [sample, source], how much of a source a second window is; mostly 0. The
             source is (1 - share) * the first window + share * the second, then swapped and scaled.
         second_track: int32 [sample, source], an index into ``tracks``.
-        second_start: int32 [sample, source], the second window's first frame.
+        second_start: int32 [sample, source], the second window's first frame, counted so too.
     """
 
     tracks: tuple[TrackEntry, ...]
@@ -222,6 +222,7 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
     lengths = np.array([track.frames for track in tracks])
     counts = windows_of_pass(tracks, config)
     lacking = _lacking(tracks, manifest.settings.sources)
+    number = epoch  # of the pass that the epoch is, or is a part of
     if config.data.draw == "iid":
         track = windows.integers(0, len(tracks), shape)
         start = windows.integers(0, lengths[track] - frames + 1)
@@ -244,6 +245,8 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
         )
         mine = slice(part * samples, (part + 1) * samples)
         condition, (track, start) = condition[mine], places[:, mine]
+    grids = _Grids(manifest, config, number)
+    start = grids.placed(start, track, len(tracks))
     as_in_the_song = remixes.random(shape[0]) >= config.data.remix_probability
     for drawn in (track, start):
         of_target = np.take_along_axis(drawn, condition[:, None], axis=1)
@@ -264,8 +267,38 @@ def draw_plan(manifest: Manifest, config: RunConfig, epoch: int) -> DrawPlan:
         swap=swap,
         share=_shares(mixups, config.data, shape),
         second_track=second_track.astype(np.int32),
-        second_start=second_start.astype(np.int32),
+        second_start=grids.placed(second_start, second_track).astype(np.int32),
     )
+
+
+class _Grids:
+    """Puts windows on the grids of the shards, each as often: a draw of its own.
+
+    With ``coverage``, the windows of a source in a track are on one grid in a pass, and so touch.
+
+    Args:
+        number: of the pass, or of the epoch where there are none.
+    """
+
+    def __init__(self, manifest: Manifest, config: RunConfig, number: int) -> None:
+        self._phases = manifest.settings.phases
+        seed = [config.train.seed, number, int(manifest.hash, 16), self._phases]
+        self._random, self._covers = np.random.default_rng(seed), config.data.draw == "coverage"
+
+    def placed(self, frame: np.ndarray, track: np.ndarray, tracks: int = 0) -> np.ndarray:
+        """Return the starts of windows [sample, source], counted on all grids.
+
+        Args:
+            frame: their first frames on a grid.
+            track: an index of their tracks.
+            tracks: how many there are, where the windows may have to cover them.
+        """
+        if self._phases == 1:
+            return frame
+        if not (tracks and self._covers):
+            return frame * self._phases + self._random.integers(0, self._phases, frame.shape)
+        grids = self._random.integers(0, self._phases, (tracks, frame.shape[1]))
+        return frame * self._phases + grids[track, np.arange(frame.shape[1])]
 
 
 def _covering(

@@ -168,23 +168,26 @@ class ShardSet:
         self.close()
 
     def _places(
-        self, track: TrackEntry, start: int, count: int
-    ) -> Iterator[tuple[ShardEntry, int, int, int]]:
-        """Yield (shard, batch, first row, rows) of the frames ``start`` to ``start + count``."""
-        frame, end = start, min(start + count, track.frames)
-        per_shard = self.manifest.settings.frames_per_shard
+        self, track: TrackEntry, column: str, start: int, count: int
+    ) -> Iterator[tuple[ShardEntry, str, int, int, int]]:
+        """Yield (shard, its column, batch, first row, rows) of the ``count`` frames of a window."""
+        settings = self.manifest.settings
+        frame, grid = divmod(start, settings.phases)
+        end, per_shard = min(frame + count, track.frames), settings.frames_per_shard
+        name = settings.on_grid(column, grid)
         while frame < end:
             number, row = divmod(frame, per_shard)
             batch, first = divmod(row, FRAMES_PER_BATCH)
             rows = min(FRAMES_PER_BATCH - first, track.shards[number].frames - row, end - frame)
-            yield track.shards[number], batch, first, rows
+            yield track.shards[number], name, batch, first, rows
             frame += rows
 
     def shards_of(self, track: TrackEntry, start: int, count: int) -> Iterator[ShardEntry]:
         """Yield the shards that hold a window."""
         per_shard = self.manifest.settings.frames_per_shard
-        last = min(start + count, track.frames) - 1
-        yield from track.shards[start // per_shard : last // per_shard + 1]
+        frame = start // self.manifest.settings.phases
+        last = min(frame + count, track.frames) - 1
+        yield from track.shards[frame // per_shard : last // per_shard + 1]
 
     def read_rows(
         self, track: TrackEntry, column: str, start: int, out: Tensor, *, swap: bool = False
@@ -192,6 +195,7 @@ class ShardSet:
         """Copy the frames from ``start`` on into ``out``, zeros after the track's end.
 
         Args:
+            start: the first frame, counted on all grids together: frame * phases + grid.
             out: [frame, 2 * channels, bins], float16 or float32, of any length and strides; a
                 contiguous float16 one is filled as fast as memory is copied.
             swap: left and right change places (stereo).
@@ -200,8 +204,8 @@ class ShardSet:
             DataError: a byte in the window is not what the manifest says.
         """
         at = 0
-        for entry, batch, first, rows in self._places(track, start, len(out)):
-            values = self.reader(entry).batch(column, batch)[first : first + rows]
+        for entry, name, batch, first, rows in self._places(track, column, start, len(out)):
+            values = self.reader(entry).batch(name, batch)[first : first + rows]
             piece = out[at : at + rows]
             if out.dtype == torch.float16:
                 values, piece = values.view(torch.int16), piece.view(torch.int16)  # copied faster
@@ -222,5 +226,5 @@ class ShardSet:
 
     def prefetch(self, track: TrackEntry, column: str, start: int, count: int) -> None:
         """Ask the system to read a window that will be needed soon."""
-        for entry, batch, first, rows in self._places(track, start, count):
-            self.reader(entry).prefetch(column, batch, first, rows)
+        for entry, name, batch, first, rows in self._places(track, column, start, count):
+            self.reader(entry).prefetch(name, batch, first, rows)

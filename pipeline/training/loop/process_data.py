@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from pipeline.config import RunConfig
+from pipeline.data.shards.manifest import ShardSettings
 from pipeline.data.windows.draw_plan import DrawPlan, draw_plan, steps_per_epoch
 from pipeline.data.windows.loader import Batch, BatchLoader, ValidationTrack, validation_tracks
 from pipeline.data.windows.reader import ShardSet
@@ -73,9 +74,9 @@ class ShardData:
 
     def describe(self, epoch: int, batch: int, windows: Sequence[int]) -> str:
         """Return where these windows of a global batch come from: tracks and frames."""
-        plan, sources = self._plan(epoch), self._shards.manifest.settings.sources
+        plan, settings = self._plan(epoch), self._shards.manifest.settings
         first = batch * plan.batch_size
-        texts = [_window(plan, first + number, sources) for number in windows[:_MOST_DESCRIBED]]
+        texts = [_window(plan, first + number, settings) for number in windows[:_MOST_DESCRIBED]]
         more = len(windows) - len(texts)
         return "; ".join(texts) + (f"; and {more} more" if more else "")
 
@@ -92,10 +93,11 @@ class ShardData:
         )
 
 
-def _window(plan: DrawPlan, sample: int, sources: Sequence[str]) -> str:
-    parts = []
+def _window(plan: DrawPlan, sample: int, settings: ShardSettings) -> str:
+    parts, sources = [], settings.sources
     for place, source in enumerate(sources):
-        track, start = plan.tracks[plan.track[sample, place]], int(plan.start[sample, place])
+        track = plan.tracks[plan.track[sample, place]]
+        start = int(plan.start[sample, place]) // settings.phases
         parts.append(f"{source} of {track.name!r} frames {start}-{start + plan.num_frame - 1}")
     target = "+".join(sources[place] for place in plan.target(sample))
     return ", ".join(parts) + f" (target {target})"

@@ -130,6 +130,31 @@ def test_windows_cross_batches_and_end_in_zeros(folder: Path, manifest: Manifest
         assert (window[:, inside:] == 0).all()
 
 
+def test_shards_of_several_grids_hold_those_of_one(
+    tmp_path: Path, config: RunConfig, folder: Path
+) -> None:
+    data = config.data.model_copy(update={"max_frames_per_shard": 300, "phases": 2})
+    several = make_shards(config.model_copy(update={"output_dir": tmp_path, "data": data}))
+    whole, shards = read_manifest(folder), ShardSet(tmp_path / "shards", several)
+    track, before = several.tracks[0], whole.tracks[0]
+    assert (track.frames, track.levels) == (before.frames, before.levels)
+    sizes = [sum(shard.size_bytes for shard in one.shards) for one in (track, before)]
+    assert sizes[0] == pytest.approx(9 / 5 * sizes[1], rel=0.01)  # the mixture is there once
+    one, other, later = torch.empty(3, 4, 300, 257)
+    shards.read_window(track, "bass", 2 * 130, one)
+    ShardSet(folder, whole).read_window(before, "bass", 130, other)
+    assert torch.equal(one, other)
+    shards.read_window(track, "bass", 2 * 130 + 1, later)
+    audio = read_track(list_tracks(RunFolder.of(config).songs, Wanted(config.model.sources))[0])
+    first = 130 * 256 + 128 - 256  # half a hop later; frames are centred
+    samples = audio.sources[2, :, first : first + 299 * 256 + 512]
+    window = torch.hann_window(512)
+    spec = torch.stft(samples, 512, 256, window=window, center=False, return_complex=True)
+    truth = torch.cat([spec.real, spec.imag]).transpose(1, 2)
+    torch.testing.assert_close(later, truth, rtol=2**-10, atol=1e-3)
+    assert "phases" not in whole.settings.model_dump_json()
+
+
 def test_a_long_track_is_several_shards(tmp_path: Path, config: RunConfig, folder: Path) -> None:
     data = config.data.model_copy(update={"max_frames_per_shard": 300})
     split = config.model_copy(update={"output_dir": tmp_path, "data": data})

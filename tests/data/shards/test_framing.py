@@ -13,7 +13,7 @@ from pipeline.data.shards.manifest import ShardSettings
 
 
 def _settings(
-    n_fft: int, hop: int, channels: int = 2, max_frames_per_shard: int = 65536
+    n_fft: int, hop: int, channels: int = 2, max_frames_per_shard: int = 65536, phases: int = 1
 ) -> ShardSettings:
     return ShardSettings(
         sources=("a",),
@@ -22,6 +22,7 @@ def _settings(
         n_fft=n_fft,
         hop_length=hop,
         max_frames_per_shard=max_frames_per_shard,
+        phases=phases,
     )
 
 
@@ -66,12 +67,15 @@ def test_frames_equal_torch_for_any_length_and_blocks(
     samples=st.integers(33, 40_000),
     block=st.integers(500, 20_000),
     shape=st.sampled_from([(64, 16), (64, 32), (64, 48), (64, 64), (64, 100)]),
+    phases=st.integers(1, 3),
 )
 @settings(max_examples=60, deadline=None)
 def test_parts_together_are_the_whole_bit_for_bit(
-    samples: int, block: int, shape: tuple[int, int]
+    samples: int, block: int, shape: tuple[int, int], phases: int
 ) -> None:
-    audio, wanted = _audio(samples), _settings(*shape, max_frames_per_shard=256)
+    samples += 2 * 100 // 3 * (phases > 1)
+    wanted = _settings(*shape, max_frames_per_shard=256, phases=phases)
+    audio = _audio(samples)
     whole = torch.cat(list(spectrogram_batches([audio], wanted)), dim=1)
     parts = parts_of(samples, wanted)
     made = []
@@ -81,6 +85,26 @@ def test_parts_together_are_the_whole_bit_for_bit(
         assert frames.shape[1] == part.frames
         made.append(frames)
     assert torch.equal(torch.cat(made, dim=1), whole)
+
+
+@pytest.mark.parametrize(("samples", "hop", "phases"), [(70, 32, 4), (9000, 32, 3), (9017, 20, 2)])
+def test_the_frames_of_further_grids_are_those_of_later_samples(
+    samples: int, hop: int, phases: int
+) -> None:
+    audio, wanted = _audio(samples), _settings(64, hop, phases=phases)
+    assert wanted.columns == ("a", "mixture", "a@1", "a@2", "a@3")[: phases + 1]
+    made = torch.cat(list(spectrogram_batches(audio.split(1000, dim=-1), wanted)), dim=1)
+    first = torch.cat(list(spectrogram_batches([audio], _settings(64, hop))), dim=1)
+    assert torch.equal(made[:2], first)
+    for grid in range(1, phases):
+        shift = grid * hop // phases
+        mirrored = audio[:1, :, -33 - shift : -1].flip(-1)
+        around = torch.cat([audio[:1, :, 1:33].flip(-1), audio[:1], mirrored], -1)[..., shift:]
+        flat, window = around.flatten(0, 1), torch.hann_window(64)
+        spec = torch.stft(flat, 64, hop, window=window, center=False, return_complex=True)
+        truth = torch.cat([spec.real, spec.imag]).permute(2, 0, 1)[: made.shape[1]].half()
+        assert truth.shape == made[1 + grid].shape
+        torch.testing.assert_close(made[1 + grid].float(), truth.float(), rtol=2**-10, atol=1e-5)
 
 
 def test_blocks_do_not_change_a_bit() -> None:

@@ -28,7 +28,11 @@ ARRAYS = (
 
 
 def _manifest(
-    *frames: int, split: str = "train", peak: float = 0.5, lacking: tuple[str, ...] = ()
+    *frames: int,
+    split: str = "train",
+    peak: float = 0.5,
+    lacking: tuple[str, ...] = (),
+    phases: int = 1,
 ) -> Manifest:
     """Tracks of so many frames; those with an odd number lack some sources."""
     settings = ShardSettings(
@@ -38,6 +42,7 @@ def _manifest(
         n_fft=2048,
         hop_length=1024,
         max_frames_per_shard=65536,
+        phases=phases,
     )
     tracks = []
     for number, count in enumerate(frames):
@@ -176,6 +181,31 @@ def test_coverage_reads_no_part_of_a_song_more_often_than_another() -> None:
     assert total.mean() == 200 * 4 * 4 * 1280 / 1200
     parts = total.reshape(10, 120).mean(axis=1) / total.mean()
     np.testing.assert_allclose(parts, 1, atol=0.03)
+
+
+@pytest.mark.parametrize("draw", ["iid", "coverage"])
+@pytest.mark.parametrize("remix", [1.0, 0.5])
+def test_windows_are_on_each_grid_as_often(draw: str, remix: float) -> None:
+    data = {"draw": draw, "mixup_probability": 0.5, "remix_probability": remix}
+    plan = draw_plan(_manifest(*[1000] * 50, phases=4), _config(data=data, steps_per_epoch=500), 0)
+    for start in (plan.start, plan.second_start):
+        assert 0 <= start.min() <= start.max() < 4 * (1000 - 128 + 1)
+        # Of 16,000 draws 5 deviations, with coverage of 50 tracks times 4 sources.
+        few = draw == "coverage" and start is plan.start
+        share = np.bincount(start.ravel() % 4, minlength=4) / start.size
+        np.testing.assert_allclose(share, 0.25, atol=0.15 if few else 0.018)
+    whole = (plan.start == plan.start[:, :1]).all(axis=1).mean()
+    assert whole == pytest.approx(1 - remix, abs=0.05)
+
+
+def test_coverage_covers_on_one_grid_of_each_song_and_source() -> None:
+    config = _config(data={"draw": "coverage"}, steps_per_epoch=3)
+    for first in (0, 3):
+        plans = [draw_plan(_manifest(1000, 517, phases=4), config, first + n) for n in range(3)]
+        for place in range(4):
+            tracks = np.concatenate([plan.track[:, place] for plan in plans])
+            grids = np.concatenate([plan.start[:, place] for plan in plans]) % 4
+            assert all(len(set(grids[tracks == track])) == 1 for track in (0, 1))
 
 
 @pytest.mark.parametrize(("world_size", "micro_batches"), [(2, 1), (2, 2), (2, 4), (4, 2), (8, 1)])
