@@ -9,8 +9,8 @@ epochs is drawn. Then GPoCM with LaSAFT and FiLM without a frequency transform a
 ``laptop`` is, for equal steps and with several seeds, and a table is printed. With 3 blocks of one
 convolution the network sees few bins, and what a frequency transform adds shows early; with the
 preset's 5 blocks of two it takes thousands of steps (docs/notes.md). With ``--phases`` GPoCM with
-LaSAFT alone is trained, on shards of one grid of windows and of several. ``--jobs`` trainings run at
-a time, each on one thread: half an hour on two idle cores, ten minutes without the presets.
+LaSAFT alone is trained, on shards of one grid of windows and of several. ``--jobs`` trainings run
+at a time, each on one thread: half an hour on two idle cores, ten minutes without the presets.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def preset(name: str, root: Path) -> RunConfig:
 
 
 def compared(name: str, size: dict[str, int], seed: int, steps: int, root: Path) -> RunConfig:
-    """Return a training of ``steps`` steps of one of ``NETWORKS``, or of the first on more grids."""
+    """Return a training of ``steps`` steps of one of ``NETWORKS``, or the first's on more grids."""
     laptop = preset("laptop", root)
     if name not in NETWORKS:
         data = laptop.data.model_copy(update={"shards_dir": root / name / "shards"})
