@@ -289,8 +289,8 @@ JOBS: Mapping[str, Job] = {
     ),
     "report": Job(
         "makes tables, plots and players from scores",
-        ("output_dir", "add", "split", "checkpoint", "report_audio", "tracking"),
-        ("output_dir", "add", "split", "report_audio"),
+        ("output_dir", "add", "split", "checkpoint", "report_audio", "single_file", "tracking"),
+        ("output_dir", "add", "split", "report_audio", "single_file"),
         _needs_scores,
     ),
     "main": Job(

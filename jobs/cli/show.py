@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.workflow.steps import StepResult
 
 
+_TABLES = 4  # the most that people read in a terminal
 _OF_INTEREST = ("model", "estimates", "scores")  # the bounds come after them
 
 
@@ -114,7 +115,10 @@ def read_summaries(config: RunConfig) -> list[Summary]:
 
 
 def scores_result(config: RunConfig, report: ReportResult | None = None) -> Result:
-    """Return the scores of a run, a table a system beside the mixture's; 1 where songs failed."""
+    """Return the scores of a run, a table a system beside the mixture's; 1 where songs failed.
+
+    Of a report the systems are ranked first; of many systems there is nothing else.
+    """
     from pipeline.evaluation.score_table import score_table
 
     summaries = read_summaries(config) if report is None else report.summaries
@@ -131,6 +135,8 @@ def scores_result(config: RunConfig, report: ReportResult | None = None) -> Resu
         "failed": failed,
         "output_dir": RunFolder.of(config).shown,
     }
+    if report is not None and len(tables) > 1:
+        tables = [report.ranking, *(tables if len(tables) <= _TABLES else [])]
     lines = ["\n\n".join(table.rstrip() for table in tables)]
     if failed:
         lines.append(f"\n{len(failed)} failed, and the figures are about the others:")

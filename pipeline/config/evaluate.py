@@ -50,7 +50,10 @@ class EvaluateConfig(Settings):
         None, "sums of sources (vocals+bass) that are scored too, each against the rest"
     )
     rescore: bool = option(False, "score songs again whose files lack metrics of today")
-    report_audio: int = option(1, "songs with players in the report", ge=0, le=20)
+    report_audio: int = option(1, "songs with players in the report", ge=0, le=200)
+    single_file: bool = option(
+        False, "the report as one file, with all its sounds in it", role="way"
+    )
 
     @field_validator("checkpoint", "estimates_dir", "scores_dir", mode="plain")
     @classmethod

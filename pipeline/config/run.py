@@ -236,7 +236,8 @@ def without_effect(run: RunConfig) -> dict[str, Problem]:
         idle |= no_effect(scoring, "estimates_dir holds finished estimates", "estimates_dir")
     names, because = ("scores_kind", "scores_data"), "scores_dir is None"
     if run.evaluate.scores_dir is not None:
-        names = (*scoring, "estimates_dir", "verify", "oracles", "scenario", "sets", "report_audio")
+        names = ("estimates_dir", "verify", "oracles", "scenario", "sets", "rescore")
+        names = (*scoring, *names, "report_audio")
         because = "scores_dir holds finished scores"
     idle |= no_effect(names, because, "scores_dir")
     if not run.tracking.log:

@@ -20,19 +20,22 @@ from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.evaluation.summary import Summary, read_summary, require_scores
 from pipeline.report.board import BOUNDS, Board, build_board
 from pipeline.report.comparisons import read_entry
-from pipeline.report.media import read_songs
+from pipeline.report.media import Shelf, read_songs
 from pipeline.report.page import render_page
-from pipeline.report.tables import csv_text, json_text, latex_text, markdown_text
+from pipeline.report.tables import csv_text, json_text, latex_text, markdown_text, ranking_text
 from pipeline.report.training_curves import read_curves
+
+AUDIO = "audio"  # folder beside the page, of what is heard and seen on demand
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """The page, all files of the report (what a tracking server should keep), what they show."""
+    """The page, the texts of the report (``audio`` beside them is on the page), what they show."""
 
     page: Path
     files: list[Path]
     summaries: list[Summary]
+    ranking: str  # the board as a table for a terminal
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,14 @@ def write_report(config: RunConfig) -> ReportResult:
         say(f"report: {line}")
     played = {r.name for r in board.measured if r.kind in ("model", "estimates")}
     labels = {f.name: e.name for f, e in list(entries.items())[: len(own)] if e.name in played}
-    excerpts = folder.estimates / EXCERPTS / lead.data.split
+    excerpts, audio = folder.estimates / EXCERPTS / lead.data.split, folder.report / AUDIO
+    shelf = Shelf(None if config.evaluate.single_file else audio)
     commands, settings = _origin(config, lead)
     page = render_page(
         board,
         _without_secrets(settings),
-        songs=read_songs(excerpts, labels, config.evaluate.report_audio),
+        songs=read_songs(excerpts, labels, config.evaluate.report_audio, shelf),
+        single_file=config.evaluate.single_file,
         training=read_curves(folder.metrics),
         provenance=list(_provenance(board)),
         commands=_without_secrets(commands),
@@ -94,8 +99,9 @@ def write_report(config: RunConfig) -> ReportResult:
     }
     for name, text in texts.items():
         atomic_write_bytes(folder.report / name, text.encode())
+    shelf.clear(audio)
     paths = [folder.report / name for name in texts]
-    return ReportResult(paths[0], paths, summaries)
+    return ReportResult(paths[0], paths, summaries, ranking_text(board))
 
 
 def _scored(run: RunFolder) -> list[_Scored]:

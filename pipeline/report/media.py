@@ -1,10 +1,12 @@
-"""Short sounds and their spectrograms as data URIs, so that the page asks no server for them."""
+"""Short sounds and their spectrograms, beside the page or in it."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +17,10 @@ import soxr
 from PIL import Image
 
 from lasaft.errors import DataError
+from lasaft.files import atomic_write_bytes
 from pipeline.evaluation.excerpts import EXCERPT_FILE, MIXTURE_FILE, REFERENCE_FOLDER
 
+_VERSION = 1  # raised by whoever changes how sounds or pictures are made
 _WIDTH, _HEIGHT = 460, 96  # pixels of a spectrogram
 _LOWEST_HZ, _HIGHEST_HZ = 40.0, 16_000.0
 RANGE_DB = 72.0
@@ -28,7 +32,7 @@ _QUALITY = 55  # of the pictures, in per cent: a third of the size of PNG, and n
 
 @dataclass(frozen=True)
 class Clip:
-    """One sound on the page: what it is, an MP3 and a spectrogram as data URIs."""
+    """One sound on the page: what it is, and where an MP3 and a spectrogram of it are."""
 
     label: str
     audio: str
@@ -43,26 +47,57 @@ class Song:
     start_seconds: float
     seconds: float
     mixture: Clip
-    columns: list[str]
-    rows: dict[str, list[Clip | None]]
+    rows: dict[str, list[Clip]]
 
 
-def read_songs(folder: Path, systems: dict[str, str], most: int) -> list[Song]:
+class Shelf:
+    """Where sounds and pictures go: files in a folder beside the page, or into the page itself.
+
+    What is there already is not made again: its name is that of its content.
+
+    Args:
+        folder: beside the page; None: everything becomes a data URI.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._kept: set[str] = set()
+
+    def put(self, name: str, kind: str, make: Callable[[], bytes]) -> str:
+        """Return the address of ``name`` on the page; ``make`` gives its bytes."""
+        if self._folder is None:
+            return f"data:{kind};base64,{base64.b64encode(make()).decode()}"
+        self._kept.add(name)
+        if not (self._folder / name).is_file():
+            atomic_write_bytes(self._folder / name, make())
+        return f"{self._folder.name}/{name}"
+
+    def clear(self, folder: Path) -> None:
+        """Remove from ``folder`` what no page shows any more."""
+        for file in folder.glob("*"):
+            if file.name not in self._kept:
+                file.unlink()
+        if folder.is_dir() and not self._kept:
+            folder.rmdir()
+
+
+def read_songs(folder: Path, systems: dict[str, str], most: int, shelf: Shelf) -> list[Song]:
     """Read the excerpts that ``evaluate`` left below ``folder``, at most ``most`` songs.
 
     Args:
         folder: of one split; a folder for each song.
         systems: the name on the page for each folder name of a system, in the order to show.
         most: how many songs to show.
+        shelf: where their sounds and pictures go.
 
     Raises:
         DataError: an excerpt cannot be read.
     """
     found = sorted(folder.glob(f"*/{EXCERPT_FILE}")) if folder.is_dir() else []
-    return [_read_song(file, systems) for file in found[:most]]
+    return [_read_song(file, systems, shelf) for file in found[:most]]
 
 
-def _read_song(file: Path, systems: dict[str, str]) -> Song:
+def _read_song(file: Path, systems: dict[str, str], shelf: Shelf) -> Song:
     folder = file.parent
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
@@ -70,27 +105,28 @@ def _read_song(file: Path, systems: dict[str, str]) -> Song:
         start, seconds = float(facts["start_seconds"]), float(facts["seconds"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: not the facts of an excerpt ({error}); evaluate again") from error
-    mixture, rate = _read(folder / MIXTURE_FILE)
-    loudest = float(_spectrum(mixture, rate).max())
-    present = {name: label for name, label in systems.items() if (folder / name).is_dir()}
+    mixture = _read(folder / MIXTURE_FILE)
+    loudest = float(_spectrum(*mixture).max())
 
-    def clip(path: Path, label: str) -> Clip | None:
-        if not path.is_file():
-            return None
-        wave, rate = _read(path)
-        return Clip(label, _mp3(wave, rate), _picture(_spectrum(wave, rate), loudest))
+    def clip(path: Path, label: str) -> Clip:
+        digest = hashlib.sha256(f"{_VERSION} {loudest} ".encode() + path.read_bytes()).hexdigest()
+        name = digest[:20]
+        audio = shelf.put(f"{name}.mp3", "audio/mpeg", lambda: _mp3(*_read(path)))
+        picture = shelf.put(
+            f"{name}.webp", "image/webp", lambda: _picture(_spectrum(*_read(path)), loudest)
+        )
+        return Clip(label, audio, picture)
 
-    columns = {REFERENCE_FOLDER: "reference", **present}
+    columns = {REFERENCE_FOLDER: "reference", **systems}
     rows = {
         source: [
-            clip(folder / name / f"{source}.wav", f"{source}, {label}, {track}")
+            clip(path, label)
             for name, label in columns.items()
+            if (path := folder / name / f"{source}.wav").is_file()
         ]
         for source in sources
     }
-    whole = clip(folder / MIXTURE_FILE, f"mixture, {track}")
-    assert whole is not None
-    return Song(track, start, seconds, whole, list(columns.values()), rows)
+    return Song(track, start, seconds, clip(folder / MIXTURE_FILE, "mixture"), rows)
 
 
 def _read(path: Path) -> tuple[np.ndarray, int]:
@@ -101,15 +137,15 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
         raise DataError(f"{path}: cannot read this excerpt ({error}); evaluate again") from error
 
 
-def _mp3(wave: np.ndarray, rate: int) -> str:
-    """Return ``wave`` [sample, channel] as a data URI, at the nearest rate that MP3 has above."""
+def _mp3(wave: np.ndarray, rate: int) -> bytes:
+    """Return ``wave`` [sample, channel] as MP3, at the nearest rate that MP3 has above."""
     known = next((hz for hz in _MP3_HZ if hz >= rate), _MP3_HZ[-1])
     if known != rate:
         wave, rate = soxr.resample(wave, rate, known), known
     buffer = io.BytesIO()
     clipped = np.clip(wave, -1, 1)  # MP3 decoders clip anyway; estimates can pass full scale
     soundfile.write(buffer, clipped, rate, format="MP3", compression_level=0.75)
-    return "data:audio/mpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def _spectrum(wave: np.ndarray, rate: int) -> np.ndarray:
@@ -130,12 +166,12 @@ def _spectrum(wave: np.ndarray, rate: int) -> np.ndarray:
     return 10 * np.log10(bands[::-1] + 1e-12)
 
 
-def _picture(level: np.ndarray, loudest: float) -> str:
-    """Return ``level`` [bin, frame] in dB as a data URI of a picture, ``loudest`` brightest."""
+def _picture(level: np.ndarray, loudest: float) -> bytes:
+    """Return ``level`` [bin, frame] in dB as a picture in WebP, ``loudest`` brightest."""
     scaled = np.clip(1 + (level - loudest) / RANGE_DB, 0, 1)
     image = Image.fromarray(np.round(scaled * (_LEVELS - 1)).astype(np.uint8), mode="P")
     colours = matplotlib.colormaps["magma"](np.linspace(0, 1, _LEVELS))[:, :3]
     image.putpalette((colours * 255).round().astype(np.uint8).tobytes())
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "WEBP", quality=_QUALITY, method=6)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()

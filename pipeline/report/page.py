@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside it."""
+"""The report as one HTML page; beside it lie at most its sounds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -20,7 +21,7 @@ from pipeline.evaluation.summary import AGGREGATION, LARGEST_DB, METRIC, aggrega
 from pipeline.report.board import AGGREGATIONS, BOUNDS, ORACLES, Board, Row, by_average, column
 from pipeline.report.comparisons import AVERAGE, MARKED_DB
 from pipeline.report.media import RANGE_DB
-from pipeline.report.plots import SERIES, box_plot
+from pipeline.report.plots import SERIES, strip, ticks
 from pipeline.report.statistics import CONFIDENCE, FEWEST_TRACKS, METHOD
 
 _METRIC_WORDS = {
@@ -58,7 +59,7 @@ def render_page(board: Board, config: Mapping[str, Any] | None, **content: Any) 
         content: songs (:class:`Song`), training (:class:`Curves`), provenance (pairs of name and
             text) and commands, each from files, none from the clock or this machine.
     """
-    lead, plotted = board.lead, _plotted(board)
+    lead = board.lead
     scored = {key[1] for row in board.measured for key in row.cells}
     metrics = [metric for metric in ALL_METRICS if metric in scored]
     return render(
@@ -66,8 +67,8 @@ def render_page(board: Board, config: Mapping[str, Any] | None, **content: Any) 
         board=board, columns=[*board.sources, AVERAGE], definitions=lead.definitions,
         rows=sorted([*board.measured, *board.published], key=by_average),
         cards=_cards(board), pairs=_pairs(board), contradictions=list(_contradictions(board)),
-        marked=MARKED_DB, tracks=_tracks(board), plotted=plotted,
-        boxes={metric: _boxes(board, plotted, metric) for metric in metrics},
+        marked=MARKED_DB, tracks=_tracks(board),
+        spread={m: found for m in metrics if (found := _spread(board, m)) is not None},
         nan_frames=lead.nan_frames if any(lead.nan_frames.values()) else {},
         has_oracle=any(row.kind in ORACLES for row in board.measured),
         config_text=config and json.dumps(config, indent=2, ensure_ascii=False),
@@ -182,22 +183,30 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(numbers) / len(numbers) if numbers and len(numbers) == len(values) else None
 
 
-def _plotted(board: Board) -> list[tuple[int, Row]]:
-    """Return the systems of the box plots with the numbers of their colours, the bounds last."""
-    base = [row for row in board.measured if row.kind == "mixture"][:1]
-    lead = [row for row in board.measured if row.name == board.lead.name and row not in base]
-    others = [row for row in board.measured if row not in (*lead, *base)]
-    others = sorted(others, key=lambda row: row.kind in BOUNDS)[: SERIES - 2]
-    return [*((0, row) for row in lead), *enumerate(others, 2), *((1, row) for row in base)]
+def _spread(board: Board, metric: str) -> dict[str, Any] | None:
+    """Return the box plots of every measured system that has the metric, the best first.
 
-
-def _boxes(board: Board, plotted: Sequence[tuple[int, Row]], metric: str) -> str:
-    columns = []
-    for colour, row in plotted:
+    None where no song has a number.
+    """
+    rows: list[tuple[Row, dict[str, list[float]]]] = []
+    for row in sorted(board.measured, key=lambda row: by_average(row, metric)):
         assert row.summary is not None
-        scores = {}
-        for source in board.sources:
-            values = column(row.summary, board.lead, source, metric).values()
-            scores[source] = [v for v in values if v is not None and v <= LARGEST_DB]
-        columns.append((colour, scores))
-    return box_plot(columns, metric + unit(metric), f"box-{metric}")
+        columns = {s: column(row.summary, board.lead, s, metric).values() for s in board.sources}
+        numbers = {
+            source: [v for v in values if v is not None and v <= LARGEST_DB]
+            for source, values in columns.items()
+        }
+        if any(numbers.values()):
+            rows.append((row, numbers))
+    together = {s: [v for _, numbers in rows for v in numbers[s]] for s in board.sources}
+    axes = {source: ticks(values) for source, values in together.items() if values}
+
+    def tone(row: Row) -> str:
+        return "lead" if row.summary is board.lead else "bound" if row.kind in BOUNDS else "other"
+
+    cells = [
+        (row, {s: (float(np.median(v)), trusted(strip(v, axes[s], tone(row))))
+               for s, v in numbers.items() if v})
+        for row, numbers in rows
+    ]  # fmt: skip
+    return {"axes": axes, "rows": cells} if rows else None

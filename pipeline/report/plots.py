@@ -9,10 +9,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 SERIES = 6
 # Placeholder colours which the SVG's text exchanges for CSS variables: one plot for light and dark.
@@ -31,50 +30,43 @@ _STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def box_plot(
-    columns: Sequence[tuple[int, Mapping[str, Sequence[float]]]], label: str, name: str
-) -> str:
-    """Return box plots over tracks: a group for each source, a box for each system.
+def ticks(numbers: Sequence[float]) -> list[float]:
+    """Return the marks of an axis that holds all ``numbers``: few, and round."""
+    return list(MaxNLocator(3, min_n_ticks=2).tick_values(min(numbers), max(numbers)))
+
+
+def strip(numbers: Sequence[float], marks: Sequence[float], tone: str) -> str:
+    """Return a box plot that lies on its side, as an SVG that is as wide as its place.
+
+    The box spans the quartiles, whiskers reach the farthest number within 1.5 times the box, and
+    dots are the numbers.
 
     Args:
-        columns: for each system the number of its colour, below ``SERIES``, and for each source
-            the tracks' median scores in dB.
-        label: of the axis, with its unit.
-        name: unlike that of every other plot of the page: the prefix of the SVG's ids.
-
-    Boxes span the quartiles, whiskers the most extreme track within 1.5 times the box; dots are
-    tracks.
+        numbers: one a track.
+        marks: of the axis, which ends with the outer ones.
+        tone: the name of its colour on the page.
     """
-    sources = list(columns[0][1])
-    width = 0.76 / len(columns)
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for index, (colour, scores) in enumerate(columns):
-            place = (index - (len(columns) - 1) / 2) * width
-            for group, source in enumerate(sources):
-                _box(axes, scores[source], group + place, width * 0.72, _COLOURS[colour])
-        axes.set_xticks(range(len(sources)), sources)
-        axes.set_xlim(-0.6, len(sources) - 0.4)
-        axes.set_ylabel(label)
+    def at(value: float) -> str:
+        return f"{100 * (value - marks[0]) / (marks[-1] - marks[0]):.4g}"
 
-    return draw(name, (8.6, 3.5), paint)
-
-
-def _box(axes: Axes, numbers: Sequence[float], place: float, width: float, colour: str) -> None:
-    if not numbers:
-        return
-    line = {"color": colour, "linewidth": 1.3}
-    axes.boxplot(
-        [numbers], positions=[place], widths=width, showfliers=False, patch_artist=True,
-        boxprops={"facecolor": colour, "alpha": 0.22, "edgecolor": colour, "linewidth": 1.3},
-        medianprops={"color": colour, "linewidth": 2.6, "solid_capstyle": "butt"},
-        whiskerprops=line, capprops=line, manage_ticks=False,
-    )  # fmt: skip
-    # Dots spread over the box in the order of their values' digits: no random jitter, same bytes.
-    spread = (np.arange(len(numbers)) * 0.618) % 1 - 0.5
-    dots = {"markersize": 3.2, "color": colour, "alpha": 0.75, "markeredgewidth": 0}
-    axes.plot(place + spread * width * 0.6, numbers, "o", **dots)
+    values = np.sort(numbers)
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    reach = 1.5 * (high - low)
+    inside = values[(values >= low - reach) & (values <= high + reach)]
+    # Dots lie over the box in the order of the golden ratio: no random jitter, same bytes.
+    dots = [f"M{at(v)} {10 + 9 * (n * 0.618 % 1 - 0.5):.3g}h0" for n, v in enumerate(values)]
+    paths = {
+        "grid": "".join(f"M{at(mark)} 0v20" for mark in marks),
+        "box": f"M{at(low)} 4H{at(high)}V16H{at(low)}z",
+        "line": f"M{at(inside[0])} 10H{at(low)}M{at(high)} 10H{at(inside[-1])}",
+        "dots": "".join(dots),
+        "middle": f"M{at(middle)} 4V16",
+    }
+    drawn = "".join(f'<path class="{name}" d="{d}"/>' for name, d in paths.items())
+    text = f"median {middle:.2f}, quartiles {low:.2f} and {high:.2f}"
+    box = 'viewBox="0 0 100 20" preserveAspectRatio="none"'
+    return f'<svg class="strip {tone}" {box} role="img" aria-label="{text}">{drawn}</svg>'
 
 
 def curves(
@@ -158,31 +150,4 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r"; font-family: [^;\"]*", "", text)
     # A hundredth of a point is enough for places; what is to be read stays as it is.
     text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), text)
-    return _short(re.sub(r"\n\s*", "\n", text))
-
-
-# What box plots have hundreds of, as matplotlib writes it: dots, and the lines of the boxes.
-_DOT = (
-    r'<use href="#\w+" x="([\d.]+)" y="([\d.]+)" '
-    r'style="fill: var\(--series-(\d)\); fill-opacity: [\d.]+"/>\n'
-)
-_LINE = (
-    r'clip-path="[^"]*" style="fill: none; stroke: var\(--series-(\d)\); stroke-width: 1.3; '
-    r'stroke-linecap: square"'
-)
-
-
-def _short(text: str) -> str:
-    """Return the same picture in less text: dots as one path, styles that recur as classes."""
-
-    def one_path(run: re.Match[str]) -> str:
-        dots = re.findall(_DOT, run[0])
-        places = "".join(f"M{x} {y}h0" for x, y, _ in dots)
-        return f'<path class="d{dots[0][2]}" d="{places}"/>\n'
-
-    text = re.sub(f"(?:{_DOT})+", one_path, text)
-    text = re.sub(_LINE, r'class="l\1"', text)
-    for marker in re.findall(r'<defs>\n<path id="(\w+)"', text):
-        if f"#{marker}" not in text:
-            text = re.sub(rf'<defs>\n<path id="{marker}"[^>]*>\n</defs>\n', "", text)
-    return re.sub(r"<g>\n(<path [^>]*/>)\n</g>", r"\1", text)
+    return re.sub(r"\n\s*", "\n", text)

@@ -8,7 +8,13 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.evaluation.summary import aggregation_of, unit, usual_aggregation
+from pipeline.evaluation.summary import (
+    AGGREGATION,
+    METRIC,
+    aggregation_of,
+    unit,
+    usual_aggregation,
+)
 from pipeline.report.board import Board, Cell, PublishedTable, Row, by_average
 from pipeline.report.comparisons import AVERAGE
 
@@ -113,6 +119,22 @@ _MD = {ord(character): f"\\{character}" for character in "\\`*_{}[]#~"} | {
 
 def _md(text: str) -> str:
     return " ".join(text.translate(_MD).split())
+
+
+def ranking_text(board: Board) -> str:
+    """Return the systems as a table for a terminal, the best average first, with their places."""
+    lines = [["place", "system", *board.sources, AVERAGE]]
+    for row in board.measured:
+        place = row.places.get(AVERAGE)
+        text = "-" if place is None else "-".join(map(str, dict.fromkeys(place)))
+        lines.append([text, row.name, *_figures(board, row)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rows = (
+        "  ".join(f"{cell:{'<' if n < 2 else '>'}{widths[n]}}" for n, cell in enumerate(line))
+        for line in lines
+    )
+    head = f"{board.title}: {METRIC} in dB, {AGGREGATION}; places that the tests leave open"
+    return "\n".join([head, *rows])
 
 
 def latex_text(board: Board) -> str:

@@ -190,6 +190,7 @@ class Workflow:
             inputs=lambda: {
                 "options": {
                     "report_audio": settings.report_audio,
+                    "single_file": settings.single_file,
                     "split": settings.split,
                     "run_id": self.config.tracking.run_id,
                 },

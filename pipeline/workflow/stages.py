@@ -121,13 +121,15 @@ def make_report(config: RunConfig) -> ReportResult:
     """Write the report; MLflow gets its files, and the table of all systems on it."""
     from pipeline.evaluation.score_files import ALL_METRICS
     from pipeline.evaluation.summary import usual_aggregation
-    from pipeline.report.build import write_report
+    from pipeline.report.build import AUDIO, write_report
 
     folder = RunFolder.of(config)
     with Tracker(config, folder) as tracker:
         result = write_report(config)
         for file in result.files:
             tracker.log_artifact(file, "report")
+        if (folder.report / AUDIO).is_dir():
+            tracker.log_artifact(folder.report / AUDIO, f"report/{AUDIO}")
         rows = [
             [s.name, source, *(getattr(row[m], usual_aggregation(m)) for m in ALL_METRICS)]
             for s in result.summaries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -80,11 +81,39 @@ def _numbers(texts: list[str]) -> list[float]:
     return [float(text.replace("\u2212", "-")) for text in texts]
 
 
-def test_nothing_but_the_file_itself_is_loaded(page: Page) -> None:
+def test_nothing_but_the_page_and_its_pictures_is_loaded_before_a_sound_is_played(
+    page: Page,
+) -> None:
     outside = [url for url in page.requests if not url.startswith(("file:", "data:", "about:"))]
     assert outside == []
-    assert sum(url.startswith("file:") for url in page.requests) == 1
+    kinds = [url.rpartition(".")[2] for url in page.requests if url.startswith("file:")]
+    assert sorted(kinds) == ["html"] + ["webp"] * (1 + 4 * 3)
     assert page.problems == []
+
+
+def _axe() -> Path | None:
+    for package in ("axe_core_python", "axe_playwright_python"):
+        found = find_spec(package)
+        if found is not None and found.origin is not None:
+            return Path(found.origin).with_name("axe.min.js")
+    return None
+
+
+@pytest.mark.skipif(_axe() is None, reason="needs axe: pip install --no-deps axe-core-python")
+@pytest.mark.parametrize("width", [390, 0])
+def test_axe_finds_nothing_serious(page: Page, width: int) -> None:
+    page.be_narrow(width)
+    page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    script = _axe()
+    assert script is not None
+    page.run(script.read_text() + ";0")
+    page.run("window.found = null; axe.run().then((result) => { window.found = result; }); 0")
+    page.wait_for("window.found !== null")
+    found = page.run(
+        "found.violations.map((v) => [v.impact, v.id, v.nodes.map((n) => n.html.slice(0, 120))])"
+    )
+    page.be_narrow(0)
+    assert [each for each in found if each[0] in ("serious", "critical")] == []
 
 
 def test_hostile_names_are_only_text(page: Page) -> None:
@@ -120,8 +149,9 @@ def test_another_score_is_shown_and_sorted_by(page: Page) -> None:
     assert sorted(after) != sorted(before)
     order = _numbers(_column(page, "table.board", 5))
     assert order == sorted(order, reverse=True)
-    shown = "[...document.querySelectorAll('#spread figure')].filter((f) => f.offsetHeight).length"
+    shown = "[...document.querySelectorAll('#spread table')].filter((f) => f.offsetHeight).length"
     assert page.run(shown) == 1
+    assert page.run("document.querySelectorAll('#spread table.spread tbody tr').length") == 10 * 3
     page.run("document.querySelector('input[value=mean]').click()")
     assert _column(page, "table.board", 1) != after
     page.run("document.querySelector('input[value=median]').click()")
@@ -130,6 +160,9 @@ def test_another_score_is_shown_and_sorted_by(page: Page) -> None:
 
 
 def test_every_player_loads_and_one_takes_over_from_the_other(page: Page) -> None:
+    assert page.run("[...document.querySelectorAll('audio')].every((a) => a.readyState === 0)")
+    page.run("document.querySelectorAll('audio').forEach((a) => a.load())")
+    page.run("document.querySelectorAll('audio').forEach((a) => { a.preload = 'auto'; })")
     page.wait_for("[...document.querySelectorAll('audio')].every((a) => a.readyState > 0)")
     lengths = page.run("[...document.querySelectorAll('audio')].map((a) => a.duration)")
     assert len(lengths) == 1 + 4 * 3  # the mixture; four sources of reference and two systems
