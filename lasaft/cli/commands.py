@@ -1,4 +1,4 @@
-"""The ``lasaft`` command: separate songs, score stems, import and export networks."""
+"""The ``lasaft`` command: separate songs, score stems, import and export networks, their cards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lasaft import __version__
+from lasaft.card import CARDS, Licences, card_of, read_cards, stated
+from lasaft.checkpoint_record import CONFIG, read_record
 from lasaft.cli.completion import SHELLS, completion
 from lasaft.cli.console import (
     complain,
@@ -24,6 +26,7 @@ from lasaft.cli.help import row
 from lasaft.cli.separate import SEPARATE
 from lasaft.config import Settings, option
 from lasaft.errors import ConfigError, LasaftError, Problem
+from lasaft.files import atomic_write_json
 from lasaft.options import did_you_mean, options_of
 from lasaft.output import be_quiet, keep_output, say, shown
 
@@ -127,7 +130,8 @@ def _export(given: Given) -> int:
     folder, file = given.words
     check_writable(Path(file).parent, file)
     checkpoint = load_checkpoint(folder)
-    provenance = {"checkpoint": checkpoint.hash, **checkpoint.provenance}
+    card = card_of(checkpoint.provenance, checkpoint.hash)
+    provenance = {"checkpoint": checkpoint.hash, **checkpoint.provenance, "card": card}
     done = export_model(build_model(checkpoint), file, provenance)
     multiple = done.frame_multiple
     if given.json:
@@ -137,6 +141,30 @@ def _export(given: Given) -> int:
         frames = f"{2 * multiple}, {3 * multiple}, {4 * multiple} ..."
         found = (str(done.path), f"{done.bytes / 1e6:.1f}", frames, f"{done.error:.1e}")
         print_table(("file", "MB", "frames", "difference"), [found])
+    return 0
+
+
+def _card(given: Given) -> int:
+    folder = Path(given.words[0])
+    if (folder / CARDS).is_file():
+        if given.explicit:
+            allowed = f"a checkpoint folder; {folder} holds stems, whose licences are stated there"
+            raise ConfigError(Problem("DIR", str(folder), allowed))
+        cards = read_cards(folder)
+    else:
+        record, _ = read_record(folder)
+        if given.explicit:
+            record = stated(record, given.options)
+            atomic_write_json(folder / CONFIG, record)
+        cards = [card_of(record["provenance"], record.get("hash"))]
+    if given.json:
+        print_json(cards)
+    for card in cards if not given.json else ():
+        rows = [
+            (name.replace("_", " "), ", ".join(value) if isinstance(value, list) else str(value))
+            for name, value in card.items()
+        ]
+        print_table(("card", str(folder)), rows)
     return 0
 
 
@@ -201,6 +229,13 @@ VERBS = {
         "to spectrograms.",
         ("CHECKPOINT", "FILE"),
         _export,
+    ),
+    "card": Verb(
+        "Print where weights come from, and under which licences: of a checkpoint, or of the "
+        "stems in a folder. A licence that is given is written into the checkpoint.",
+        ("DIR",),
+        _card,
+        Licences,
     ),
 }
 # For the completion of shells: the options of each command, and its flags.

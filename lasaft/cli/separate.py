@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Literal
 
+from lasaft.card import Card, card_of, write_cards
 from lasaft.checkpoint_record import WEIGHTS, read_record
 from lasaft.cli.console import complain, outcome, print_json, print_table, text_of
 from lasaft.cli.grammar import Given, Verb, near
@@ -124,7 +125,7 @@ def _separate(given: Given) -> int:
         if not any(song.path.is_file() for song in songs):
             missing = [shown(f"{song.shown}: {no_file(song.path)}") for song in songs]
             raise AudioError("\n".join(missing))
-        separator, digest = _make_separator(folder, options)
+        separator, card = _make_separator(folder, options)
         done: list[tuple[_Song, Stems]] = []
         failed: dict[str, str] = {}
         work = partial(_attempt, separator, making, Event())
@@ -135,11 +136,14 @@ def _separate(given: Given) -> int:
                     complain(result.replace(song.shown, shown(song.shown)))  # it may hold lines
                     continue
                 done.append((song, result))
+                for place in dict.fromkeys(path.parent for path in result.files.values()):
+                    names = [path.name for path in result.files.values() if path.parent == place]
+                    write_cards(place, card, names)
                 for note in result.notes:
                     say(f"{shown(song.shown)}: {note}")
     if given.json:
         results = [stems.as_json() | {"song": song.shown} for song, stems in done]
-        print_json({"checkpoint": digest, "songs": results, "failed": failed})
+        print_json({"checkpoint": card["checkpoint"], "songs": results, "failed": failed})
     else:
         print_table(("file", "seconds", "peak"), [row for _, stems in done for row in _rows(stems)])
     return outcome(len(songs), len(failed), "songs were separated")
@@ -221,7 +225,7 @@ def _songs(word: str, spool: str) -> Iterator[_Song]:
         yield _Song(path, path.stem, word)
 
 
-def _make_separator(folder: Path, options: SeparateOptions) -> tuple[Separator, str]:
+def _make_separator(folder: Path, options: SeparateOptions) -> tuple[Separator, Card]:
     from lasaft.checkpoint import build_model, load_checkpoint
     from lasaft.device import find_device
     from lasaft.separation.separator import Separator
@@ -237,7 +241,7 @@ def _make_separator(folder: Path, options: SeparateOptions) -> tuple[Separator, 
         precision=options.precision,
         shifts=options.shifts,
     )
-    return separator, checkpoint.hash
+    return separator, card_of(checkpoint.provenance, checkpoint.hash)
 
 
 def _side_by_side(

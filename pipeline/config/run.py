@@ -11,6 +11,7 @@ from typing import Self
 
 from pydantic import ValidationError, field_validator, model_validator
 
+from lasaft.card import Licences
 from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings, option
 from lasaft.errors import ConfigError, Problem, no_effect, refuse
 from lasaft.idle_options import without_effect as model_without_effect
@@ -29,7 +30,7 @@ _NORM_OVER_WINDOWS = (
 _CONTROL_LAYERS_WITH_NORM = 3
 
 
-class TrackingConfig(Settings):
+class TrackingConfig(Licences):
     """Names of the run, and where MLflow records it."""
 
     log: bool = option(True, "record in MLflow", role="way")

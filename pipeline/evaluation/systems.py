@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lasaft.card import card_of
 from lasaft.checkpoint import Checkpoint
 from lasaft.config import variant_name
 from lasaft.errors import ConfigError, DataError, StageError
@@ -122,6 +123,7 @@ def identity_of(system: SystemJob, checkpoint: Checkpoint | None) -> System:
         return System(kind=system.kind)
     record = checkpoint.provenance
     kept = {name: record[name] for name in ("git_commit", "epoch", "step") if name in record}
+    kept |= {"card": card_of(record, checkpoint.hash)}
     kept |= {"training_data_hash": record["data_hash"]} if "data_hash" in record else {}
     config = record.get("config", {})
     training = config.get("train", {})

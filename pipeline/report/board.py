@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from lasaft.card import CARD_FIELDS, NOT_STATED
 from pipeline.evaluation.aggregate import difference
 from pipeline.evaluation.scenarios import single_sources
 from pipeline.evaluation.score_files import ALL_METRICS, LEAK
@@ -94,7 +95,8 @@ class Row:
                 "split",
                 "checkpoint",
             )
-            return {**dict.fromkeys(names, ""), "data": self.data, "origin": self.origin}
+            facts = {**dict.fromkeys(names, ""), "data": self.data, "origin": self.origin}
+            return facts | self.card
         silence, place = self.silences.get(source), self.places.get(source)
         nan = sum(s.nan_frames.values()) if source == AVERAGE else s.nan_frames.get(source, 0)
         return {
@@ -104,7 +106,14 @@ class Row:
             "place": place and f"{place[0]} to {place[1]}",
             "nan_frames": nan, "data": s.data.name, "data_hash": s.data.hash,
             "split": s.data.split, "checkpoint": s.system.checkpoint or "", "origin": self.origin,
+            **self.card,
         }  # fmt: skip
+
+    @property
+    def card(self) -> dict[str, str]:
+        """Where the system's weights come from, as far as it is stated."""
+        card = {} if self.summary is None else self.summary.system.provenance.get("card", {})
+        return {name: str(card.get(name, NOT_STATED)) for name in CARD_FIELDS[1:]}
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,9 @@ def _provenance(board: Board) -> Iterator[tuple[str, str]]:
     for name, value in (*lead.system.provenance.items(), *lead.system.settings.items()):
         if isinstance(value, str | int | float | bool):
             yield name.replace("_", " "), _without_secrets(str(value))
+    for name, value in lead.system.provenance.get("card", {}).items():
+        if name not in ("checkpoint", "code_commit", "seed", "training_data_hash"):  # told above
+            yield name.replace("_", " "), _without_secrets(str(value))
     for record in lead.verified:
         found = f"{record['track']}: largest difference {record['largest_db']:.1e} dB"
         yield "checked with museval itself", found

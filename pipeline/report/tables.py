@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lasaft.card import CARD_FIELDS
 from pipeline.evaluation.summary import (
     AGGREGATION,
     METRIC,
@@ -21,7 +22,7 @@ from pipeline.report.comparisons import AVERAGE
 _COLUMNS = (
     "system", "kind", "source", "metric", "aggregation", "value_db", "low_db", "high_db", "sd_db",
     "tracks", "failed", "frames", "nan_frames", "left_out_frames", "silence_gain_db", "place",
-    "data", "data_hash", "split", "checkpoint", "origin",
+    "data", "data_hash", "split", "checkpoint", "origin", *CARD_FIELDS[1:],
 )  # fmt: skip
 
 

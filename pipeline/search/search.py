@@ -16,6 +16,7 @@ from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import resources_of_nodes
 from pipeline.cluster.nodes import wait_for_room
 from pipeline.cluster.one_writer import alone_in_run
+from pipeline.cluster.progress import say
 from pipeline.cluster.run_store import LARGE
 from pipeline.cluster.shared_storage import ready_cluster, seen_folders
 from pipeline.config import RunConfig, to_json
@@ -218,6 +219,7 @@ class _Run:
         # Our own files are the truth: what Tune keeps of an earlier call is not read.
         storage = self.book.root / "ray"
         shutil.rmtree(storage, ignore_errors=True)
+        say(f"search: starting trials, {places.trials} at a time ...")
         with Watch(self.config, self.book, budget, self.limit) as watch:
             tuner = tune.Tuner(
                 tune.with_resources(_trainable(), self._resources(places)),

@@ -67,9 +67,10 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
         claim(folder, config, manifest.hash)
         result = finished(folder, config)
         if result is not None:
-            from pipeline.training.loop.published import verify  # imports torch
+            from pipeline.training.loop.published import state_licences, verify  # imports torch
 
             verify(folder, config, result)
+            state_licences(folder, config)
         store = RunStore(folder)
         store.push(*TRAINED)
         begin()

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+from lasaft.card import Licences
 from lasaft.errors import refuse
 from lasaft.files import atomic_write_bytes
 from pipeline import evaluation, report, search, training
@@ -152,7 +153,10 @@ class Workflow:
             outputs=(folder.checkpoint, folder.checkpoints, folder.training),
             fingerprint=lambda: content_hash(folder.checkpoint, folder.metrics),
             run=lambda: self._connected(lambda config: _train(self._trained())),
-            limits=lambda: values(self._trained(), "train", "ending", "limit"),
+            limits=lambda: (
+                values(self._trained(), "train", "ending", "limit")
+                | {name: getattr(self.config.tracking, name) for name in Licences.model_fields}
+            ),
             may_lack=RESUME,
         )
 

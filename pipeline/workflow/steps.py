@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lasaft.card import Licences
 from lasaft.errors import StageError
 from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
@@ -168,7 +169,9 @@ class StepRunner:
         return changes(_flat(stamp["inputs"]), _flat(inputs), self.config)
 
     def _new_limits(self, stamp: Stamp, now: Mapping[str, Any]) -> list[Change]:
-        before = _flat(stamp["inputs"]) | stamp.get("limits", {})
+        # Versions before 0.3 knew no licences.
+        before = dict.fromkeys(Licences.model_fields) | _flat(stamp["inputs"])
+        before |= stamp.get("limits", {})
         return [
             Change(name, before[name], value)
             for name, value in now.items()

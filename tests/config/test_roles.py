@@ -69,9 +69,9 @@ OPTIONS = {
         train.deterministic train.save_top_k train.save_weights_only train.mid_epoch_seconds
         train.sample_every_epochs train.world_size train.gpus train.resources_per_worker
         train.distributed_backend train.max_failures train.num_workers train.pin_memory
-        search.max_concurrent_trials search.trial_gpus evaluate.single_file tracking.log
-        cluster.num_cpus
-        cluster.task_memory cluster.wait_for_nodes_minutes
+        search.max_concurrent_trials search.trial_gpus evaluate.single_file
+        tracking.weights_license tracking.data_license tracking.log
+        cluster.num_cpus cluster.task_memory cluster.wait_for_nodes_minutes
     """,
     "draw": """
         data.draw data.set_sizes data.silent_target_weight data.remix_probability

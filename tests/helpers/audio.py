@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from lasaft.audio import AudioWriter, Encoding, Samples
+from lasaft.card import CARDS
 from lasaft.config import ModelConfig
 from lasaft.files import atomic_path
 from lasaft.network.model import LaSAFT
@@ -57,8 +58,9 @@ def write_audio(path: Path, audio: Samples, sample_rate: int, encoding: Encoding
 
 
 def files_of(folder: Path) -> list[str]:
-    """The files below ``folder``, by their paths in it."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """The files below ``folder`` but for cards, by their paths in it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != CARDS)
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def tiny_config(**options: Any) -> ModelConfig:

@@ -18,11 +18,13 @@ from pipeline.cluster.resources import share_cpus
 from pipeline.config import TrainConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.decisions import Selection
+from pipeline.training.loop.energy import Energy
 from pipeline.training.loop.first_weights import new_model
 from pipeline.training.loop.identity import claim, finish, finished
 from pipeline.training.loop.journal import History, make_record, read_history
 from pipeline.training.loop.optimiser import Plateau, build_optimizer, decayed, learning_rate
 from pipeline.training.loop.randomness import derive_seed
+from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.state_file import capture_state, load_state, restore_state, write_state
 from pipeline.training.loop.synchronised_layers import synchronise_batchnorm
 from pipeline.training.train import TrainingLine
@@ -47,6 +49,31 @@ def test_the_plateau_halves_when_torchs_scheduler_does() -> None:
         assert plateau.factor == optimizer.param_groups[0]["lr"]
         factors.append(plateau.factor)
     assert len(set(factors)) > 3
+
+
+def test_energy_is_counted_over_turns_of_the_counter_and_interruptions(tmp_path: Path) -> None:
+    counter = tmp_path / "intel-rapl:0" / "energy_uj"
+    (tmp_path / "intel-rapl:0:0").mkdir()  # a part of the package
+    counter.parent.mkdir()
+    counter.write_text("9000000\n")
+    (counter.parent / "max_energy_range_uj").write_text("10000000\n")
+    ranks, device = Ranks.current(torch.device("cpu")), torch.device("cpu")
+    energy = Energy(device, tmp_path)
+    for microjoules in (9_500_000, 2_500_000):
+        counter.write_text(f"{microjoules}\n")
+        energy.look()
+    energy.add_up(ranks)
+    later = Energy(device, tmp_path)
+    later.restore(energy.state())
+    counter.write_text("4500000\n")
+    later.add_up(ranks)
+    told = {"joules": 6, "energy_of": "CPU packages with all that ran on them"}
+    assert later.record() == told
+    later.restore(None)  # a state of before
+    later.add_up(ranks)
+    unmeasured = Energy(device, tmp_path / "none")
+    unmeasured.add_up(ranks)
+    assert later.record() == unmeasured.record() == {}
 
 
 def test_the_plateau_knows_that_lower_is_better_below_zero() -> None:

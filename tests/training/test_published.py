@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from lasaft.card import card_of
 from lasaft.checkpoint import load_checkpoint, save_checkpoint
 from lasaft.errors import StageError
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.identity import claim, finish
-from pipeline.training.loop.published import seal, verify
+from pipeline.training.loop.published import seal, state_licences, verify
 from pipeline.training.loop.records import TrainResult
 from tests.helpers.training import run_tiny, tiny_config, tiny_model
 
@@ -108,6 +109,22 @@ def test_a_changed_record_is_not_taken_for_the_training_s(run: Finished, both: b
         run.verify()
         assert load_checkpoint(run.folder.checkpoint).provenance["step"] == 6
     assert run.contents() == before or both
+
+
+def test_a_licence_that_is_stated_later_is_no_damage(run: Finished) -> None:
+    tracking = TrackingConfig(weights_license="MIT")
+    config = run.config.model_copy(update={"tracking": tracking})
+    before = run.contents()
+    run.verify()
+    state_licences(run.folder, run.config)
+    assert run.contents() == before
+    for _ in range(2):
+        state_licences(run.folder, config)
+        run.verify()
+        found = load_checkpoint(run.folder.checkpoint)
+        card = card_of(found.provenance, found.hash)
+        assert card["weights_license"] == "MIT"
+        assert card["training_hours"] != "not stated"
 
 
 def test_removed_checkpoints_are_published_again(

@@ -74,6 +74,21 @@ def flow(tmp_path: Path) -> TwoSteps:
     return TwoSteps(tmp_path)
 
 
+def test_a_licence_that_is_stated_later_lets_a_step_go_on(flow: TwoSteps) -> None:
+    def run(licence: str | None) -> list[str]:
+        flow.runs.clear()
+        (first, _) = flow.steps()
+        first = replace(first, limits=lambda: {"weights_license": licence})
+        StepRunner(flow.root, RunConfig(), flow.said.append).run([first])
+        return list(flow.runs)
+
+    flow.run()  # as before there were any
+    assert run(None) == []
+    assert run("MIT") == ["first"]
+    assert "    first: goes on with weights_license None -> MIT" in flow.said
+    assert run("MIT") == []
+
+
 def test_a_second_run_skips_everything(flow: TwoSteps) -> None:
     assert flow.run() == ["first", "second"]
     assert flow.run() == []

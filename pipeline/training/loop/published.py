@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lasaft.card import bare, card_of, stated
 from lasaft.checkpoint import (
     CONFIG,
     FORMAT,
@@ -19,7 +21,7 @@ from lasaft.checkpoint import (
     save_tensors,
 )
 from lasaft.errors import CheckpointError, StageError
-from lasaft.files import atomic_path, atomic_write_json, file_sha256, recover_folder
+from lasaft.files import atomic_path, atomic_write_json, file_sha256, json_bytes, recover_folder
 from pipeline.cluster.progress import say
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -60,7 +62,9 @@ def verify(folder: RunFolder, config: RunConfig, result: TrainResult) -> None:
             f"{folder.metrics}: is not as the training has left it, and nothing else holds its "
             f"records; {_AGAIN}"
         )
-    if known and (record := file_sha256(folder.checkpoint / CONFIG)) != known.get("record"):
+    file = folder.checkpoint / CONFIG
+    if known and _record(file, known) is None:
+        record = file_sha256(file)
         finish(folder, config, result, known | {"record": record})  # it had to be made anew
 
 
@@ -116,12 +120,26 @@ def _read(place: Path, result: TrainResult, known: Mapping[str, str]) -> dict[st
 def _record(file: Path, known: Mapping[str, str]) -> dict[str, Any] | None:
     """Return what stands beside a checkpoint's weights, None where it is damaged."""
     with suppress(OSError, ValueError, RecursionError):
-        digest = file_sha256(file)
         found = json.loads(file.read_bytes())
         whole = isinstance(found, dict) and isinstance(found.get("model"), dict)
-        if whole and known.get("record", digest) == digest:
+        if whole and known.get("record") in (None, file_sha256(file), _bare_sha256(found)):
             return found
     return None
+
+
+def _bare_sha256(record: dict[str, Any]) -> str:
+    """Return the hash of a record's file, as it was before somebody stated a licence."""
+    return hashlib.sha256(json_bytes(bare(record))).hexdigest()
+
+
+def state_licences(folder: RunFolder, config: RunConfig) -> None:
+    """Put the licences that are given now on the card of a checkpoint that is finished."""
+    file = folder.checkpoint / CONFIG
+    found = json.loads(file.read_bytes())
+    card = card_of(found["provenance"], found["hash"])
+    said = stated(found, config.tracking)
+    if card != card_of(said["provenance"], found["hash"]):
+        atomic_write_json(file, said)
 
 
 def _saved_weights(folder: RunFolder) -> dict[Path, dict[str, Tensor]]:
@@ -141,7 +159,9 @@ def _new_record(
     epochs = [one for one in read_history(folder.metrics) if one["kind"] == "epoch"]
     best = next((one for one in epochs if one["epoch"] == result.best_epoch), None)
     of_epoch = {"epoch": result.best_epoch} | (
-        {} if best is None else {"step": best["step"], "metrics": best["values"]}
+        {}
+        if best is None
+        else {n: best[n] for n in ("step", "seconds")} | {"metrics": best["values"]}
     )
     made = provenance(config, data_hash_of(folder)) | of_epoch
     settings = config.model.model_dump(mode="json")

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.decisions import Standing
+from pipeline.training.loop.energy import Energy
 from pipeline.training.loop.health import OF_THE_MACHINE, Health
 from pipeline.training.loop.journal import History, make_record
 from pipeline.training.loop.process_data import TrainingData
@@ -37,6 +38,7 @@ class Reporter:
         self.health = Health(self.note, data, ranks, config.train)
         self.notes: list[tuple[str, str]] = []
         self._machine = Machine(ranks.device)
+        self.energy = Energy(ranks.device)
         self._history: History | None = None
 
     def open(self, position: int) -> bool:
@@ -56,13 +58,16 @@ class Reporter:
 
     def state(self) -> dict[str, Any]:
         """Return what was said and seen, in a JSON-like form for :meth:`restore`."""
-        return {"notes": list(self.notes), "health": self.health.state()}
+        return {
+            "notes": list(self.notes), "health": self.health.state(), "energy": self.energy.state(),
+        }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from ``state``; what is true of a machine is found anew."""
         kept = [(kind, text) for kind, text in state["notes"]]
         self.notes = [(kind, text) for kind, text in kept if kind not in OF_THE_MACHINE]
         self.health.restore(state["health"])
+        self.energy.restore(state.get("energy"))
 
     def position(self) -> int:
         """Return the length of the journal in bytes."""
@@ -109,6 +114,7 @@ class Reporter:
             "step", {"train/loss": loss, "train/lr": rate, "train/gradient_norm": gradient_norm}
         )
         self.health.waiting(self.meter.step_seconds, self.meter.wait_share)
+        self.energy.look()
         measured = self._machine.measure() if self._ranks.is_first else None
         if measured is not None:
             self.record("system", measured)

@@ -234,10 +234,12 @@ class Trainer:
     def _publication(self, values: dict[str, float]) -> Publication | None:
         """Return what there is to publish of this epoch, None if its model is not to be kept."""
         at = self.at
+        self.report.energy.add_up(self.ranks)
         if not self.ranks.is_first or at.epoch not in at.kept:
             return None
         metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}
         record = self.provenance | {"epoch": at.epoch, "step": at.step, "metrics": metrics}
+        record |= {"seconds": round(self.report.meter.seconds, 1)} | self.report.energy.record()
         return Publication(record, best=at.selection.best_epoch == at.epoch, kept=at.kept)
 
     def _settle(self) -> None:
