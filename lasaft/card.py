@@ -69,7 +69,7 @@ def card_of(provenance: Mapping[str, Any], checkpoint: str | None) -> Card:
     values = (
         checkpoint,
         said.get("weights_license"),
-        _data_name(data),
+        data_name(data),
         provenance.get("data_hash"),
         said.get("data_license"),
         provenance.get("git_commit"),
@@ -89,8 +89,12 @@ def _part(mapping: Mapping[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _data_name(data: Mapping[str, Any]) -> str | None:
-    """Return what people call the songs: their folder's name, or where their shards lie."""
+def data_name(data: Mapping[str, Any]) -> str | None:
+    """Return what people call the songs: their folder's name, or where their shards lie.
+
+    Args:
+        data: the options of that group, as JSON has them.
+    """
     if isinstance(root := data.get("musdb_root"), str):
         return PurePosixPath(root).name
     if any(data.get(f"synthetic_{split}") for split in ("train", "valid", "test")):

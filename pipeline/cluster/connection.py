@@ -78,8 +78,11 @@ def connected(config: ClusterConfig, purpose: str = "to work") -> Iterator[None]
         say(f"Ray: {f'joining {address}' if address else 'starting on this machine'} {purpose} ...")
         begin = time.monotonic()
         with held():
-            _connect(address, config.num_cpus)
+            dashboard = _connect(address, config)
         say(f"Ray: there after {time.monotonic() - begin:.1f} s")
+        if address is None and dashboard:
+            token = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+            say(f"Ray: dashboard at http://{dashboard}; it asks for the token in {token}")
         yield
     finally:
         with held():
@@ -98,8 +101,8 @@ def resources_of_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in living_nodes()]
 
 
-def _connect(address: str | None, num_cpus: int | None) -> None:
-    """Join the cluster at the address, or start one here.
+def _connect(address: str | None, config: ClusterConfig) -> str:
+    """Join the cluster at the address, or start one here; return where its dashboard is, or "".
 
     Ray gives its own processes 30 s to start, with no setting for it. On a machine that is busy
     with other work this may be too short, and they are up soon after: so it is tried twice.
@@ -108,10 +111,10 @@ def _connect(address: str | None, num_cpus: int | None) -> None:
 
     for last in (False, True):
         try:
-            ray.init(
+            context = ray.init(
                 address=address or "local",
-                num_cpus=None if address else num_cpus,
-                include_dashboard=None if address else False,
+                num_cpus=None if address else config.num_cpus,
+                include_dashboard=None if address else config.dashboard,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
@@ -130,4 +133,5 @@ def _connect(address: str | None, num_cpus: int | None) -> None:
                     "its memory or its disk (/tmp) is full; the same command goes on from here"
                 ) from error
         else:
-            return
+            return context.dashboard_url or ""
+    raise AssertionError("the last try returns or raises")

@@ -55,6 +55,9 @@ class ClusterConfig(Settings):
         role="place",
     )
     num_cpus: int | None = option(None, "CPUs of a local cluster (None: all)", ge=1, role="way")
+    dashboard: bool = option(
+        False, "of a local cluster, Ray's dashboard on this machine's port 8265", role="way"
+    )
     task_memory: float = option(1.5, "GB of memory set aside for each task", gt=0, role="way")
     wait_for_nodes_minutes: float = option(
         15.0, "how long to wait for nodes that an autoscaler may bring (0: not)", ge=0, role="way"
@@ -244,7 +247,9 @@ def without_effect(run: RunConfig) -> dict[str, Problem]:
     if not run.tracking.log:
         idle |= no_effect(("tracking_uri", "experiment_name"), "log is False", "log")
     if run.cluster.address not in (None, "local"):
-        idle |= no_effect(["num_cpus"], "address names a cluster that has its own", "address")
+        idle |= no_effect(
+            ["num_cpus", "dashboard"], "address names a cluster that has its own", "address"
+        )
     return idle
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from ray.tune.progress_reporter import TrialProgressCallback
 
+from lasaft.card import NOT_STATED
 from lasaft.errors import DataError, StageError
 from pipeline.cluster.connection import resources_of_nodes
 from pipeline.cluster.progress import Progress
@@ -24,6 +25,7 @@ from pipeline.search.capacity import lack_of_a_trial
 from pipeline.search.trials import Trial, TrialBook, mark, reason_of, score_of
 from pipeline.tracking import Tracker, tracking_address
 from pipeline.tracking.outbox import Follower
+from pipeline.training.loop.records import git_commit
 
 _LOOK_SECONDS = 2.0
 
@@ -54,6 +56,7 @@ class Watch(TrialProgressCallback):
         self._closing: list[threading.Thread] = []
         self._scores: dict[str, float] = {}
         self._epochs: dict[str, int] = {}
+        self._commit = git_commit() or NOT_STATED
         self._journals: dict[str, Follower] = {}  # of the trials that run
         self._looked = 0.0
 
@@ -99,7 +102,8 @@ class Watch(TrialProgressCallback):
         tracker = Tracker(config, folder, parent=RunFolder.of(self.config))
         tracker.__enter__()
         tracker.log_params()
-        tracker.set_tags({"search.trial": name, "search.space": self.config.search.space or ""})
+        tags = {"search.trial": name, "search.space": self.config.search.space or ""}
+        tracker.set_tags({**tags, "mlflow.source.git.commit": self._commit})
         tracker.follow(folder.metrics)
         self._trackers[name] = tracker
 

@@ -245,7 +245,8 @@ class Feeder(threading.Thread):
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         # 36 characters are the most that MLflow takes of a digest.
-        songs = Dataset(entry["name"], entry["digest"][:36], "local", "{}")
+        source = json.dumps({"uri": entry.get("source", "")})
+        songs = Dataset(entry["name"], entry["digest"][:36], "local", source)
         context = InputTag("mlflow.data.context", entry["split"])
         self._client.log_inputs(run, datasets=[DatasetInput(songs, [context])])
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lasaft.card import data_name
 from lasaft.config import variant_name
 from lasaft.files import atomic_write_json, read_json
 from pipeline.config import RunConfig
@@ -43,7 +45,11 @@ def find_or_create(
         record = read_json(run_file(parent), {"experiment_id", "run_id"}, "remove it")
         experiment, tags["mlflow.parentRunId"] = record["experiment_id"], record["run_id"]
     found = client.search_runs([experiment], f"tags.`lasaft.folder` = '{folder_id}'")
-    name = config.tracking.run_id or time.strftime("%Y-%m-%d %H:%M:%S")
+    data = data_name(config.data.model_dump(mode="json")) or "no data"
+    usual = f"{variant_name(config.model)} on {data}, {time.strftime('%Y-%m-%d %H:%M')}"
+    name = config.tracking.run_id or usual
+    # What MLflow's page shows as the source, beside the commit in which it was.
+    tags |= {"mlflow.source.name": f"jobs/{Path(sys.argv[0]).name}", "mlflow.source.type": "LOCAL"}
     run = found[0] if found else client.create_run(experiment, tags=tags, run_name=name)
     ids = {"run_id": run.info.run_id, "experiment_id": experiment}
     return ids | {"milliseconds": run.info.start_time}

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import lasaft
+from lasaft.card import card_of
+from lasaft.checkpoint_record import read_record
 from lasaft.files import read_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MODEL_FOLDER = "model"
+_EXAMPLE_SAMPLES = 1000
 _PACKAGES = (
     "torch", "numpy", "scipy", "safetensors", "pydantic", "soundfile", "soxr", "jaxtyping", "tqdm",
 )  # fmt: skip
@@ -87,16 +90,19 @@ def _saved(checkpoint: Path, record: dict[str, Any], target: Path) -> Path:
         return TensorSpec(np.dtype("float32"), (-1, -1), name)  # [audio channel, sample]
 
     written = datetime.fromtimestamp((checkpoint / "config.json").stat().st_mtime, UTC)
-    stems = Schema([wave(name) for name in record["model"]["sources"]])
-    # Given to save_model itself, a signature without an example brings a warning.
+    _, config = read_record(checkpoint)
+    stems = Schema([wave(name) for name in config.sources])
     signature, made = ModelSignature(Schema([wave()]), stems), written.replace(tzinfo=None)
+    channels = config.audio_channels
     identity = record["hash"][:32]
     mlflow.pyfunc.save_model(
         target,
         loader_module="lasaft.pyfunc",
         data_path=str(checkpoint),
         code_paths=[str(Path(lasaft.__file__).parent)],
-        mlflow_model=Model(signature=signature, model_uuid=identity, utc_time_created=made),
+        mlflow_model=Model(model_uuid=identity, utc_time_created=made),
+        signature=signature,
+        input_example=np.zeros((channels, _EXAMPLE_SAMPLES), np.float32),
         metadata=_facts(record),
         pip_requirements=[f"{package}=={_version(package)}" for package in _PACKAGES],
     )
@@ -114,5 +120,6 @@ def _facts(record: dict[str, Any]) -> dict[str, str]:
     facts = {"checkpoint_hash": record["hash"], "network": json.dumps(record["model"])}
     for key in ("data_hash", "git_commit", "epoch", "step"):
         facts[key] = str(provenance.get(key))
+    facts |= {f"card.{name}": text for name, text in card_of(provenance, record["hash"]).items()}
     losses = provenance.get("metrics") or {}
     return facts | {"valid_loss": str(losses.get("valid/loss"))}

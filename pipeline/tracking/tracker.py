@@ -101,9 +101,16 @@ class Tracker:
             settings = without_secrets(self._config).model_dump(mode="json")
         self._say("params", values=flatten(settings))
 
-    def log_dataset(self, name: str, digest: str, split: str) -> None:
-        """Record the songs that a run is about, by the hash of their content."""
-        self._say("dataset", name=name, digest=digest, split=split)
+    def log_dataset(self, name: str, digest: str, split: str, source: str = "") -> None:
+        """Record the songs that a run is about, by the hash of their content.
+
+        Args:
+            name: what people call them.
+            digest: the hash.
+            split: of them, or what they are for.
+            source: the folder or address where they lie.
+        """
+        self._say("dataset", name=name, digest=digest, split=split, source=source)
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record numbers; what is not finite is left out."""

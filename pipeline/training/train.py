@@ -223,14 +223,16 @@ def _ray_settings(config: RunConfig, *, elastic: bool) -> dict[str, str]:
     """Return the environment of the process that steers the others."""
     import ray
 
-    # A cluster that we start here has no dashboard to show the run, and nodes that do not go.
-    shared = str(int(named_address(config.cluster) is not None))
+    # A cluster that we start here has nodes that do not go, and a dashboard only on request.
+    remote = named_address(config.cluster) is not None
+    shared, tracked = str(int(remote)), str(int(remote or config.cluster.dashboard))
 
     # Ray Train's clean-up asks a cluster whether the training still runs, and ends it where not:
     # without an address it would ask the newest cluster on this machine, which may be another.
     settings = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    for name in ("ENABLE_STATE_TRACKING", "METRICS_ENABLED", "ENABLE_PREEMPTION_WATCHER"):
+    for name in ("METRICS_ENABLED", "ENABLE_PREEMPTION_WATCHER"):
         settings[f"RAY_TRAIN_{name}"] = shared
+    settings["RAY_TRAIN_ENABLE_STATE_TRACKING"] = tracked
     if elastic:
         settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = _ELASTIC_START_SECONDS
     return settings | {k: v for k, v in os.environ.items() if k.startswith("RAY_TRAIN_")}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from lasaft.card import NOT_STATED, data_name
 from pipeline.config import RunConfig
+from pipeline.config.addresses import shown
 from pipeline.config.folders import RunFolder
 from pipeline.evaluation.excerpts import EXCERPTS
 from pipeline.tracking import Tracker
@@ -39,7 +41,7 @@ def train_network(config: RunConfig) -> TrainResult:
     with ExitStack() as stack:
 
         def begin() -> None:
-            _record_start(stack.enter_context(tracker), folder)
+            _record_start(stack.enter_context(tracker), config, folder)
             tracker.follow(folder.metrics)
 
         result = train(config, begin)
@@ -48,13 +50,18 @@ def train_network(config: RunConfig) -> TrainResult:
     return result
 
 
-def _record_start(tracker: Tracker, folder: RunFolder) -> None:
+def _record_start(tracker: Tracker, config: RunConfig, folder: RunFolder) -> None:
     """Record settings and data of a stage that learns from shards."""
     from pipeline.data.shards.manifest import read_manifest
     from pipeline.data.shards.store import shard_place
+    from pipeline.training.loop.records import git_commit
 
+    place = shard_place(folder)
+    digest = read_manifest(place).hash
     tracker.log_params()
-    tracker.set_tags({"data_hash": read_manifest(shard_place(folder)).hash})
+    tracker.set_tags({"data_hash": digest, "mlflow.source.git.commit": git_commit() or NOT_STATED})
+    name = data_name(config.data.model_dump(mode="json")) or folder.shards.name
+    tracker.log_dataset(name, digest, "train", shown(str(place)))
 
 
 def search_settings(config: RunConfig) -> SearchResult:
@@ -65,7 +72,11 @@ def search_settings(config: RunConfig) -> SearchResult:
     folder = RunFolder.of(config)
     tracker = Tracker(config, folder)
     with ExitStack() as stack:
-        result = search(config, lambda: _record_start(stack.enter_context(tracker), folder))
+
+        def begin() -> None:
+            _record_start(stack.enter_context(tracker), config, folder)
+
+        result = search(config, begin)
         winner = result.winner
         figures = {name: winner.trial.figure(name) for name in config.search.objectives}
         figures |= {"mean": winner.mean, "spread": winner.spread, "trials": len(result.rows)}

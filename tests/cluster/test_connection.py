@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -26,11 +27,13 @@ def test_a_slow_start_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, late: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tries = _starts(monkeypatch, late, Exception(LATE))
-    with connected(ClusterConfig(), "to train"):
+    with connected(ClusterConfig(dashboard=bool(late)), "to train"):
         assert len(tries) == late + 1
-    begins, ends = capsys.readouterr().err.splitlines()
+    begins, ends, *more = capsys.readouterr().err.splitlines()
     assert begins == "Ray: starting on this machine to train ..."
     assert re.fullmatch(r"Ray: there after \d+\.\d s", ends)
+    told = "Ray: dashboard at http://127.0.0.1:8265; it asks for the token in ~/.ray/auth_token"
+    assert more == [told] * late
     assert {options["address"] for options in tries} == {"local"}
 
 
@@ -117,10 +120,11 @@ def _starts(
     """Make the first so many starts of Ray fail; return the list that each start enters."""
     tries: list[dict[str, object]] = []
 
-    def init(**options: object) -> None:
+    def init(**options: object) -> SimpleNamespace:
         tries.append(options)
         if len(tries) <= failures:
             raise error
+        return SimpleNamespace(dashboard_url="127.0.0.1:8265" * bool(options["include_dashboard"]))
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", init)

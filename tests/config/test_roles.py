@@ -71,7 +71,7 @@ OPTIONS = {
         train.distributed_backend train.max_failures train.num_workers train.pin_memory
         search.max_concurrent_trials search.trial_gpus evaluate.single_file
         tracking.weights_license tracking.data_license tracking.log
-        cluster.num_cpus cluster.task_memory cluster.wait_for_nodes_minutes
+        cluster.num_cpus cluster.dashboard cluster.task_memory cluster.wait_for_nodes_minutes
     """,
     "draw": """
         data.draw data.set_sizes data.silent_target_weight data.remix_probability

@@ -79,6 +79,7 @@ def _work(config: RunConfig, steps: range = range(1, 31)) -> None:
             system.log_metrics({"test/vocals/SDR": level})
             system.log_table("scores", ["track", "SDR"], [["a song", level]])
             system.finish()
+        tracker.log_dataset("musdb18hq", "d" * 64, "train", "/data/shards")
 
 
 def _runs(config: RunConfig) -> tuple[Any, list[Any]]:
@@ -126,6 +127,11 @@ def _assert_complete(config: RunConfig, last_step: int = 30) -> None:
     samples = client.list_artifacts(run.info.run_id, "samples/epoch=0000")
     assert [item.path for item in samples] == ["samples/epoch=0000/vocals.flac"]
     assert run.data.tags["data"] == "abc"
+    assert run.data.tags["mlflow.source.name"].startswith("jobs/")
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("musdb18hq", "d" * 36)
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "train")]
+    assert json.loads(used.dataset.source) == {"uri": "/data/shards"}
     logged = json.loads(run.data.tags["mlflow.loggedArtifacts"])
     assert logged == [{"path": "scores.json", "type": "table"}]
     table = json.loads(Path(client.download_artifacts(run.info.run_id, "scores.json")).read_text())
@@ -212,6 +218,12 @@ def test_a_trained_network_is_a_registered_model_without_pickle(
     packed = Path(client.download_artifacts(version.run_id, "model"))
     files = {path.name for path in packed.rglob("*") if path.is_file()}
     assert {"MLmodel", "weights.safetensors", "config.json", "pyfunc.py"} <= files
+    described = mlflow.models.Model.load(str(packed))
+    assert described.signature is not None
+    example = described.load_input_example(str(packed))
+    assert example is not None
+    assert example.shape == (2, 1000)
+    assert version.tags["card.weights_license"] == "not stated"
     assert not {name for name in files if name.endswith((".pkl", ".pth", ".pt", ".bin"))}
     described = [path.read_text() for path in packed.glob("*") if path.is_file()]
     assert not [text for text in described if str(tmp_path) in text or str(ROOT) in text]
@@ -219,6 +231,7 @@ def test_a_trained_network_is_a_registered_model_without_pickle(
     loaded = mlflow.pyfunc.load_model(f"models:/all_songs/{version.version}")
     mixture = np.random.default_rng(0).standard_normal((2, 9000)).astype(np.float32)
     ours = lasaft.Separator(lasaft.load_model(folder.checkpoint)).separate(mixture, 44100)
+    assert set(loaded.predict(example)) == {"vocals", "drums", "bass", "other"}
     theirs = loaded.predict(mixture)
     assert theirs.keys() == ours.keys()
     for name, stem in ours.items():

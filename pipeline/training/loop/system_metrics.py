@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 
 import psutil
 import torch
 
-_MEGABYTE = 2**20
+_MEGABYTE = 1e6  # as MLflow counts
 
 
 class Machine:
@@ -23,6 +24,7 @@ class Machine:
         self._device, self._every = device, every_seconds
         self._last = time.monotonic()
         with suppress(Exception):
+            self._network = psutil.net_io_counters()
             psutil.cpu_percent()  # the next call tells the mean since this one
 
     def measure(self) -> dict[str, float] | None:
@@ -36,7 +38,7 @@ class Machine:
             return None
         self._last = now
         values: dict[str, float] = {}
-        for part in (self._system, self._gpu_memory, self._gpu_use):
+        for part in (self._system, self._disk, self._traffic, self._gpu_memory, self._gpu_use):
             with suppress(Exception):
                 values |= part()
         return values
@@ -48,6 +50,21 @@ class Machine:
             "system/system_memory_usage_megabytes": memory.used / _MEGABYTE,
             "system/system_memory_usage_percentage": memory.percent,
             "system/process_memory_megabytes": psutil.Process().memory_info().rss / _MEGABYTE,
+        }
+
+    def _disk(self) -> dict[str, float]:
+        disk = psutil.disk_usage(os.sep)
+        return {
+            "system/disk_usage_percentage": disk.percent,
+            "system/disk_usage_megabytes": disk.used / _MEGABYTE,
+            "system/disk_available_megabytes": disk.free / _MEGABYTE,
+        }
+
+    def _traffic(self) -> dict[str, float]:
+        now, begin = psutil.net_io_counters(), self._network
+        return {
+            "system/network_receive_megabytes": (now.bytes_recv - begin.bytes_recv) / _MEGABYTE,
+            "system/network_transmit_megabytes": (now.bytes_sent - begin.bytes_sent) / _MEGABYTE,
         }
 
     @property
