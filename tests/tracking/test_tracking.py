@@ -218,6 +218,8 @@ def test_a_trained_network_is_a_registered_model_without_pickle(
     packed = Path(client.download_artifacts(version.run_id, "model"))
     files = {path.name for path in packed.rglob("*") if path.is_file()}
     assert {"MLmodel", "weights.safetensors", "config.json", "pyfunc.py"} <= files
+    from mlflow.models import Model
+
     described = Model.load(str(packed))
     assert described.signature is not None
     example = described.load_input_example(str(packed))

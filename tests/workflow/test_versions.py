@@ -112,7 +112,8 @@ def _search(runs: Path) -> Any:
 
 def _evaluate(runs: Path) -> Any:
     folder = RunFolder.of(config_of(runs, "finished"))
-    track = next(one for one in list_tracks(folder.songs, Wanted(_SOURCES)) if one.split == "test")
+    wanted = Wanted(_SOURCES, sample_rate=8000)
+    track = next(one for one in list_tracks(folder.songs, wanted) if one.split == "test")
     record = json.loads((folder.checkpoint / "config.json").read_text())
     network = {"checkpoint": record["hash"], "overlap_ratio": 0.5}
     job = TrackJob(

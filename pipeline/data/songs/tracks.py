@@ -270,8 +270,14 @@ def read_track(track: Track) -> TrackAudio:
     """Decode a whole track; 16-bit samples equal musdb's.
 
     Raises:
-        DataError: as :func:`audio_blocks`, or the track is empty.
+        DataError: as :func:`audio_blocks`, or the track is empty, or not as it is wanted.
     """
+    try:
+        faults = fit_of(track).faults
+    except AudioError as error:
+        raise DataError(f"{track}: {error}") from error
+    if faults:
+        raise DataError(f"{track}: {'; '.join(faults)}")
     blocks = list(audio_blocks(track, 1 << 20))
     if not blocks:
         raise DataError(f"{track}: is empty (0 samples)")
