@@ -9,7 +9,13 @@ import numpy as np
 
 from lasaft.errors import DataError
 from pipeline.evaluation.scenarios import scored_names, single_sources
-from pipeline.evaluation.score_files import ALL_METRICS, METRICS, FrameScores
+from pipeline.evaluation.score_files import (
+    ALL_METRICS,
+    LEAK,
+    METRICS,
+    WHOLE_METRICS,
+    FrameScores,
+)
 from pipeline.evaluation.summary import (
     LARGEST_DB,
     DataIdentity,
@@ -91,13 +97,16 @@ def summarise(
                 f"{tracks[0].name!r} on {', '.join(sources)}; score them on the same sources"
             )
     scores = aggregate(tracks, sources)
-    single = len(scored_names(scenario, single_sources(sources)))
+    single = single_sources(sources)
+    meaning = definitions(scenario, sets=len(scored_names(scenario, single)) < len(sources))
+    if never := ", ".join(name for name in single if name not in averaged(scores)):
+        meaning["average"] += f" Left out, because silent in every song: {never}."
     return Summary(
         name=name,
         system=system,
         data=data,
         scenario=scenario,
-        definitions=definitions(scenario, sets=len(sources) > single),
+        definitions=meaning,
         sources=sources,
         scores=scores,
         average={metric: _average(scores, metric) for metric in ALL_METRICS},
@@ -109,8 +118,18 @@ def summarise(
     )
 
 
+def averaged(scores: Mapping[str, Mapping[str, Figure]]) -> list[str]:
+    """Return the sources that the average is of: no sums of others, none that no song has."""
+
+    def sounds(source: str) -> bool:
+        leak, whole = (scores[source][metric].median for metric in (LEAK, WHOLE_METRICS[0]))
+        return leak is None or whole is not None
+
+    return [source for source in single_sources(list(scores)) if sounds(source)]
+
+
 def _average(scores: Mapping[str, Mapping[str, Figure]], metric: str) -> Figure:
-    own = [scores[source][metric] for source in single_sources(list(scores))]
+    own = [scores[source][metric] for source in averaged(scores)]
     medians, means = [figure.median for figure in own], [figure.mean for figure in own]
     whole = None not in medians
     return Figure(

@@ -16,6 +16,8 @@ from pipeline.evaluation.summary import (
     usual_aggregation,
 )
 
+_MOST_IN_A_LINE = 8  # sources and the average, whose figures one line holds
+
 
 def score_table(summary: Summary, baseline: Summary | None = None) -> str:
     """Return the plain-text table of a terminal: sources x SDR ISR SIR SAR.
@@ -39,12 +41,30 @@ def score_table(summary: Summary, baseline: Summary | None = None) -> str:
     for row in rows:
         cells = ("".join(_cell(value(row, metric)) for metric in METRICS) for _, value in blocks)
         lines.append(f"{row:<{label}}" + "  ".join(cells))
-    lines += _whole_lines(summary)
+    many = len(rows) > _MOST_IN_A_LINE
+    lines += _others(summary, rows, label) if many else _whole_lines(summary)
     if summary.definitions["scenario"] != SCENARIOS["sources"]:
         lines.append(summary.definitions["scenario"])
-    if any(summary.nan_frames.values()):
+    if any(summary.nan_frames.values()) and not many:
         lines.append(f"frames without a number (silent): {_nan_text(summary)}")
     return "\n".join(lines)
+
+
+def _others(summary: Summary, rows: list[str], label: int) -> list[str]:
+    """Return a second table for many sources: scores of whole songs, and what has none."""
+    metrics = {metric: usual_aggregation(metric) for metric in (*WHOLE_METRICS, LEAK)}
+    meaning = "; ".join(f"{m}: {aggregation_of(m, how)}" for m, how in metrics.items())
+    lines = [
+        f"in dB, {meaning}; silent: songs; NaN: frames without a number, of {summary.frames}",
+        " " * label + "".join(f"{head:>7}" for head in (*metrics, "silent", "NaN")),
+    ]
+    for row in rows:
+        figures = summary.average if row == "average" else summary.scores[row]
+        cells = [_cell(getattr(figures[metric], how)) for metric, how in metrics.items()]
+        if row != "average":
+            cells += [f"{summary.count(row, LEAK):>7}", f"{summary.nan_frames[row]:>7}"]
+        lines.append(f"{row:<{label}}" + "".join(cells))
+    return lines
 
 
 def _whole_lines(summary: Summary) -> list[str]:

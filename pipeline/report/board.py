@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from lasaft.card import CARD_FIELDS, NOT_STATED
-from pipeline.evaluation.aggregate import difference
+from pipeline.evaluation.aggregate import averaged, difference
 from pipeline.evaluation.scenarios import single_sources
 from pipeline.evaluation.score_files import ALL_METRICS, LEAK
 from pipeline.evaluation.summary import AGAINST_OTHERS, AGGREGATION, METRIC, DataIdentity, Summary
@@ -313,7 +313,8 @@ def _measured_row(summary: Summary, lead: Summary) -> Row:
             == set(single_sources(summary.sources))
             == set(single_sources(lead.sources))
         ):
-            table = [list(summary.column(source, metric).values()) for source in counted]
+            sounding = averaged(summary.scores)
+            table = [list(summary.column(source, metric).values()) for source in sounding]
             for how in AGGREGATIONS:
                 value = getattr(summary.average[metric], how)
                 cells[AVERAGE, metric, how] = _cell(value, average_interval(table, how))

@@ -48,6 +48,7 @@ _KIND_WORDS = {
     "published": "as published",
 }
 _HERE = Path(__file__).parent
+_MOST_CARDS = 16
 
 
 def render_page(board: Board, config: Mapping[str, Any] | None, **content: Any) -> str:
@@ -62,9 +63,11 @@ def render_page(board: Board, config: Mapping[str, Any] | None, **content: Any) 
     lead = board.lead
     scored = {key[1] for row in board.measured for key in row.cells}
     metrics = [metric for metric in ALL_METRICS if metric in scored]
+    many = len(board.sources) > SERIES
+    columns = [AVERAGE, *board.sources] if many else [*board.sources, AVERAGE]
     return render(
         _HERE / "page.html.j2", metrics=metrics, aggregations=AGGREGATIONS, **content,
-        board=board, columns=[*board.sources, AVERAGE], definitions=lead.definitions,
+        board=board, columns=columns, many=many, definitions=lead.definitions,
         rows=sorted([*board.measured, *board.published], key=by_average),
         cards=_cards(board), pairs=_pairs(board), contradictions=list(_contradictions(board)),
         marked=MARKED_DB, tracks=_tracks(board),
@@ -114,9 +117,11 @@ def trusted(text: str) -> Markup:
 def _cards(board: Board) -> list[dict[str, Any]]:
     row = next(row for row in board.measured if row.name == board.lead.name)
     base = board.baseline if board.baseline is not board.lead else None
-    others = base.scores if base is not None else {}
-    cards = []
-    for source in board.sources:
+    others = {**base.scores, AVERAGE: base.average} if base is not None else {}
+    # Of many sources the average comes first; of more than a screen of them it is alone.
+    count = len(board.sources)
+    cards, shown = [], [AVERAGE] if count > SERIES else []
+    for source in [*shown, *(board.sources if count <= _MOST_CARDS else [])]:
         cell = row.cells[source, "SDR", "median"]
         gain = difference(cell.value, others[source]["SDR"].median if source in others else None)
         cards.append({"source": source, **asdict(cell), "gain": gain})
@@ -179,8 +184,9 @@ def _tracks(board: Board) -> list[dict[str, Any]]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of a song's figures: of the sources that it has."""
     numbers = [value for value in values if value is not None]
-    return sum(numbers) / len(numbers) if numbers and len(numbers) == len(values) else None
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _spread(board: Board, metric: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from lasaft.errors import DataError
 from pipeline.cluster.progress import say
@@ -39,6 +40,8 @@ def read_curves(journal: Path) -> list[Curves]:
     losses = {name: points for name, points in series.items() if "loss" in name.lower()}
     scores = {name: points for name, points in series.items() if "sdr" in name.lower()}
     plots = []
+    if len(scores) > SERIES:
+        scores = _extremes(scores)
     for title, found, log in (("Loss", losses, True), ("SDR in validation", scores, False)):
         group = dict(list(found.items())[:SERIES])
         if group:
@@ -46,6 +49,16 @@ def read_curves(journal: Path) -> list[Curves]:
             svg = curves(group, label, title.split()[0].lower(), logarithmic=log)
             plots.append(Curves(title, list(group), svg))
     return plots
+
+
+def _extremes(scores: dict[str, _Points]) -> dict[str, _Points]:
+    """Return what stands for more lines than a plot shows: their highest, mean and lowest."""
+    values: dict[float, list[float]] = defaultdict(list)
+    for points in scores.values():
+        for step, value in points:
+            values[step].append(value)
+    lines = {"highest": max, f"mean of {len(scores)}": fmean, "lowest": min}
+    return {name: [(s, line(values[s])) for s in sorted(values)] for name, line in lines.items()}
 
 
 # What a line raises that is none of a training; numbers may be too large for any.

@@ -9,7 +9,13 @@ import pytest
 
 from lasaft.errors import DataError
 from pipeline.evaluation.aggregate import difference, summarise, summarise_track
-from pipeline.evaluation.score_files import METRICS, FrameScores, read_scores
+from pipeline.evaluation.score_files import (
+    LEAK,
+    METRICS,
+    WHOLE_METRICS,
+    FrameScores,
+    read_scores,
+)
 from pipeline.evaluation.score_table import score_table
 from pipeline.evaluation.summary import System, TrackSummary, read_summary
 from tests.helpers.bss_truth import museval_package
@@ -17,6 +23,7 @@ from tests.helpers.scores import (
     SOURCES,
     SYNTHETIC,
     frame_scores,
+    record_of,
     save_museval_files,
     save_summary,
     scored_summary,
@@ -74,6 +81,23 @@ def test_the_average_is_the_mean_over_sources() -> None:
     summary = scored_summary("ours", 5.0, ["a", "b", "c"])
     medians = [summary.scores[s]["SDR"].median for s in SOURCES]
     assert summary.average["SDR"].median == pytest.approx(np.mean(medians))  # type: ignore[arg-type]
+
+
+def test_the_average_leaves_out_what_no_song_has_and_says_so() -> None:
+    scores = frame_scores(5.0, 0)
+    nothing = {metric: np.full(scores.frames, np.nan) for metric in METRICS}
+    silent = {**dict.fromkeys(WHOLE_METRICS), LEAK: 40.0}
+    lacks = FrameScores({**scores.values, "bass": nothing}, {**scores.whole, "bass": silent})
+    records = {"has": record_of("has", scores), "lacks": record_of("lacks", lacks)}
+    mixed, never = (
+        summarise("net", System(kind="model"), SYNTHETIC, [records[name] for name in names])
+        for names in (("has", "lacks"), ("lacks", "lacks"))
+    )
+    assert mixed.average["SDR"].median is not None
+    assert "silent in every song" not in mixed.definitions["average"]
+    others = [never.scores[name]["SDR"].median for name in ("vocals", "drums", "other")]
+    assert never.average["SDR"].median == pytest.approx(np.mean(np.array(others, float)))
+    assert never.definitions["average"].endswith("because silent in every song: bass.")
 
 
 def test_no_tracks_and_mixed_sources_are_refused() -> None:

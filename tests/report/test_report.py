@@ -17,6 +17,7 @@ import soundfile
 
 from lasaft.errors import DataError
 from pipeline.config import RunConfig, TrackingConfig, TrainConfig, to_json
+from pipeline.evaluation.score_table import score_table
 from pipeline.evaluation.summary import DataIdentity, Kind, Summary
 from pipeline.report.board import read_published
 from pipeline.report.build import write_report
@@ -244,6 +245,32 @@ def test_songs_show_no_gain_over_a_mixture_scored_against_other_sources(tmp_path
     assert gains["drums", "SIR"] is None
     assert gains["drums", "SAR"] is None
     assert gains["drums", "SDR"] is not None
+
+
+def test_many_sources_have_their_average_in_front_and_plots_that_can_be_read(
+    tmp_path: Path,
+) -> None:
+    sources = [f"instrument {number}" for number in range(17)]
+    lead = scored_summary("net", 5, ["a"], sources=sources)
+    save_summary(tmp_path / "scores", lead)
+    journal = tmp_path / "training/metrics.jsonl"
+    save_journal(journal)
+    record = json.loads(journal.read_text().splitlines()[0])
+    values = [{f"valid/{name}/SDR": step + place for place, name in enumerate(sources)}
+              for step in (1, 2)]  # fmt: skip
+    lines = [{**record, "step": step, "values": each} for step, each in enumerate(values)]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    html = write_report(RunConfig(output_dir=tmp_path)).page.read_text()
+    assert html.count('class="card"') == 1
+    board = html[html.index('class="sorts board"') :]
+    assert 0 < board.index("average</button>") < board.index("instrument 0</button>")
+    assert "<summary>Frames without a number</summary>" in html
+    (plot,) = read_curves(journal)
+    assert plot.names == ["highest", "mean of 17", "lowest"]
+    table = score_table(lead).splitlines()
+    assert all(len(line) < 170 for line in table)
+    assert ["uSDR", "SI-SDR", "leak", "silent", "NaN"] in [line.split() for line in table]
+    assert table[-2].split()[-2:] == ["0", str(lead.nan_frames["instrument 16"])]
 
 
 def test_published_averages_are_those_of_their_rows() -> None:
