@@ -157,8 +157,10 @@ def _needs_system(run: RunConfig, checkpoint: Path | None) -> Iterator[Problem]:
         if not estimates.is_dir():
             reason, allowed = f"{estimates} is no folder", "<split>/<track>/<source>.wav"
             yield Problem("estimates_dir", reason=reason, allowed=allowed)
+    elif run.evaluate.separator is not None:
+        pass
     elif checkpoint is not None and not (checkpoint / "config.json").is_file():
-        others = ("estimates_dir", "scores_dir")
+        others = ("estimates_dir", "scores_dir", "separator")
         if run.evaluate.checkpoint is None:
             others += ("output_dir",)
         yield _no_checkpoint("checkpoint", checkpoint, ", as training makes it", *others)
@@ -216,9 +218,10 @@ def _said_by_the_checkpoint(run: RunConfig) -> dict[str, Problem]:
         cluster = ("address", "num_cpus", "task_memory", "wait_for_nodes_minutes")
         unread = (*_SONGS, *_LISTENING, "target_names", *cluster)
         return no_effect(unread, "scores_dir holds finished scores", "scores_dir")
-    if run.evaluate.estimates_dir is not None:
+    if run.evaluate.estimates_dir is not None or run.evaluate.separator is not None:
         return {}
-    return no_effect(_LISTENING, "the checkpoint says it", "estimates_dir", "scores_dir")
+    others = ("estimates_dir", "separator", "scores_dir")
+    return no_effect(_LISTENING, "the checkpoint says it", *others)
 
 
 # All of the group but filed_mode, which jobs.main alone reads.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from pydantic import ValidationInfo, field_validator
 
 from lasaft.config import Settings, option
-from lasaft.errors import Problem
+from lasaft.errors import ConfigError, Problem
 from lasaft.targets import members
 from pipeline.config.addresses import check_place
 
@@ -30,6 +31,10 @@ class EvaluateConfig(Settings):
     estimates_dir: Path | str | None = option(
         None, "score <split>/<track>/<source>.wav here, not a checkpoint", role="place"
     )
+    separator: str | None = option(
+        None, "a program to run on each song: COMMAND {song} {folder} writes <source>.wav there"
+    )
+    separator_minutes: float = option(60.0, "the longest that it may take for a song", gt=0)
     scores_dir: Path | str | None = option(
         None,
         "put another system's museval files <split>/<track>.json here on the board",
@@ -54,6 +59,19 @@ class EvaluateConfig(Settings):
     single_file: bool = option(
         False, "the report as one file, with all its sounds in it", role="way"
     )
+
+    @field_validator("separator")
+    @classmethod
+    def _has_places(cls, value: str | None) -> str | None:
+        try:
+            words = None if value is None else shlex.split(value)
+        except ValueError:  # quotes that are left open
+            words = []
+        if words is not None and not all(
+            any(place in word for word in words[1:]) for place in ("{song}", "{folder}")
+        ):
+            raise ConfigError(Problem("separator", repr(value), "COMMAND {song} {folder}"))
+        return value
 
     @field_validator("checkpoint", "estimates_dir", "scores_dir", mode="plain")
     @classmethod

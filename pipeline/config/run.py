@@ -235,15 +235,7 @@ def without_effect(run: RunConfig) -> dict[str, Problem]:
         because = f"gpus {train.gpus} says how many GPUs a trial has"
         if run.search.trial_gpus is not None:
             idle |= no_effect(["trial_gpus"], because, "gpus")
-    scoring = ("checkpoint", "overlap_ratio", "save_estimates")
-    if run.evaluate.estimates_dir is not None:
-        idle |= no_effect(scoring, "estimates_dir holds finished estimates", "estimates_dir")
-    names, because = ("scores_kind", "scores_data"), "scores_dir is None"
-    if run.evaluate.scores_dir is not None:
-        names = ("estimates_dir", "verify", "oracles", "scenario", "sets", "rescore")
-        names = (*scoring, *names, "report_audio")
-        because = "scores_dir holds finished scores"
-    idle |= no_effect(names, because, "scores_dir")
+    idle |= _evaluate_without_effect(run.evaluate)
     if not run.tracking.log:
         idle |= no_effect(("tracking_uri", "experiment_name"), "log is False", "log")
     if run.cluster.address not in (None, "local"):
@@ -266,6 +258,25 @@ def _songs_without_effect(run: RunConfig) -> dict[str, Problem]:
         idle = no_effect(made, because, *others)
     if run.data.layout not in (None, "songs"):
         idle |= no_effect(["musdb_is_wav"], f"layout is {run.data.layout}", "layout")
+    return idle
+
+
+def _evaluate_without_effect(evaluate: EvaluateConfig) -> dict[str, Problem]:
+    idle: dict[str, Problem] = {}
+    scoring = ("checkpoint", "overlap_ratio", "save_estimates")
+    if evaluate.estimates_dir is not None:
+        idle |= no_effect(scoring, "estimates_dir holds finished estimates", "estimates_dir")
+    if evaluate.separator is None:
+        idle |= no_effect(["separator_minutes"], "separator is None", "separator")
+    else:
+        because = "separator makes the estimates"
+        idle |= no_effect(("checkpoint", "overlap_ratio", "estimates_dir"), because, "separator")
+    names, because = ("scores_kind", "scores_data"), "scores_dir is None"
+    if evaluate.scores_dir is not None:
+        names = ("estimates_dir", "separator", "verify", "oracles", "scenario", "sets", "rescore")
+        names = (*scoring, *names, "report_audio")
+        because = "scores_dir holds finished scores"
+    idle |= no_effect(names, because, "scores_dir")
     return idle
 
 

@@ -148,7 +148,7 @@ def evaluate(config: RunConfig) -> EvaluationResult:
 
 
 def _checkpoint(config: RunConfig) -> Checkpoint | None:
-    if config.evaluate.estimates_dir is not None:
+    if config.evaluate.estimates_dir is not None or config.evaluate.separator is not None:
         return None
     return load_checkpoint(RunFolder.of(config).evaluated)
 
@@ -221,7 +221,8 @@ def _spread_over(actors: Sequence[Any], jobs: Sequence[TrackJob]) -> list[TrackJ
 
 
 def _needs(config: RunConfig, seconds: Sequence[float], memory: tuple[float, float]) -> Needs:
-    return Needs.of(config, memory[0] + memory[1] * max(seconds))
+    program = config.cluster.task_memory * 1e9 if config.evaluate.separator is not None else 0
+    return Needs.of(config, memory[0] + memory[1] * max(seconds) + program)
 
 
 def _on_cluster(

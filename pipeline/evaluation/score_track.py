@@ -30,6 +30,7 @@ from pipeline.evaluation.estimates import (
     read_estimates,
 )
 from pipeline.evaluation.excerpts import EXCERPT_FILE, EXCERPTS, write_estimates, write_references
+from pipeline.evaluation.program import Program
 from pipeline.evaluation.scenarios import (
     ACCOMPANIMENT,
     Attempt,
@@ -59,6 +60,12 @@ class SystemJob:
     # The checkpoint folder, or the folder of another system's estimates of this split.
     place: Path | None
     key: Mapping[str, Any]  # what its estimates depend on besides the track, as JSON values
+    program: Program | None = None  # what separates songs for it
+
+    @property
+    def made_here(self) -> bool:
+        """Whether the evaluation separates songs for it: then estimates can be kept."""
+        return self.kind == "model" or self.program is not None
 
     def reads(self, track: Track) -> Path | None:
         """What its estimates of a track are made from, besides the track."""
@@ -172,7 +179,7 @@ def _score_track(job: TrackJob) -> TrackOutcome:
         hashes[system.file] = file_sha256(job.score_file(system))
         known = facts[system.file]
         done = {**(known or {}), "sha256": hashes[system.file]}
-        done["estimates"] = job.save if system.place else "none"
+        done["estimates"] = job.save if system.made_here else "none"
         key = keys[system.file]
         if known is not None:  # as of whoever made the scores
             key |= {"scoring": read_key(job.key_file(system))["key"]["scoring"]}
@@ -189,7 +196,11 @@ def _key(job: TrackJob, system: SystemJob, track_hash: str) -> dict[str, Any]:
         "all_sources": list(job.track.sources),
         "scenario": job.scenario,
         **({"sets": list(job.sets)} if job.sets else {}),
-        **(system.key if system.kind != "estimates" else _content_of(system, job.track)),
+        **(
+            _content_of(system, job.track)
+            if system.kind == "estimates" and system.place
+            else system.key
+        ),
     }
 
 
@@ -209,7 +220,7 @@ def _finished(job: TrackJob, system: SystemJob, facts: Mapping[str, Any] | None)
         return False
     if job.excerpt and not (job.excerpt_folder / EXCERPT_FILE).is_file():
         return False
-    if system.place is None or system.kind == "estimates":
+    if not system.made_here:
         return True
     excerpts = [job.excerpt_folder / system.file / f"{s}.wav" for s in job.sources]
     if job.excerpt and not all(file.is_file() for file in excerpts):
@@ -228,9 +239,13 @@ def make_estimates(job: TrackJob, system: SystemJob, audio: TrackAudio) -> Waves
         return mixture_estimates(audio, (*job.track.sources, ACCOMPANIMENT, *wanted))
     if system.kind in ("irm", "ibm"):
         return oracle_estimates(audio, job.track.sources, wanted, system.kind)
+    welcome = scored_names(job.scenario, job.sources, job.sets)
+    if (program := system.program) is not None:
+        mixture, rate = audio.mixture.numpy(), audio.sample_rate
+        with program.separated(job.file, mixture, rate, job.sources) as folder:
+            return read_estimates(folder, job.sources, audio, welcome)
     assert system.place is not None
     if system.kind == "estimates":
-        welcome = scored_names(job.scenario, job.sources, job.sets)
         return read_estimates(system.place / job.track.name, job.sources, audio, welcome)
     network = network_of(system)
     assert network is not None
@@ -300,9 +315,9 @@ def _whole(
 def _keep(
     job: TrackJob, system: SystemJob, waves: Waves, references: Waves, sample_rate: int
 ) -> None:
-    if system.place is None:  # the mixture and the oracles: nothing that is worth keeping
+    if system.kind not in ("model", "estimates"):  # of bounds nothing is worth keeping
         return
-    if job.save != "none" and system.kind == "model":
+    if job.save != "none" and system.made_here:
         keep_estimates(job.estimate_folder(system), waves, sample_rate, job.save)
     if job.excerpt:
         stretch = excerpt_stretch(references, sample_rate)

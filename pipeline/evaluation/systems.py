@@ -15,6 +15,7 @@ from pipeline.config.folders import RunFolder
 from pipeline.config.roles import recipe_of
 from pipeline.data.songs.tracks import Track
 from pipeline.evaluation.excerpts import EXCERPTS, REFERENCE_FOLDER
+from pipeline.evaluation.program import Program
 from pipeline.evaluation.score_files import file_names, read_key
 from pipeline.evaluation.score_track import SystemJob
 from pipeline.evaluation.summary import Kind, System
@@ -36,6 +37,10 @@ def systems_of(config: RunConfig, checkpoint: Checkpoint | None) -> list[SystemJ
         place = RunFolder.of(config).evaluated.absolute()
         key = {"checkpoint": checkpoint.hash, "overlap_ratio": options.overlap_ratio}
         lead = SystemJob(name, file_names([name])[name], "model", place, key)
+    elif (command := options.separator) is not None:
+        program = Program(command, options.separator_minutes, config.cluster.task_memory * 1e9)
+        name, key = name or program.name, {"separator": command}
+        lead = SystemJob(name, file_names([name])[name], "estimates", None, key, program)
     else:
         given = RunFolder.of(config).given["estimates_dir"]
         place = given / options.split
@@ -70,7 +75,8 @@ def require_free_name(config: RunConfig, lead: SystemJob) -> None:
     if owner is None or owner == _identity(lead.kind, lead.key):
         return
     kinds = {text.split()[0] for text in (owner, _identity(lead.kind, lead.key))}
-    if len(kinds) > 1 or (lead.kind == "model" and config.evaluate.checkpoint is not None):
+    named = config.evaluate.checkpoint if lead.kind == "model" else config.evaluate.separator
+    if len(kinds) > 1 or named is not None:
         raise ConfigError(
             f"run_id: {lead.name!r} is the name of {owner}, whose scores lie in {folder}; "
             f"allowed: another name for this one ({_identity(lead.kind, lead.key)})"
@@ -84,7 +90,8 @@ def _owner(folder: Path) -> str | None:
             key = read_key(file)["key"]
         except StageError:
             continue  # a damaged key keeps nothing: its track is scored again
-        kinds = {"checkpoint": "model", "estimates": "estimates", "scores": "scores"}
+        kinds = {"checkpoint": "model", "separator": "estimates", "estimates": "estimates",
+                 "scores": "scores"}  # fmt: skip
         return next((_identity(kind, key) for name, kind in kinds.items() if name in key), None)
     return None
 
@@ -93,6 +100,8 @@ def _identity(kind: str, key: Mapping[str, Any]) -> str:
     """Return what a system is in a few words, the first of which is its kind."""
     if kind == "model":
         return f"checkpoint {key['checkpoint'][:12]}"
+    if "separator" in key:
+        return f"program {key['separator']!r}"
     return "estimates" if kind == "estimates" else "scores of another system"
 
 
@@ -102,9 +111,8 @@ def require_known_folders(system: SystemJob, tracks: Sequence[Track]) -> None:
     Raises:
         DataError: names the folders.
     """
-    if system.kind != "estimates":
+    if system.kind != "estimates" or system.place is None:
         return
-    assert system.place is not None
     names = {track.name for track in tracks}
     there = {path.name for path in system.place.iterdir() if path.is_dir()}
     missing, unknown = sorted(names - there), sorted(there - names)
@@ -120,7 +128,8 @@ def require_known_folders(system: SystemJob, tracks: Sequence[Track]) -> None:
 def identity_of(system: SystemJob, checkpoint: Checkpoint | None) -> System:
     """Return what a summary says about ``system``."""
     if system.kind != "model" or checkpoint is None:
-        return System(kind=system.kind)
+        made = {name: text for name, text in system.key.items() if name == "separator"}
+        return System(kind=system.kind, settings=made)
     record = checkpoint.provenance
     kept = {name: record[name] for name in ("git_commit", "epoch", "step") if name in record}
     kept |= {"card": card_of(record, checkpoint.hash)}

@@ -68,6 +68,7 @@ WRONG = {
         "--split foo": ["split: got 'foo', allowed: train, valid, test"],
         # What the others have no effect with is in doubt itself.
         "--estimates_dir /nope --overlap_ratio 0.1": ["estimates_dir: /nope is no folder"],
+        "--separator demucs": ["separator: got 'demucs'"],
         "--verify -1": ["verify: got '-1'"],
         "--repair=": ["repair: is a flag of jobs.preprocess"],
         "--lr 0.1": ["lr: has no effect in jobs.evaluate"],

@@ -282,9 +282,7 @@ def read_track(track: Track) -> TrackAudio:
     if not blocks:
         raise DataError(f"{track}: is empty (0 samples)")
     audio = torch.cat(blocks, dim=-1)
-    wanted = track.wanted
-    rate = wanted.sample_rate if wanted.resample else min(fit_of(track).rates)
-    return TrackAudio(audio[:-1], audio[-1], rate)
+    return TrackAudio(audio[:-1], audio[-1], track.wanted.sample_rate)
 
 
 def source_hash(track: Track) -> str:
