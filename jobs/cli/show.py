@@ -120,6 +120,7 @@ def scores_result(config: RunConfig, report: ReportResult | None = None) -> Resu
     Of a report the systems are ranked first; of many systems there is nothing else.
     """
     from pipeline.evaluation.score_table import score_table
+    from pipeline.report.tables import ranking_text
 
     summaries = read_summaries(config) if report is None else report.summaries
     summaries = sorted(summaries, key=lambda one: one.system.kind not in _OF_INTEREST)
@@ -136,7 +137,7 @@ def scores_result(config: RunConfig, report: ReportResult | None = None) -> Resu
         "output_dir": RunFolder.of(config).shown,
     }
     if report is not None and len(tables) > 1:
-        tables = [report.ranking, *(tables if len(tables) <= _TABLES else [])]
+        tables = [ranking_text(report.board), *(tables if len(tables) <= _TABLES else [])]
     lines = ["\n\n".join(table.rstrip() for table in tables)]
     if failed:
         lines.append(f"\n{len(failed)} failed, and the figures are about the others:")

@@ -22,7 +22,7 @@ from pipeline.report.board import BOUNDS, Board, build_board
 from pipeline.report.comparisons import read_entry
 from pipeline.report.media import Shelf, read_songs
 from pipeline.report.page import render_page
-from pipeline.report.tables import csv_text, json_text, latex_text, markdown_text, ranking_text
+from pipeline.report.tables import csv_text, json_text, latex_text, markdown_text
 from pipeline.report.training_curves import read_curves
 
 AUDIO = "audio"  # folder beside the page, of what is heard and seen on demand
@@ -30,12 +30,12 @@ AUDIO = "audio"  # folder beside the page, of what is heard and seen on demand
 
 @dataclass(frozen=True)
 class ReportResult:
-    """The page, the texts of the report (``audio`` beside them is on the page), what they show."""
+    """The page, the texts of the report (``audio`` beside them is on the page), what was scored."""
 
     page: Path
     files: list[Path]
     summaries: list[Summary]
-    ranking: str  # the board as a table for a terminal
+    board: Board
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def write_report(config: RunConfig) -> ReportResult:
         atomic_write_bytes(folder.report / name, text.encode())
     shelf.clear(audio)
     paths = [folder.report / name for name in texts]
-    return ReportResult(paths[0], paths, summaries, ranking_text(board))
+    return ReportResult(paths[0], paths, summaries, board)
 
 
 def _scored(run: RunFolder) -> list[_Scored]:

@@ -132,7 +132,9 @@ def make_report(config: RunConfig) -> ReportResult:
     """Write the report; MLflow gets its files, and the table of all systems on it."""
     from pipeline.evaluation.score_files import ALL_METRICS
     from pipeline.evaluation.summary import usual_aggregation
+    from pipeline.report.board import Cell
     from pipeline.report.build import AUDIO, write_report
+    from pipeline.report.comparisons import AVERAGE
 
     folder = RunFolder.of(config)
     with Tracker(config, folder) as tracker:
@@ -141,10 +143,11 @@ def make_report(config: RunConfig) -> ReportResult:
             tracker.log_artifact(file, "report")
         if (folder.report / AUDIO).is_dir():
             tracker.log_artifact(folder.report / AUDIO, f"report/{AUDIO}")
+        views = [(metric, usual_aggregation(metric)) for metric in ALL_METRICS]
         rows = [
-            [s.name, source, *(getattr(row[m], usual_aggregation(m)) for m in ALL_METRICS)]
-            for s in result.summaries
-            for source, row in (*s.scores.items(), ("average", s.average))
+            [row.name, source, *(row.cells.get((source, *v), Cell(None)).value for v in views)]
+            for row in result.board.measured
+            for source in (*result.board.sources, AVERAGE)
         ]
         tracker.log_table("leaderboard", ["system", "source", *ALL_METRICS], rows)
     return result
