@@ -30,7 +30,7 @@ TOLERANCE = 1e-5  # of the largest value of the plain network's output
 
 _INPUTS, _OUTPUT = ("mixture_spec", "condition"), "estimate"
 _EXTRA = ("onnx", "onnxscript", "onnxruntime")
-_OPSET = 18
+OPSET = 18
 _MOST_BYTES = 2**31 - 2**20  # an ONNX file is one protobuf message
 
 
@@ -41,13 +41,14 @@ class Exported:
     Args:
         path: the file.
         bytes: its size.
-        frame_multiple: the frame count must be a multiple of this, and at least twice it.
+        frame_multiple: the frame count must be a multiple of this, and at least twice it; None
+            where the file takes waveforms of any length.
         error: largest difference from the plain network, relative to its largest output.
     """
 
     path: Path
     bytes: int
-    frame_multiple: int
+    frame_multiple: int | None
     error: float
 
 
@@ -92,11 +93,11 @@ def export_model(
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ConfigError(f"{path}: ends in {path.suffix!r}, allowed: {', '.join(FORMATS)}")
-    _check_possible(model, path)
+    check_possible(model, path)
     network = SpectrogramNetwork(copy.deepcopy(model).cpu().float().eval()).requires_grad_(False)
-    metadata = json.dumps(_metadata(model, provenance or {}), ensure_ascii=False)
+    metadata = json.dumps(metadata_of(model, provenance or {}), ensure_ascii=False)
     write, run = (_onnx, _run_onnx) if path.suffix == ".onnx" else (_pt2, _run_pt2)
-    with torch.no_grad(), _quietly():
+    with torch.no_grad(), quietly():
         data = write(network, _example(model, batch=2, steps=2), metadata)
         error = _difference(network, run(data), _example(model, batch=3, steps=5))
     if not error <= TOLERANCE:
@@ -108,7 +109,12 @@ def export_model(
     return Exported(path, len(data), model.config.time_reduction, error)
 
 
-def _check_possible(model: LaSAFT, path: Path) -> None:
+def check_possible(model: LaSAFT, path: Path) -> None:
+    """Refuse what cannot be exported.
+
+    Raises:
+        ConfigError, StageError: see :func:`export_model`.
+    """
     if any(isinstance(part, nn.GRU) for part in model.modules()):
         allowed = "one without a GRU, which torch.export writes out for one number of frames"
         raise ConfigError(f"{path}: block: got {model.config.block}, allowed: {allowed}")
@@ -124,7 +130,8 @@ def _check_possible(model: LaSAFT, path: Path) -> None:
         raise ConfigError(f"{path}: ONNX holds 2 GB, the network has {size / 1e9:.1f} GB: use .pt2")
 
 
-def _metadata(model: LaSAFT, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def metadata_of(model: LaSAFT, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the file says of itself."""
     config = model.config
     return {
         "format": 1,
@@ -170,7 +177,7 @@ def _onnx(network: SpectrogramNetwork, example: tuple[Tensor, Tensor], metadata:
         graph,
         dynamo=True,
         verbose=False,
-        opset_version=_OPSET,
+        opset_version=OPSET,
         input_names=_INPUTS,
         output_names=[_OUTPUT],
         dynamic_shapes=free,
@@ -207,7 +214,7 @@ def _difference(
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep the exporters' notes about their own insides from the user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in loggers]

@@ -205,4 +205,7 @@ def test_every_command_of_lasaft_in_a_document_is_one() -> None:
 
 
 def _code(document: Path) -> list[str]:
-    return re.findall(r"^```bash\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    """Return the blocks of commands, and those in the cells of tables."""
+    text = document.read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return blocks + re.findall(r"^\|.*`(lasaft [^`]*)`", text, re.MULTILINE)

@@ -21,7 +21,7 @@ from lasaft.cli.console import (
     stopped_by_signals,
     text_of,
 )
-from lasaft.cli.grammar import FLAGS, Given, Verb, near, parse
+from lasaft.cli.grammar import Given, Verb, near, parse
 from lasaft.cli.help import row
 from lasaft.cli.separate import SEPARATE
 from lasaft.config import Settings, option
@@ -126,19 +126,22 @@ def _export(given: Given) -> int:
     from lasaft.checkpoint import build_model, load_checkpoint
     from lasaft.export import export_model
     from lasaft.separation.stems import check_writable
+    from lasaft.separation.wave_export import export_waves
 
     folder, file = given.words
     check_writable(Path(file).parent, file)
     checkpoint = load_checkpoint(folder)
     card = card_of(checkpoint.provenance, checkpoint.hash)
     provenance = {"checkpoint": checkpoint.hash, **checkpoint.provenance, "card": card}
-    done = export_model(build_model(checkpoint), file, provenance)
+    export = export_waves if "with_stft" in given.flags else export_model
+    done = export(build_model(checkpoint), file, provenance)
     multiple = done.frame_multiple
     if given.json:
         result = {"file": str(done.path), "bytes": done.bytes, "error": done.error}
-        print_json({**result, "frame_multiple": multiple, "least_frames": 2 * multiple})
+        frames = {"frame_multiple": multiple, "least_frames": multiple and 2 * multiple}
+        print_json(result | frames)
     else:
-        frames = f"{2 * multiple}, {3 * multiple}, {4 * multiple} ..."
+        frames = f"{2 * multiple}, {3 * multiple}, {4 * multiple} ..." if multiple else "any length"
         found = (str(done.path), f"{done.bytes / 1e6:.1f}", frames, f"{done.error:.1e}")
         print_table(("file", "MB", "frames", "difference"), [found])
     return 0
@@ -229,6 +232,9 @@ VERBS = {
         "to spectrograms.",
         ("CHECKPOINT", "FILE"),
         _export,
+        flags={
+            "with_stft": "of ONNX: from waveform to waveforms of any length, STFT and chunks inside"
+        },
     ),
     "card": Verb(
         "Print where weights come from, and under which licences: of a checkpoint, or of the "
@@ -240,5 +246,6 @@ VERBS = {
 }
 # For the completion of shells: the options of each command, and its flags.
 LASAFT = {
-    name: (options_of(verb.options), dict.fromkeys(FLAGS, ())) for name, verb in VERBS.items()
+    name: (options_of(verb.options), dict.fromkeys(verb.all_flags, ()))
+    for name, verb in VERBS.items()
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,12 @@ from lasaft.errors import ConfigError, Problem, refuse
 from lasaft.options import did_you_mean, options_of
 from lasaft.output import be_quiet
 
+# What every command takes without a value.
+FLAGS = {
+    "json": "prints the result as JSON",
+    "quiet": "tells nothing but the result and what is wrong",
+}
+
 
 @dataclass(frozen=True)
 class Given:
@@ -26,19 +32,14 @@ class Given:
         options: of the command's own class.
         explicit: the names of the options that were given.
         json: print the result as JSON.
+        flags: those of the command's own.
     """
 
     words: list[str]
     options: Any
     explicit: frozenset[str]
     json: bool
-
-
-# What every command takes without a value.
-FLAGS = {
-    "json": "prints the result as JSON",
-    "quiet": "tells nothing but the result and what is wrong",
-}
+    flags: frozenset[str] = frozenset()
 
 
 class NoOptions(Settings):
@@ -55,6 +56,7 @@ class Verb:
         run: does the work and returns the exit code.
         options: declares its options.
         problems: of what it was given, besides those of single options.
+        flags: its words without a value, each with its line of help.
     """
 
     summary: str
@@ -62,6 +64,12 @@ class Verb:
     run: Callable[[Given], int]
     options: type[Settings] = NoOptions
     problems: Callable[[Given], Iterable[Problem]] = lambda given: ()
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def all_flags(self) -> dict[str, str]:
+        """Its own flags, and those of every command."""
+        return {**self.flags, **FLAGS}
 
 
 def parse(name: str, verb: Verb, argv: Sequence[str]) -> Given | str:
@@ -71,7 +79,7 @@ def parse(name: str, verb: Verb, argv: Sequence[str]) -> Given | str:
         ConfigError: every problem with the command line.
     """
     options = options_of(verb.options)
-    found = read_arguments(argv, options, flags=FLAGS, words=True)
+    found = read_arguments(argv, options, flags=verb.all_flags, words=True)
     if found.help is not None:
         return _help_page(name, verb, found.help)
     be_quiet("quiet" in found.flags)
@@ -81,7 +89,7 @@ def parse(name: str, verb: Verb, argv: Sequence[str]) -> Given | str:
     builder.add(found.given)
     tree = builder.build(verb.options)
     explicit = frozenset(item.name for item in found.given)
-    given = Given(found.words, tree, explicit, "json" in found.flags)
+    given = Given(found.words, tree, explicit, "json" in found.flags, frozenset(found.flags))
     if tree is not None and len(found.words) >= len(verb.words):
         builder.note(verb.problems(given))
     refuse(builder.problems)
@@ -103,7 +111,9 @@ def _help_page(name: str, verb: Verb, topic: str) -> str:
         lines = [*textwrap.wrap(f"lasaft {name}: {verb.summary}", WIDTH), ""]
         lines.append(f"usage: lasaft {name} {' '.join(verb.words)} [--OPTION VALUE]...")
         lines += ["", *(text for option in options.values() for text in line(option))]
-        lines += [text for flag, meaning in FLAGS.items() for text in row(f"--{flag}", meaning)]
+        lines += [
+            text for flag, meaning in verb.all_flags.items() for text in row(f"--{flag}", meaning)
+        ]
     elif asked in options:
         lines = list(option_page(options[asked]))
     else:

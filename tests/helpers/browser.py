@@ -30,12 +30,12 @@ class Page:
     """One page in a browser of its own; ``requests`` are the addresses that it asked for.
 
     Args:
-        file: the page, opened from disk.
+        file: the page, opened from disk, or its address.
         profile: an empty folder for the browser.
         width: of the window in pixels.
     """
 
-    def __init__(self, file: Path, profile: Path, width: int = 1280) -> None:
+    def __init__(self, file: Path | str, profile: Path, width: int = 1280) -> None:
         executable = find_chromium()
         assert executable is not None
         to_browser, self._write = os.pipe()
@@ -59,8 +59,18 @@ class Page:
         self._session = attached["sessionId"]
         for domain in ("Network", "Runtime", "Log", "Page"):
             self._call(f"{domain}.enable")
-        self._call("Page.navigate", url=file.as_uri())
-        self.wait_for("document.readyState === 'complete' && location.protocol === 'file:'")
+        self.go(file if isinstance(file, str) else file.as_uri())
+
+    def go(self, address: str) -> None:
+        """Open an address."""
+        self._call("Page.navigate", url=address)
+        self.wait_for(
+            f"document.readyState === 'complete' && location.href.startsWith({address[:5]!r})"
+        )
+
+    def set_cookie(self, name: str, value: str, address: str) -> None:
+        """Give the browser a cookie for an address."""
+        self._call("Network.setCookie", name=name, value=value, url=address)
 
     def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression in the page."""

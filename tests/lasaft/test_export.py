@@ -15,11 +15,14 @@ import pytest
 import torch
 
 from lasaft import export
+from lasaft.card import card_of
 from lasaft.checkpoint import load_checkpoint, save_checkpoint
 from lasaft.cli import commands as cli
 from lasaft.errors import ConfigError, StageError
 from lasaft.export import METADATA, export_model
 from lasaft.network.model import LaSAFT
+from lasaft.separation.separator import Separator
+from lasaft.separation.wave_export import export_waves
 from tests.helpers.models import small_model
 
 # Together every block, modulation and framework; `python -m benchmarks.exports` has all pairs.
@@ -111,6 +114,39 @@ def test_the_file_gives_what_the_network_gives(tmp_path: Path, name: str) -> Non
         assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"block": "tfc", "modulation": "pocm", "spec_type": "magnitude", "input_channels": 1,
+         "spec_est_mode": "masking"},
+    ],
+    ids=["complex mapping", "magnitude masking, mono"],
+)  # fmt: skip
+def test_a_file_with_the_stft_gives_what_the_separator_gives(
+    tmp_path: Path, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small_model(n_internal_layers=1, **options)
+    save_checkpoint(tmp_path / "c", model.state_dict(), model.config, {})
+    words = ["export", str(tmp_path / "c"), str(tmp_path / "waves.onnx"), "--with_stft", "--json"]
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out)["frame_multiple"] is None
+    session = onnxruntime.InferenceSession(tmp_path / "waves.onnx")
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+    assert (metadata["with_stft"], metadata["sources"]) == (True, list(model.config.sources))
+    separator = Separator(model)
+    for samples in (1, 900, 5003):
+        song = 0.1 * torch.randn(model.config.audio_channels, samples)
+        condition = np.arange(len(model.config.sources))
+        feed = {"mixture": song.numpy(), "condition": condition}
+        stems = np.asarray(session.run(["stems"], feed)[0])
+        for stem, wanted in zip(stems, separator.separate(song, 44100).values(), strict=True):
+            # 0.01 dB are 1.2e-3 of an amplitude; other kernels add in another order.
+            assert np.abs(stem - wanted.numpy()).max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
+    with pytest.raises(ConfigError, match=r"allowed with with_stft: \.onnx"):
+        export_waves(model, tmp_path / "waves.pt2")
+
+
 def test_a_checkpoint_is_exported_by_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,9 +158,11 @@ def test_a_checkpoint_is_exported_by_the_command(
     assert (result["file"], result["bytes"]) == (str(file), file.stat().st_size)
     assert (result["frame_multiple"], result["least_frames"]) == (1, 2)
     run, metadata = exported(file)
+    digest = load_checkpoint(tmp_path / "c").hash
     assert metadata["provenance"] == {
-        "checkpoint": load_checkpoint(tmp_path / "c").hash,
+        "checkpoint": digest,
         "epoch": 3,
+        "card": card_of({"epoch": 3}, digest),
     }
     spec, condition = spectrogram(model, 3, 11)
     np.testing.assert_allclose(run(spec, condition), plain(model, spec, condition), atol=1e-5)
