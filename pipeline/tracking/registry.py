@@ -62,8 +62,18 @@ def register(
             if arrival not in arrived:
                 client.log_artifact(run, str(file), str(place))
                 yield arrival
+        # By this tag MLflow's page lists the model with its run.
+        client.set_tag(run, "mlflow.log-model.history", json.dumps([_listed(model, run)]))
     source = f"{client.get_run(run).info.artifact_uri}/{MODEL_FOLDER}"
     client.create_model_version(name, source, run, tags=_facts(record))
+
+
+def _listed(model: Path, run: str) -> dict[str, Any]:
+    from mlflow.models import Model
+
+    said = Model.load(str(model)).to_dict()
+    parts = ("flavors", "model_uuid", "signature", "utc_time_created")
+    return {"artifact_path": MODEL_FOLDER, "run_id": run} | {name: said[name] for name in parts}
 
 
 def _make_known(client: MlflowClient, name: str) -> None:

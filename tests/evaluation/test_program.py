@@ -16,6 +16,7 @@ from lasaft.config import MUSDB18_SOURCES
 from lasaft.errors import ConfigError, DataError
 from pipeline.config import RunConfig
 from pipeline.data.songs.tracks import list_tracks
+from pipeline.data.songs.wanted import Wanted
 from pipeline.evaluation.program import Program
 from pipeline.evaluation.score_files import read_scores
 from pipeline.evaluation.score_track import SystemJob, TrackJob, score_track
@@ -41,7 +42,7 @@ def _program(code: str, minutes: float = 1.0, memory_bytes: float = 2e9) -> Prog
 
 def test_what_a_program_makes_of_a_song_is_scored_and_kept(tmp_path: Path) -> None:
     root = make_musdb(tmp_path / "songs", train=0, valid=0, test=1, seconds=2.0)
-    (track,) = list_tracks(root, sources=MUSDB18_SOURCES)
+    (track,) = list_tracks(root, Wanted(MUSDB18_SOURCES))
     program = _program(_SEPARATES)
     system = SystemJob("x", "x", "estimates", None, {"separator": program.command}, program)
     job = TrackJob(

@@ -53,7 +53,7 @@ def test_ten_seconds_are_separated_in_a_tab(tmp_path: Path, served: str) -> None
     song = write(tmp_path / "song.wav", noise(2, 11 * RATE), subtype="PCM_16")
     address = f"{served}/separate.html?network=network.onnx&song=song.wav"
     with Page(address, tmp_path / "chromium") as page:
-        page.wait_for("document.getElementById('status').textContent.match(/done|failed/)", 120)
+        page.wait_for("document.getElementById('status').textContent.match(/done|failed/)", 250)
         assert page.run("document.getElementById('status').textContent") == "done"
         wanted = Separator(model).separate(read(song)[:, : 10 * RATE], RATE)
         assert page.run("document.querySelectorAll('audio').length") == len(wanted)

@@ -220,6 +220,8 @@ def test_a_trained_network_is_a_registered_model_without_pickle(
     assert {"MLmodel", "weights.safetensors", "config.json", "pyfunc.py"} <= files
     from mlflow.models import Model
 
+    (listed,) = json.loads(runs[0].data.tags["mlflow.log-model.history"])
+    assert (listed["artifact_path"], listed["run_id"]) == ("model", version.run_id)
     described = Model.load(str(packed))
     assert described.signature is not None
     example = described.load_input_example(str(packed))
