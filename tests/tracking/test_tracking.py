@@ -198,6 +198,7 @@ def test_a_trained_network_is_a_registered_model_without_pickle(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own code
         import mlflow.pyfunc
+        from mlflow.models import Model
 
     config = _config(tmp_path)
     folder = RunFolder.of(config)
