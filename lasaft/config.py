@@ -184,7 +184,7 @@ class ModelConfig(Settings):
         "decoder", "blocks that a condition modulates (full: all)"
     )
     control_vector_type: Literal["embedding", "one_hot_mode", "multi_hot"] = option(
-        "embedding", "how a source becomes a vector, or a set of sources (multi_hot)"
+        "embedding", "how sources become a vector"
     )
     control_input_dim: int | None = option(
         None, "number of sources (None: as many as in sources)", ge=1, role="shards"

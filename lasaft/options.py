@@ -17,7 +17,18 @@ from pydantic.fields import FieldInfo
 from lasaft.errors import ConfigError, Problem
 
 Kind = Literal[
-    "bool", "int", "float", "text", "path", "choice", "ints", "names", "pair", "range", "place"
+    "bool",
+    "int",
+    "float",
+    "text",
+    "path",
+    "choice",
+    "ints",
+    "floats",
+    "names",
+    "pair",
+    "range",
+    "place",
 ]
 Raw = str | list[str] | None
 
@@ -28,6 +39,7 @@ _UNIONS: dict[Any, Kind] = {(int, str): "range", (Path, str): "place"}
 _IN_WORDS: dict[Kind, str] = {
     "bool": "True or False",
     "ints": "whole numbers with commas between, such as 0,1",
+    "floats": "numbers{range} with commas between, such as 2,1,0.5",
     "names": "names with commas between, such as vocals,drums",
     "pair": "two numbers{range} with a comma between, such as 0.9,0.999",
     "path": "a path",
@@ -159,10 +171,10 @@ def _typed(option: Option, annotation: Any) -> Option:
         kind: Kind = "bool" if True in parts else "choice"
         return replace(option, kind=kind, choices=tuple(str(part) for part in parts))
     if origin is tuple:
-        kind = "ints" if parts[0] is int else "names"
-        if Ellipsis not in parts:
-            option, kind = _typed(option, parts[0]), "pair"
-        return replace(option, kind=kind)
+        of_each = _typed(option, parts[0])
+        lists: dict[Kind, Kind] = {"int": "ints", "float": "floats", "text": "names"}
+        kind = lists[of_each.kind] if Ellipsis in parts else "pair"
+        return replace(of_each, kind=kind)
     return replace(option, kind=_PLAIN_KINDS[annotation])
 
 
@@ -172,7 +184,7 @@ def value_of(option: Option, raw: Raw) -> Any:
     Text that does not fit is left for the strict validation to refuse, so that all problems are
     reported in one place.
     """
-    listed = option.kind in ("ints", "names", "pair")
+    listed = option.kind in ("ints", "floats", "names", "pair")
     if isinstance(raw, list):
         return _items(option, raw) if listed else raw
     if raw is None or (option.optional and raw in _NONE_WORDS):
@@ -209,7 +221,7 @@ def _list_items(text: str) -> list[str]:
 
 
 def _items(option: Option, items: list[str]) -> Any:
-    if option.kind in ("ints", "pair"):
+    if option.kind != "names":
         kind: Kind = "int" if option.kind == "ints" else "float"
         return tuple(item and _scalar(kind, item, item) for item in items)
     return tuple(item or 0 for item in items)

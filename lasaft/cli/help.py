@@ -11,8 +11,8 @@ WIDTH = 100
 NAME_WIDTH = 28
 _LONGEST_CHOICES = 44
 _SHORT_KINDS = {
-    "bool": "True|False", "ints": "A,B,...", "names": "A,B,...", "pair": "A,B", "path": "PATH",
-    "place": "PATH|ADDRESS", "range": "N|MIN:MAX",
+    "bool": "True|False", "ints": "A,B,...", "floats": "A,B,...", "names": "A,B,...",
+    "pair": "A,B", "path": "PATH", "place": "PATH|ADDRESS", "range": "N|MIN:MAX",
 }  # fmt: skip
 
 

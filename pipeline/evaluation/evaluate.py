@@ -54,6 +54,8 @@ from pipeline.evaluation.systems import identity_of, require_known_folders, syst
 # Bytes, and bytes more for each second of a track, measured with four stereo sources: a task holds
 # 1.6 GB at 240 s, museval 1.2 GB at 30 s and 5.3 GB at 240 s.
 _SCORE_MEMORY, _VERIFY_MEMORY = (0.7e9, 4.2e6), (0.9e9, 19e6)
+_MEASURED_SOURCES, _TAPS = 4, 512
+_SHOWN = 8  # names in a message
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def evaluate(config: RunConfig) -> EvaluationResult:
         require_writable(folder.estimates)
     for system in systems:  # until all is done there is no whole summary
         (folder.scores / system.file / "summary.json").unlink(missing_ok=True)
-    needs, network = _needs(config, seconds, _SCORE_MEMORY), network_of(systems[0])
+    needs, network = _needs(config, jobs[0], seconds, _SCORE_MEMORY), network_of(systems[0])
     if network is not None and needs.patience:
         _await_gpus(config, needs)
     with separators(network, parcel(folder, reads=[s.place for s in systems if s.place])) as actors:
@@ -220,9 +222,19 @@ def _spread_over(actors: Sequence[Any], jobs: Sequence[TrackJob]) -> list[TrackJ
     return [replace(job, separator=actors[number % len(actors)]) for number, job in enumerate(jobs)]
 
 
-def _needs(config: RunConfig, seconds: Sequence[float], memory: tuple[float, float]) -> Needs:
+def _needs(
+    config: RunConfig, job: TrackJob, seconds: Sequence[float], memory: tuple[float, float]
+) -> Needs:
+    """Return what a task of these tracks holds: signals, and filters between those scored together.
+
+    The filters of n sources are half a matrix of 512 n channels, squared.
+    """
+    more = max(1.0, (1 + len(job.track.sources)) / (1 + _MEASURED_SOURCES))
+    together = 2 if job.scenario == "target_rest" else len(job.sources)
+    rows = (2 * _TAPS * max(_MEASURED_SOURCES, together), 2 * _TAPS * _MEASURED_SOURCES)
+    filters = 8 * (rows[0] ** 2 - rows[1] ** 2) / 2
     program = config.cluster.task_memory * 1e9 if config.evaluate.separator is not None else 0
-    return Needs.of(config, memory[0] + memory[1] * max(seconds) + program)
+    return Needs.of(config, memory[0] + filters + more * memory[1] * max(seconds) + program)
 
 
 def _on_cluster(
@@ -263,7 +275,7 @@ def _verify(
         return []
     calls = [(jobs[index], jobs[index].systems[0]) for index in chosen]
     lengths = [seconds[index] for index in chosen]
-    needs = _needs(config, lengths, _VERIFY_MEMORY)
+    needs = _needs(config, jobs[0], lengths, _VERIFY_MEMORY)
     folder = RunFolder.of(config)
     records = _on_cluster(folder, verify_track, calls, lengths, needs, name="museval")
     wrong = []
@@ -327,7 +339,8 @@ def _say_silent(system: SystemJob, jobs: Sequence[TrackJob]) -> None:
         values = read_scores(job.score_file(system)).values
         silent = [source for source, table in values.items() if np.isnan(table["SDR"]).all()]
         if silent:
-            names = ", ".join(silent)
+            names = ", ".join(silent[:_SHOWN])
+            names += f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
             why = "it or an estimate is silent throughout, or there is no error to measure"
             say(f"evaluate: {job.track}: no SDR of {names}: {why}")
 

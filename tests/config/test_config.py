@@ -57,6 +57,9 @@ def _values(option: Option) -> st.SearchStrategy[Any]:
             plain = st.sampled_from(option.choices)
         case "ints":
             plain = st.lists(st.integers(0, 30), max_size=4).map(tuple)
+        case "floats":
+            number = st.floats(low, high, allow_nan=False, allow_infinity=False)
+            plain = st.lists(number, min_size=1, max_size=4).map(tuple)
         case "pair":
             plain = st.tuples(*[st.floats(low, high)] * 2)
         case "names":

@@ -37,6 +37,7 @@ _TRAINING = {
     "--auto_lr_schedule True --lr_schedule cosine": ["auto_lr_schedule: got True"],
     "--betas 0.9,1.5": ["betas: got '0.9,1.5', allowed: two numbers from 0 to 0.99999 with"],
     "--momentum 0.5": ["momentum: has no effect, because optimizer adam does not use it"],
+    "--control_vector_type multi_hot --set_sizes 2,a": ["set_sizes: got '2,a', allowed: numbers"],
     "--target_names piano": ["target_names: got 'piano', allowed: vocals"],
     "--loss_raw_scale 1": ["loss_raw_scale: has no effect, because neither train_loss"],
     "--resources_per_worker CPU": ["resources_per_worker: got 'CPU'"],
