@@ -174,7 +174,7 @@ def test_a_default_at_fault_hides_no_other_problem() -> None:
         (["--train.n_fft", "7"], "train.n_fft: no such option; did you mean model.n_fft?"),
         (["--optimiser", "adam"], "did you mean optimizer?"),
         (["--optimizer", "Adam"], "did you mean adam"),
-        (["--presets", "demo"], "did you mean preset?"),
+        (["--presets", "demo"], "did you mean preset"),
         (["--train", "3"], "train: is a group of options, not an option"),
         (["--n_fft"], "n_fft: a value is missing, allowed: a whole number from 16 to 65536"),
         (["--n_fft", "--lr", "1"], "n_fft: a value is missing"),

@@ -86,7 +86,8 @@ def fit(headers: Headers, lacks: Sequence[str], wanted: Wanted, *, in_one: bool 
         if len(found) > 1:
             changes.add(column, f"is the sum of {len(found)} files")
     for column in lacks:
-        changes.add(column, f"is missing: {'the sum of all' if column == MIXTURE else 'silence'}")
+        instead = "the sum of the sources" if column == MIXTURE else "silence"
+        changes.add(column, f"is missing: {instead}")
     apart = max((abs(length - samples) for length in lengths.values()), default=0)
     wrong, seconds = faults.lines, apart / wanted.sample_rate
     if seconds > (0 if in_one else wanted.length_tolerance):

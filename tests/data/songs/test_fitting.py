@@ -106,7 +106,7 @@ def test_a_song_that_lacks_a_stem_has_silence_or_is_left_out(tmp_path: Path) -> 
     first, second = examined(tmp_path, tracks)
     assert first.notes == [
         "violin is missing: silence",
-        "mixture is missing: the sum of all",
+        "mixture is missing: the sum of the sources",
     ]
     assert (first.faults, second.faults, second.notes) == ([], [], [])
     audio = read_track(tracks[0])
