@@ -239,11 +239,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(by_folded[name] for name in close)}?"
 
 
-def no_such_option(typed: str, options: Mapping[str, Option]) -> Problem:
-    """Return the problem of a name that no option has, with the nearest that there is."""
+def no_such_option(
+    typed: str, options: Mapping[str, Option], others: Iterable[str] = ()
+) -> Problem:
+    """Return the problem of a name that no option has, with the nearest one or other word."""
     leaf = typed.rpartition(".")[2]
     hint = f"; did you mean {options[leaf].path}?" if leaf in options else ""
-    return Problem(typed, reason=f"no such option{hint or did_you_mean(leaf, options)}")
+    return Problem(typed, reason=f"no such option{hint or did_you_mean(leaf, [*options, *others])}")
 
 
 def problems_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lasaft.errors import Problem
 from lasaft.options import Option, Raw, did_you_mean, no_such_option
@@ -153,10 +153,7 @@ def _unknown(typed: str, options: Mapping[str, Option], others: Collection[str])
         return Problem(
             name, reason=f"is a group of options, not an option (--help {name} lists them)"
         )
-    problem = no_such_option(name, options)
-    if name not in options and "did you mean" not in problem.reason:
-        return replace(problem, reason=problem.reason + did_you_mean(name, others))
-    return problem
+    return no_such_option(name, options, others)
 
 
 def _stray(word: str, options: Mapping[str, Option]) -> Problem:
