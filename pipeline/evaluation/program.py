@@ -21,7 +21,7 @@ import soundfile
 
 from lasaft.errors import DataError
 
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.5
 _SAID, _SHOWN = 500, 8  # characters of what it said last, and files, that an error quotes
 # Linux ends it where its task is ended without a word, as Ray does at Ctrl-C.
 _ENDS_WITH_ITS_TASK = """
@@ -99,15 +99,16 @@ class Program:
         )  # fmt: skip
         end = time.monotonic() + 60 * self.minutes
         try:
-            while process.poll() is None:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    code = process.wait(_LOOK_SECONDS)
+                    return f"failed with exit code {code}" if code else None
                 if time.monotonic() > end:
                     return f"took longer than separator_minutes {self.minutes:g}"
                 if _memory_of(process.pid) > self.memory_bytes:
                     return f"took more than task_memory {self.memory_bytes / 1e9:g} GB"
-                time.sleep(_LOOK_SECONDS)
         finally:
             _end(process)
-        return f"failed with exit code {process.returncode}" if process.returncode else None
 
 
 def _memory_of(group: int) -> int:

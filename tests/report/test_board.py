@@ -179,7 +179,12 @@ def test_a_board_of_other_runs_alone_needs_no_scores_of_its_own(
     words = ["--output_dir", str(tmp_path / "board"), "--log", "False", "--add"]
     assert report_job([*words, f"{a},{c}"]) == 0
     assert "<title>other on" in (tmp_path / "board" / "report" / "index.html").read_text()
-    capsys.readouterr()
+    title, head, *ranked = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert title.startswith("Synthetic songs, test, 4 tracks: BSS Eval v4")
+    assert head.split() == ["place", "system", *SOURCES, AVERAGE]
+    averages = [float(line.split()[-1]) for line in ranked]
+    assert averages == sorted(averages, reverse=True)
+    assert {line.split()[0] for line in ranked if "mixture" in line} <= {"-"}
     assert report_job([*words, f"{a},{tmp_path}/nowhere"]) == 2
     assert f"add: {tmp_path}/nowhere holds no scores, allowed: " in capsys.readouterr().err
 
