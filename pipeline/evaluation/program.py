@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -77,7 +78,7 @@ class Program:
             with log.open("wb") as said:
                 reason = self._run(words, said)
             if reason is None:
-                found = {file.parent for s in sources for file in folder.rglob(f"{s}.*")}
+                found = {file.parent for s in sources for file in folder.rglob(f"{escape(s)}.*")}
                 if len(found) == 1:
                     yield found.pop()
                     return
