@@ -119,7 +119,7 @@ def bare(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_cards(folder: Path, card: Card, files: Collection[str]) -> None:
     """Write which weights made these ``files`` of ``folder``, beside what is said of others."""
-    others = read_cards(folder) if (folder / CARDS).is_file() else []
+    others = read_cards(folder)
     others = [other | {"files": sorted(set(other["files"]) - set(files))} for other in others]
     same = {"checkpoint": card["checkpoint"]}
     mine = {name for other in others if same.items() <= other.items() for name in other["files"]}
@@ -129,17 +129,20 @@ def write_cards(folder: Path, card: Card, files: Collection[str]) -> None:
 
 
 def read_cards(folder: Path) -> list[dict[str, Any]]:
-    """Return the cards in a folder of stems, each with its files.
+    """Return the cards in a folder of stems, each with its files; none where there is no file.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is damaged, or another program's.
     """
     path = folder / CARDS
+    if not path.exists():
+        return []
     try:
         found = json.loads(path.read_bytes())
         cards = found["cards"] if found["format"] == 1 else []
         if not cards or any(not {"checkpoint", "files"} <= card.keys() for card in cards):
             raise ValueError("it holds no cards of format 1")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is damaged: {error}") from error
+        reason = f"is damaged, or not of lasaft ({error}); move it elsewhere"
+        raise CheckpointError(f"{path}: {reason}") from error
     return cards

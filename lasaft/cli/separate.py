@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Literal
 
-from lasaft.card import Card, card_of, write_cards
+from lasaft.card import Card, card_of, read_cards, write_cards
 from lasaft.checkpoint_record import WEIGHTS, read_record
 from lasaft.cli.console import complain, outcome, print_json, print_table, text_of
 from lasaft.cli.grammar import Given, Verb, near
@@ -122,6 +122,8 @@ def _separate(given: Given) -> int:
             encoding.format, tracks=[song.track for song in songs],
         )  # fmt: skip
         check_writable(output_dir)
+        for place in {path.parent for files in plan for path in files.values()}:
+            read_cards(place)
         if not any(song.path.is_file() for song in songs):
             missing = [shown(f"{song.shown}: {no_file(song.path)}") for song in songs]
             raise AudioError("\n".join(missing))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lasaft.card import CARDS, card_of, write_cards
 from lasaft.checkpoint import Checkpoint, load_checkpoint
 from lasaft.errors import ConfigError, DataError, StageError, refuse
 from pipeline.cluster.fanout import Needs, run_tasks
@@ -145,6 +146,12 @@ def evaluate(config: RunConfig) -> EvaluationResult:
         write_summary(path, summaries[system.name])
         files += [path, *(job.score_file(system) for job, _ in done)]
     _drop_old_excerpts(folder, jobs)
+    if checkpoint is not None and config.evaluate.save_estimates != "none":
+        place = folder.estimates / systems[0].file
+        place.mkdir(parents=True, exist_ok=True)
+        kept = [f"{job.track.split}/{job.file}" for job, _ in done]
+        write_cards(place, card_of(checkpoint.provenance, checkpoint.hash), kept)
+        store.push_files([str((place / CARDS).relative_to(folder.root))])
     store.push("scores", excerpts)
     return EvaluationResult(summaries, files, sum(outcome.scored for _, outcome in done))
 

@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from jobs.cli.show import scores_result
+from lasaft.card import read_cards
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import MUSDB18_SOURCES, ModelConfig
 from lasaft.errors import CheckpointError, ConfigError, DataError, StageError
@@ -122,6 +123,8 @@ def test_kept_estimates_are_what_was_scored(
     track = _test_tracks(songs)[0]
     scores = read_scores(root / "scores" / NAME / "test" / f"{track}.json")
     kept, rate = soundfile.read(root / "estimates" / NAME / "test" / track / "drums.wav")
+    (card,) = read_cards(root / "estimates" / NAME)
+    assert f"test/{track}" in card["files"]
     stem = _stem(songs, track, "drums")
     assert rate == 44100
     assert kept.shape == stem.shape == (round(SECONDS * 44100), 2)

@@ -117,6 +117,10 @@ def test_stems_carry_the_card_of_their_weights(
         (out / "song" / CARDS).write_text(damage)
         with pytest.raises(CheckpointError, match=r"card\.json: is damaged"):
             read_cards(out / "song")
+    # Before any work.
+    (checkpoint / "weights.safetensors").unlink()
+    assert main(words) == 1
+    assert "card.json: is damaged, or not of lasaft" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
