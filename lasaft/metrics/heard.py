@@ -45,7 +45,7 @@ def log_wmse(references: Any, estimates: Any, mixture: Any, sample_rate: float) 
     true, ours = same_shape(references, estimates)
     whole = np.asarray(mixture, np.float64)
     level = np.maximum(_heard(whole, sample_rate), whole.shape[1] * _WMSE_EPS**2)
-    errors = [e.astype(np.float64) - s for s, e in zip(true, ours, strict=True)]
+    errors = (e.astype(np.float64) - s for s, e in zip(true, ours, strict=True))
     energies = np.array([_heard(error, sample_rate) for error in errors])
     return _WMSE_SCALE * np.log(energies / level + _WMSE_EPS).mean(axis=1)
 

@@ -34,6 +34,7 @@ from pipeline.evaluation.program import Program
 from pipeline.evaluation.scenarios import (
     ACCOMPANIMENT,
     Attempt,
+    Pair,
     is_silent,
     scored_names,
 )
@@ -290,26 +291,29 @@ def _score(job: TrackJob, waves: Waves, audio: TrackAudio) -> FrameScores:
     none = {metric: np.full(count, np.nan) for metric in METRICS}
     return FrameScores(
         {name: values.get(name, none) for name in attempt.names},
-        {
-            name: _whole(*attempt.pair(name), audio, artifacts.get(name, np.nan))
-            for name in attempt.names
-        },
+        _whole({name: attempt.pair(name) for name in attempt.names}, audio, artifacts),
     )
 
 
 def _whole(
-    reference: np.ndarray, estimate: np.ndarray, audio: TrackAudio, artifacts: float
-) -> dict[str, float | None]:
-    """Return the scores of a whole song; reference and estimate are [channel, sample]."""
+    pairs: Mapping[str, Pair], audio: TrackAudio, artifacts: Mapping[str, float]
+) -> dict[str, dict[str, float | None]]:
+    """Return the scores of a whole song for each of the ``pairs``; SI-SAR is known already."""
     mixture, rate = audio.mixture.numpy(), audio.sample_rate
-    if is_silent(reference):  # of the mixture without the estimate only the estimate is missing
-        leak = usdr([mixture], [mixture.astype(np.float64) - estimate])
-        return {**dict.fromkeys(WHOLE_METRICS), LEAK: float(leak[0])}
-    pair = [reference], [estimate]
-    found = usdr(*pair), si_sdr(*pair), artifacts, log_wmse(*pair, mixture, rate)
-    scores = zip(WHOLE_METRICS, (*found, *bleedless_fullness(*pair, rate)), strict=True)
-    values = {name: float(np.ravel(value)[0]) for name, value in scores}
-    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+    rows: dict[str, dict[str, float | None]] = {}
+    sounding = {name: pair for name, pair in pairs.items() if not is_silent(pair[0])}
+    for name in pairs.keys() - sounding.keys():  # of a mixture without its estimate that is missing
+        leak = usdr([mixture], [mixture.astype(np.float64) - pairs[name][1]])
+        rows[name] = {**dict.fromkeys(WHOLE_METRICS), LEAK: float(leak[0])}
+    if sounding:
+        true, ours = ([pair[side] for pair in sounding.values()] for side in range(2))
+        sar = np.array([artifacts.get(name, np.nan) for name in sounding])
+        found = usdr(true, ours), si_sdr(true, ours), sar, log_wmse(true, ours, mixture, rate)
+        table = np.stack([*found, *bleedless_fullness(true, ours, rate)], axis=1)
+        for name, values in zip(sounding, table.tolist(), strict=True):
+            finite = (value if np.isfinite(value) else None for value in values)
+            rows[name] = dict(zip(WHOLE_METRICS, finite, strict=True))
+    return {name: rows[name] for name in pairs}
 
 
 def _keep(

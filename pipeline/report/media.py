@@ -17,7 +17,7 @@ import soxr
 from PIL import Image
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_write_bytes
+from lasaft.files import atomic_write_bytes, file_sha256
 from pipeline.evaluation.excerpts import EXCERPT_FILE, MIXTURE_FILE, REFERENCE_FOLDER
 
 _VERSION = 1  # raised by whoever changes how sounds or pictures are made
@@ -106,11 +106,10 @@ def _read_song(file: Path, systems: dict[str, str], shelf: Shelf) -> Song:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: not the facts of an excerpt ({error}); evaluate again") from error
     mixture = _read(folder / MIXTURE_FILE)
-    loudest = float(_spectrum(*mixture).max())
+    loudest, whole = float(_spectrum(*mixture).max()), file_sha256(folder / MIXTURE_FILE)
 
     def clip(path: Path, label: str) -> Clip:
-        digest = hashlib.sha256(f"{_VERSION} {loudest} ".encode() + path.read_bytes()).hexdigest()
-        name = digest[:20]
+        name = hashlib.sha256(f"{_VERSION} {whole} {file_sha256(path)}".encode()).hexdigest()[:20]
         audio = shelf.put(f"{name}.mp3", "audio/mpeg", lambda: _mp3(*_read(path)))
         picture = shelf.put(
             f"{name}.webp", "image/webp", lambda: _picture(_spectrum(*_read(path)), loudest)

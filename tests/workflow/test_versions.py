@@ -126,7 +126,8 @@ def _evaluate(runs: Path) -> Any:
         estimates=runs / "new-estimates",
     )
     score_track(job)
-    return json.loads(job.score_file(job.systems[0]).read_text())["targets"]
+    content = json.loads(job.score_file(job.systems[0]).read_text())
+    return [content["targets"], content["whole_song"]]
 
 
 def _report(runs: Path) -> Any:
@@ -137,7 +138,7 @@ def _report(runs: Path) -> Any:
 def _text_hash(text: str, folder: Path) -> str:
     """Return the hash of what a person sees of a text: no sound, no pictures, no folder's name."""
     text = text.replace(str(folder), "FOLDER")
-    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "base64", text)
+    text = re.sub(r"audio/[0-9a-f]+", "audio", text)
     text = re.sub(r"'sha256-[A-Za-z0-9+/=]+'", "sha256", text)
     return hashlib.sha256(text.encode()).hexdigest()
 
