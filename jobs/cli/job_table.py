@@ -194,7 +194,7 @@ def needs_songs_and_start(run: RunConfig) -> Iterator[Problem]:
     made_here = evaluated == RunFolder.of(run).checkpoint
     yield from _needs_system(run, None if made_here else evaluated)
     sources = run.model.sources
-    yield from set_problems(run.evaluate.sets, run.train.target_names or sources, sources)
+    yield from set_problems(run.evaluate.sums, run.train.target_names or sources, sources)
     if run.search.space is not None:
         yield from search_problems(run)
 

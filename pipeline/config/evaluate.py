@@ -51,8 +51,8 @@ class EvaluateConfig(Settings):
         "sources",
         "sources against each other, or each against the rest, or vocals against accompaniment too",
     )
-    sets: tuple[str, ...] | None = option(
-        None, "sums of sources (vocals+bass) that are scored too, each against the rest"
+    sums: tuple[str, ...] | None = option(
+        None, "sums of sources, such as vocals+bass, to score too, each against the rest"
     )
     rescore: bool = option(False, "score songs again whose files lack metrics of today")
     report_audio: int = option(1, "songs with players in the report", ge=0, le=200)
@@ -94,5 +94,5 @@ def set_problems(
         chosen = frozenset(members(name, scored))
         if not 1 < len(chosen) < len(sources) or chosen in seen:
             allowed = f"different sums of two sources or more, but not of all: {'+'.join(scored)}"
-            yield Problem("sets", name, allowed, others=("sources", "target_names"))
+            yield Problem("sums", name, allowed, others=("sources", "target_names"))
         seen.add(chosen)

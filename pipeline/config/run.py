@@ -273,7 +273,7 @@ def _evaluate_without_effect(evaluate: EvaluateConfig) -> dict[str, Problem]:
         idle |= no_effect(("checkpoint", "overlap_ratio", "estimates_dir"), because, "separator")
     names, because = ("scores_kind", "scores_data"), "scores_dir is None"
     if evaluate.scores_dir is not None:
-        names = ("estimates_dir", "separator", "verify", "oracles", "scenario", "sets", "rescore")
+        names = ("estimates_dir", "separator", "verify", "oracles", "scenario", "sums", "rescore")
         names = (*scoring, *names, "report_audio")
         because = "scores_dir holds finished scores"
     idle |= no_effect(names, because, "scores_dir")

@@ -185,7 +185,7 @@ def _jobs(
     known = tracks[0].sources
     sources = tuple(s for s in known if s in (config.train.target_names or known))
     scenario = scenario_of(config.evaluate.scenario, sources)
-    refuse(set_problems(config.evaluate.sets, sources, known))
+    refuse(set_problems(config.evaluate.sums, sources, known))
     files = file_names([track.name for track in tracks])
     played = set(spread(list(files), config.evaluate.report_audio))
     return [
@@ -197,7 +197,7 @@ def _jobs(
             scenario=scenario,
             scores=folder.scores,
             estimates=folder.estimates,
-            sets=config.evaluate.sets or (),
+            sets=config.evaluate.sums or (),
             save=config.evaluate.save_estimates,
             excerpt=track.name in played,
             rescore=config.evaluate.rescore,

@@ -56,7 +56,7 @@ OPTIONS = {
         search.space search.searcher search.scheduler search.objectives search.trial_epochs
         search.grace_epochs search.reduction_factor search.search_seed evaluate.split
         evaluate.overlap_ratio evaluate.save_estimates evaluate.verify evaluate.oracles
-        evaluate.separator evaluate.separator_minutes evaluate.sets
+        evaluate.separator evaluate.separator_minutes evaluate.sums
         evaluate.scores_kind evaluate.scores_data evaluate.scenario evaluate.rescore
         evaluate.report_audio
         tracking.run_id

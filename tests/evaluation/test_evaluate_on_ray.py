@@ -328,7 +328,7 @@ def test_a_subset_and_a_single_source_are_scored(run: Path, songs: Path) -> None
 
 
 def test_sets_of_sources_are_scored_and_reported(run: Path, songs: Path) -> None:
-    config = _config(run, songs, run_id="sets", report_audio=0, sets=("vocals+bass",))
+    config = _config(run, songs, run_id="sets", report_audio=0, sums=("vocals+bass",))
     lead = evaluate(config).lead
     assert lead.sources == [*MUSDB18_SOURCES, "vocals+bass"]
     singles = [lead.scores[name]["SDR"].median for name in MUSDB18_SOURCES]

@@ -238,7 +238,7 @@ def test_what_is_no_set_of_the_scored_sources_is_refused(
 ) -> None:
     (problem,) = set_problems(name.split(","), sources, MUSDB18_SOURCES)
     allowed = "allowed: different sums of two sources or more, but not of all: vocals+drums"
-    assert str(problem).startswith(f"sets: got {name.rsplit(',', maxsplit=1)[-1]}, {allowed}")
+    assert str(problem).startswith(f"sums: got {name.rsplit(',', maxsplit=1)[-1]}, {allowed}")
 
 
 def test_a_subset_is_scored_among_itself_as_museval_does(track: Track, tmp_path: Path) -> None:
