@@ -250,10 +250,13 @@ def _streams(track: Track, size: int, start: int, stop: int | None) -> Iterator[
         return
     stored = track.files if track.has_mixture else track.files[:-1]
     found = fit_of(track)
-    if found.changes and not found.faults:
-        yield from fitted_blocks(stored, found, track.wanted, size, start=start, stop=stop)
+    side_by_side = [file for files in stored for file in files if len(files) == 1]
+    if len(side_by_side) == len(stored) and (found.faults or not found.changes):
+        yield from sound_blocks(side_by_side, size, start, stop)
+    elif found.faults:
+        raise AudioError(found.faults[0])
     else:
-        yield from sound_blocks([file for (file, *_) in stored], size, start, stop)
+        yield from fitted_blocks(stored, found, track.wanted, size, start=start, stop=stop)
 
 
 def _require_finite(track: Track, block: Tensor, start: int) -> None:

@@ -242,7 +242,8 @@ def test_the_layouts_of_known_data_sets_are_found(
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(texts[Path(name).name])
         else:
-            waves[seed] = torch.from_numpy(_noise(tmp_path / name, 400, seed, channels=1))
+            channels = 1 if name.endswith(".flac") else 2
+            waves[seed] = torch.from_numpy(_noise(tmp_path / name, 400, seed, channels))
     wanted = Wanted(sources, missing_stems="silence")
     found = list_tracks(tmp_path, replace(wanted, layout=layout) if said else wanted)
     assert faults_in(tmp_path, found) == []
