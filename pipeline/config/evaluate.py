@@ -56,9 +56,7 @@ class EvaluateConfig(Settings):
     )
     rescore: bool = option(False, "score songs again whose files lack metrics of today")
     report_audio: int = option(1, "songs with players in the report", ge=0, le=200)
-    single_file: bool = option(
-        False, "the report as one file, with all its sounds in it", role="way"
-    )
+    single_file: bool = option(False, "the report as one file, with all its sounds in it")
 
     @field_validator("separator")
     @classmethod

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from lasaft.card import Licences
 from lasaft.cli.help import shown
 from lasaft.config import ModelConfig, Settings, option
 from lasaft.errors import ConfigError
@@ -291,7 +292,8 @@ def test_every_option_is_read_by_some_stage() -> None:
     )
     # A word of the README with a single allowed value cannot change anything.
     chosen = [n for n, option in OPTIONS.items() if len(option.choices) != 1 or option.optional]
-    unread = [name for name in chosen if not re.search(rf"\.{name}\b", code)]
+    together = Licences.model_fields  # read as one
+    unread = [n for n in chosen if n not in together and not re.search(rf"\.{n}\b", code)]
     assert unread == []
 
 

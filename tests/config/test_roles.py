@@ -56,9 +56,9 @@ OPTIONS = {
         search.space search.searcher search.scheduler search.objectives search.trial_epochs
         search.grace_epochs search.reduction_factor search.search_seed evaluate.split
         evaluate.overlap_ratio evaluate.save_estimates evaluate.verify evaluate.oracles
-        evaluate.separator evaluate.separator_minutes evaluate.sums
-        evaluate.scores_kind evaluate.scores_data evaluate.scenario evaluate.rescore
-        evaluate.report_audio
+        evaluate.separator evaluate.separator_minutes
+        evaluate.scores_kind evaluate.scores_data evaluate.scenario evaluate.sums evaluate.rescore
+        evaluate.report_audio evaluate.single_file
         tracking.run_id
     """,
     "songs": """
@@ -70,7 +70,7 @@ OPTIONS = {
         train.deterministic train.save_top_k train.save_weights_only train.mid_epoch_seconds
         train.sample_every_epochs train.world_size train.gpus train.resources_per_worker
         train.distributed_backend train.max_failures train.num_workers train.pin_memory
-        search.max_concurrent_trials search.trial_gpus evaluate.single_file
+        search.max_concurrent_trials search.trial_gpus
         tracking.weights_license tracking.data_license tracking.log
         cluster.num_cpus cluster.dashboard cluster.task_memory cluster.wait_for_nodes_minutes
     """,

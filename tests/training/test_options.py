@@ -424,7 +424,7 @@ def test_nothing_that_measures_the_machine_ends_a_training(monkeypatch: pytest.M
     assert found is not None
     assert found["system/gpu_1_memory_usage_percentage"] == 50
     assert not any("utilization" in name for name in found if "gpu" in name)
-    for name in ("virtual_memory", "cpu_percent", "Process"):
+    for name in ("virtual_memory", "cpu_percent", "Process", "disk_usage", "net_io_counters"):
         monkeypatch.setattr(psutil, name, refuse)
     monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
     assert Machine(torch.device("cuda"), every_seconds=0).measure() == {}
