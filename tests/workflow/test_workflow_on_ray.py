@@ -171,9 +171,10 @@ def test_without_ffmpeg_stem_mp4_is_refused_in_one_line_that_says_what_to_instal
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    song = tmp_path / "musdb18" / "train" / "Artist - Title.stem.mp4"
-    song.parent.mkdir(parents=True)
-    song.write_bytes(b"never opened")
+    for split in ("train", "valid", "test"):
+        song = tmp_path / "musdb18" / split / f"Artist - {split}.stem.mp4"
+        song.parent.mkdir(parents=True)
+        song.write_bytes(b"never opened")
     monkeypatch.setenv("PATH", path_without(tmp_path, "ffmpeg", "ffprobe"))
     words = ["--musdb_root", str(tmp_path / "musdb18"), "--output_dir", str(tmp_path / "run")]
     assert main(words) == 1
