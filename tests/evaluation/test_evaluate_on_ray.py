@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 from jobs.cli.show import scores_result
-from lasaft.card import read_cards
+from lasaft.card import card_of, read_cards
 from lasaft.checkpoint import save_checkpoint
 from lasaft.config import MUSDB18_SOURCES, ModelConfig
 from lasaft.errors import CheckpointError, ConfigError, DataError, StageError
@@ -154,7 +154,9 @@ def test_the_summary_names_checkpoint_songs_and_settings(
     recorded = json.loads((root / "checkpoint" / "config.json").read_text())
     assert summary.system.checkpoint == recorded["hash"]
     assert summary.system.settings == {"overlap_ratio": 0.5}
-    assert summary.system.provenance == {"git_commit": "0123abc", "training_data_hash": "77"}
+    said = dict(summary.system.provenance)
+    assert said.pop("card") == card_of(recorded["provenance"], recorded["hash"])
+    assert said == {"git_commit": "0123abc", "training_data_hash": "77"}
     assert summary.system.seed == 0
     assert summary.scenario == "sources"
     assert summary.data.kind == "synthetic"
