@@ -20,7 +20,7 @@ _NO_MEMORY = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh
 def _told(*words: str) -> list[str]:
     """Return what a command that fails for memory says, line by line."""
     done = subprocess.run(
-        [sys.executable, "-m", *words],
+        [sys.executable, "-m", *words, "--quiet"],
         cwd=ROOT, env=os.environ | _NO_MEMORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
