@@ -141,7 +141,7 @@ def test_ctrl_c_ends_the_search_for_a_cluster(tmp_path: Path) -> None:
         errors = command.communicate(timeout=60)[1]
         assert time.monotonic() - start < 5
     assert command.returncode == 130
-    assert errors == "interrupted; the same command goes on from here\n"
+    assert errors == "stopping ...\ninterrupted; the same command goes on from here\n"
 
 
 @pytest.mark.parametrize(
