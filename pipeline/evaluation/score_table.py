@@ -53,17 +53,22 @@ def score_table(summary: Summary, baseline: Summary | None = None) -> str:
 def _others(summary: Summary, rows: list[str], label: int) -> list[str]:
     """Return a second table for many sources: scores of whole songs, and what has none."""
     metrics = {metric: usual_aggregation(metric) for metric in (*WHOLE_METRICS, LEAK)}
-    meaning = "; ".join(f"{m}: {aggregation_of(m, how)}" for m, how in metrics.items())
+    alike: dict[str, list[str]] = {}
+    for metric, how in metrics.items():
+        alike.setdefault(f"{aggregation_of(metric, how)}{unit(metric)}", []).append(metric)
+    heads = {head: max(7, len(head) + 1) for head in (*metrics, "silent", "NaN")}
     lines = [
-        f"in dB, {meaning}; silent: songs; NaN: frames without a number, of {summary.frames}",
-        " " * label + "".join(f"{head:>7}" for head in (*metrics, "silent", "NaN")),
+        *(f"{', '.join(names)}: {meaning}" for meaning, names in alike.items()),
+        f"silent: songs; NaN: frames without a number, of {summary.frames}",
+        " " * label + "".join(f"{head:>{width}}" for head, width in heads.items()),
     ]
     for row in rows:
         figures = summary.average if row == "average" else summary.scores[row]
         cells = [_cell(getattr(figures[metric], how)) for metric, how in metrics.items()]
         if row != "average":
-            cells += [f"{summary.count(row, LEAK):>7}", f"{summary.nan_frames[row]:>7}"]
-        lines.append(f"{row:<{label}}" + "".join(cells))
+            cells += [str(summary.count(row, LEAK)), str(summary.nan_frames[row])]
+        pairs = zip(cells, heads.values(), strict=False)
+        lines.append(f"{row:<{label}}" + "".join(f"{cell:>{width}}" for cell, width in pairs))
     return lines
 
 

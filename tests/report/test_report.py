@@ -269,7 +269,9 @@ def test_many_sources_have_their_average_in_front_and_plots_that_can_be_read(
     assert plot.names == ["highest", "mean of 17", "lowest"]
     table = score_table(lead).splitlines()
     assert all(len(line) < 170 for line in table)
-    assert ["uSDR", "SI-SDR", "leak", "silent", "NaN"] in [line.split() for line in table]
+    heads = next(line for line in table if line.split()[-2:] == ["silent", "NaN"])
+    assert heads.split()[:2] == ["uSDR", "SI-SDR"]
+    assert len(table[-2]) == len(heads)
     assert table[-2].split()[-2:] == ["0", str(lead.nan_frames["instrument 16"])]
 
 
