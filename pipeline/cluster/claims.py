@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
@@ -36,19 +36,26 @@ _STORE_ERRORS = (BaseError, ValueError, OSError)
 class Claim:
     """The object that names its owner, and the writing of it on a condition.
 
-    It is written only if it is still what :meth:`owner` found, so that of two processes in the
-    same instant one gets it. The store itself sees to that (``If-None-Match`` and ``If-Match`` of
-    S3, generations of Google's, ETags of Azure's). Where it cannot, who has written looks again
-    after a moment. Every method but the first raises a DataError where the store does not answer.
+    It is written only if it is still what :meth:`owner`, which is called first, has found, so that
+    of two processes in the same instant one gets it. The store itself sees to that
+    (``If-None-Match`` and ``If-Match`` of S3, generations of Google's, ETags of Azure's). Where it
+    cannot, who has written looks again after a moment. Every method raises a DataError where the
+    store does not answer.
     """
 
     def __init__(self, remote: RemoteFolder, name: str) -> None:
         self._remote, self._name = remote, name
         self._file = remote / name
         self._seen: UpdateVersion | None = None  # the version that was found last
+        # By a library that writes on conditions; None where that cannot be used.
+        self._store: ObjectStore | None = None
+        self._opened = False
 
     def owner(self) -> dict[str, Any] | None:
         """Return who the object says its owner is, None where there is none or it says nothing."""
+        if not self._opened:
+            self._opened = True
+            return self._open()
         return owner_of(self._file) if self._store is None else _owner(self._ask(self._read))
 
     def take(self, own: dict[str, Any]) -> bool:
@@ -81,20 +88,19 @@ class Claim:
         if found is not None and found.get("id") == own["id"]:
             self._file.delete()
 
-    @cached_property
-    def _store(self) -> ObjectStore | None:
-        """The store by a library that writes on conditions, None where that cannot be used."""
+    def _open(self) -> dict[str, Any] | None:
+        """Return the owner, by the library that writes on conditions if that can be used."""
         try:
-            store = _conditional(self._remote)
-            if store is not None:
-                self._read(store)
+            self._store = _conditional(self._remote)
+            if self._store is not None:
+                return _owner(self._read(self._store))
         except _STORE_ERRORS as error:
+            self._store = None
             say(
                 f"{self._remote}: no conditional writes ({_said(error)}); what is written "
                 "there is looked at again after a moment instead"
             )
-            return None
-        return store
+        return owner_of(self._file)
 
     def _ask(self, action: Callable[[ObjectStore], Result]) -> Result:
         def ask() -> Result:
