@@ -9,7 +9,7 @@ from pathlib import Path
 from lasaft.errors import Problem, no_effect
 from lasaft.options import Option
 from pipeline.config import RunConfig
-from pipeline.config.data import SYNTHETIC_COUNTS
+from pipeline.config.data import SONG_FORM, SYNTHETIC_COUNTS
 from pipeline.config.evaluate import set_problems
 from pipeline.config.folders import RunFolder, added_runs
 from pipeline.config.roles import names
@@ -21,8 +21,7 @@ from pipeline.training.loop.identity import began_with, has_begun
 STEPS = ("songs", "preprocess", "search", "train", "evaluate", "report")
 _SYNTHETIC = (*SYNTHETIC_COUNTS, "synthetic_seconds", "synthetic_seed")
 _CACHE = ("cache_dir", "cache_gb")
-_FORM = ("layout", "resample", "missing_stems", "length_tolerance")
-_SONGS = ("musdb_root", "musdb_is_wav", *_FORM, "dev_mode", *_SYNTHETIC)
+_SONGS = ("musdb_root", "musdb_is_wav", *SONG_FORM, "dev_mode", *_SYNTHETIC)
 _SPECTROGRAM = (
     "sources", "sample_rate", "n_fft", "hop_length", "spec_type", "input_channels",
 )  # fmt: skip

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.config.data import SONG_FORM
 from pipeline.config.run import RunConfig
 
 # Where a run is recorded, which machines did it (both may hold secrets), and whether its shards
@@ -31,7 +32,7 @@ def command_line(job: str, settings: Mapping[str, Any]) -> str:
 def evaluation_settings(config: RunConfig) -> dict[str, Any]:
     """Return the part of a configuration that decides what an evaluation gives."""
     whole = config.model_dump(mode="json", include={"output_dir", "data", "evaluate", "tracking"})
-    kept = ("musdb", "layout", "resample", "missing", "length", "synthetic", "dev")
+    kept = ("musdb", *SONG_FORM, "synthetic", "dev")
     songs = {n: v for n, v in whole["data"].items() if n.startswith(kept)}
     named = {"run_id": whole["tracking"]["run_id"], "target_names": config.train.target_names}
     return {**whole, "data": songs, "tracking": named}

@@ -13,6 +13,8 @@ from pipeline.config.addresses import check_place
 Probability = Annotated[float, Field(ge=0, le=1)]
 Chance = Annotated[float, Field(ge=0)]
 Layout = Literal["songs", "stems", "csv", "moisesdb", "slakh"]
+# How files become songs, besides where they lie; of synthetic songs nothing of it is needed.
+SONG_FORM = ("layout", "resample", "missing_stems", "length_tolerance")
 SYNTHETIC_COUNTS = ("synthetic_train", "synthetic_valid", "synthetic_test")
 
 

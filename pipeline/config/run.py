@@ -17,7 +17,7 @@ from lasaft.errors import ConfigError, Problem, no_effect, refuse
 from lasaft.idle_options import without_effect as model_without_effect
 from lasaft.options import options_of, problems_of
 from pipeline.config.addresses import check_place, shown
-from pipeline.config.data import SYNTHETIC_COUNTS, DataConfig
+from pipeline.config.data import SONG_FORM, SYNTHETIC_COUNTS, DataConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.search import SearchConfig, search_without_effect
 from pipeline.config.train import PROCESS_COUNT, TrainConfig, train_without_effect
@@ -251,8 +251,7 @@ def _songs_without_effect(run: RunConfig) -> dict[str, Problem]:
         because = "musdb_root is given, so no songs are made"
         idle = no_effect((*SYNTHETIC_COUNTS, *made), because, "musdb_root")
     elif synthetic_songs(run):
-        names = ("layout", "resample", "missing_stems", "length_tolerance")
-        idle = no_effect(names, "the songs are synthetic", *others)
+        idle = no_effect(SONG_FORM, "the songs are synthetic", *others)
     else:
         because = "no synthetic songs are asked for (synthetic_train ...)"
         idle = no_effect(made, because, *others)
