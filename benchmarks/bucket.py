@@ -2,10 +2,10 @@
 
     python -m benchmarks.bucket [--turns 3] [--latency 0.1]
 
-Both are ``jobs.run`` on the same songs, in turns, the bucket that of an S3-like server on this
-machine, which has one CPU to itself, since a store takes none from a training. In the first epoch
-the shards come from the store, later from the node's cache. Then the same command has nothing left
-to do, while each request takes ``--latency`` seconds.
+Both train on the same songs, in turns, the bucket that of an S3-like server on this machine, which
+has one CPU to itself, since a store takes none from a training. In the first epoch the shards come
+from the store, later from the node's cache. Then ``jobs.run`` ends the last run of each, and has
+nothing left to do when it is given again, while each request takes ``--latency`` seconds.
 """
 
 from __future__ import annotations
@@ -32,17 +32,22 @@ from tests.helpers import ROOT
 from tests.helpers.object_store import address, object_store
 
 _EPOCHS, _BATCH = 3, 8
-_SETTINGS = [
-    "--preset", "demo", "--synthetic_train", "4", "--synthetic_valid", "1", "--synthetic_test", "1",
-    "--synthetic_seconds", "20", "--steps_per_epoch", "50", "--max_epochs", str(_EPOCHS),
-    "--batch_size", str(_BATCH), "--num_frame", "32", "--n_blocks", "5",
+_SONGS = [
+    "--synthetic_train", "4", "--synthetic_valid", "1", "--synthetic_test", "1",
+    "--synthetic_seconds", "20",
 ]  # fmt: skip
+_TRAINING = [
+    "--steps_per_epoch", "50", "--max_epochs", str(_EPOCHS), "--batch_size", str(_BATCH),
+    "--num_frame", "32", "--n_blocks", "5",
+]  # fmt: skip
+_WORDS = {"preprocess": _SONGS, "train": _TRAINING, "run": [*_SONGS, *_TRAINING]}
 
 
-def run(place: str, cache: Path, cpus: list[int]) -> float:
-    """Give the command for a run at ``place``, on these CPUs; return how long it took."""
-    command = ["taskset", "-c", ",".join(map(str, cpus)), sys.executable, "-m", "jobs.run"]
-    command += [*_SETTINGS, "--num_cpus", str(len(cpus)), "--output_dir", place]
+def run(job: str, place: str, cache: Path, cpus: list[int]) -> float:
+    """Give a job of the run at ``place``, on these CPUs; return how long it took."""
+    command = ["taskset", "-c", ",".join(map(str, cpus)), sys.executable, "-m", f"jobs.{job}"]
+    command += ["--preset", "demo", *_WORDS[job], "--num_cpus", str(len(cpus))]
+    command += ["--output_dir", place]
     settings = {**os.environ, "XDG_CACHE_HOME": str(cache), "MLFLOW_TRACKING_URI": ""}
     start = time.monotonic()
     subprocess.run(command, cwd=ROOT, env=settings, check=True, stdout=subprocess.DEVNULL)
@@ -90,7 +95,8 @@ def main() -> None:
             places = {"folder": str(root / f"run{turn}"), "bucket": address(f"run{turn}", port)}
             for kind, place in places.items():
                 cache = root / f"cache{turn}"
-                run(place, cache, cpus)
+                for job in ("preprocess", "train"):
+                    run(job, place, cache, cpus)
                 speeds = windows_per_second(place, cache)
                 before = best.get(kind, speeds)
                 best[kind] = [max(pair) for pair in zip(before, speeds, strict=True)]
@@ -102,11 +108,12 @@ def main() -> None:
         ratios = (b / f for f, b in zip(best["folder"], best["bucket"], strict=True))
         table.row("bucket / folder", *(f"{ratio:.3f}" for ratio in ratios))
         print()
-        latency = options.latency
         table = Table("nothing to do", "seconds", "requests")
         for kind, place in places.items():
-            requests = 0
-            table.row(kind, f"{run(place, cache, cpus):.1f}", requests)
+            latency = 0.0
+            run("run", place, cache, cpus)
+            latency, requests = options.latency, 0
+            table.row(kind, f"{run('run', place, cache, cpus):.1f}", requests)
 
 
 if __name__ == "__main__":
