@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Table
-from lasaft.config import BLOCKS, MODULATIONS
 from lasaft.export import FORMATS, export_model
 from lasaft.network.model import LaSAFT
+from lasaft.parts import BLOCKS, MODULATIONS
 from tests.helpers.models import small_config
 
 _FRAMEWORKS = tuple(itertools.product(("complex", "magnitude"), ("mapping", "masking")))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from lasaft.config import MODULATIONS, V2_BLOCKS, ModelConfig
+from lasaft.config import ModelConfig
 from lasaft.errors import Problem, no_effect
+from lasaft.parts import MODULATIONS, V2_BLOCKS
 
 # Options that only some networks use.
 _CONTROL_OPTIONS = ("condition_to", "control_type", "control_n_layer")

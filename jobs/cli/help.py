@@ -9,9 +9,10 @@ from jobs.cli.job_table import JOBS, STEPS
 from jobs.cli.presets import PRESETS
 from lasaft.cli.grammar import FLAGS
 from lasaft.cli.help import WIDTH, line, option_page, row, wrapped
-from lasaft.config import MODULATIONS, VARIANTS
+from lasaft.config import VARIANTS
 from lasaft.errors import ConfigError, Problem
 from lasaft.options import Option, did_you_mean
+from lasaft.parts import MODULATIONS
 from pipeline.config.plain_yaml import NamedFiles
 from pipeline.search.space_reader import GRAMMAR, SPACES
 

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lasaft.checkpoint import wanted_state_dict
-from lasaft.config import MUSDB18_SOURCES, V2_BLOCKS, VARIANTS, ModelConfig
+from lasaft.config import MUSDB18_SOURCES, VARIANTS, ModelConfig
 from lasaft.errors import CheckpointError
+from lasaft.parts import V2_BLOCKS
 
 _WINDOW = "stft.stft.window"
 _MOST_SOURCES = 1000

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lasaft.config import V2_BLOCKS, ModelConfig
+from lasaft.config import ModelConfig
 from lasaft.network.activations import activation
 from lasaft.network.listening import ListeningAttention
 from lasaft.network.modulations import Condition
 from lasaft.network.norms import norm_2d
+from lasaft.parts import V2_BLOCKS
 
 
 class FrequencyLayer(nn.Module):

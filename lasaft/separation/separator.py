@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lasaft.audio import BLOCK_SAMPLES, Samples, check_finite, resample
+from lasaft.audio import BLOCK_SAMPLES, Samples, resample
 from lasaft.config import ModelConfig
-from lasaft.errors import AudioError, ConfigError
+from lasaft.errors import ConfigError
 from lasaft.fast.specialise import specialise
 from lasaft.network.model import LaSAFT
 from lasaft.separation.chunks import Chunk, ChunkGrid, cut, frame_grid, overlap_add, wave_grid
+from lasaft.separation.waveform import CheckedBlocks, as_waveform
 from lasaft.targets import members
 
 Precision = Literal["32", "bf16"]
@@ -26,9 +27,6 @@ Precision = Literal["32", "bf16"]
 Estimator = Callable[[Tensor], Tensor]
 BuildEstimator = Callable[[LaSAFT, Tensor], Estimator]
 
-# More channels than this in an array means that its axes are the wrong way round.
-_MOST_CHANNELS = 64
-_RATES_HZ = (1000, 768000)
 # Of a spectrogram, in all windows of one call: more costs memory and gains nothing on a CPU, and on
 # a GPU nothing beyond so many, if it has room for them.
 _FRAMES_AT_ONCE, _FRAMES_ON_GPU = 256, 4096
@@ -120,7 +118,7 @@ class Separator:
             ConfigError: ``targets`` has a name that the network does not know.
         """
         names = self.targets(targets)
-        audio = _as_waveform(waveform)
+        audio = as_waveform(waveform)
         blocks = np.split(audio, range(BLOCK_SAMPLES, audio.shape[1], BLOCK_SAMPLES), axis=1)
         result = torch.empty((len(names), *audio.shape))
         position = 0
@@ -155,12 +153,7 @@ class Separator:
             ConfigError: ``targets`` has a name that the network does not know.
         """
         names = self.targets(targets)
-        if not _RATES_HZ[0] <= sample_rate <= _RATES_HZ[1]:
-            raise AudioError(
-                f"{name}: has a sample rate of {sample_rate} Hz, allowed: from {_RATES_HZ[0]} to "
-                f"{_RATES_HZ[1]}"
-            )
-        counted = _Counted(blocks, sample_rate, self.config.audio_channels, name)
+        counted = CheckedBlocks(blocks, sample_rate, self.config.audio_channels, name)
         ours = resample(counted, sample_rate, self.config.sample_rate)
         separated = self._separate((torch.from_numpy(block) for block in ours), names)
         flat = (piece.flatten(0, 1).numpy() for piece in separated)
@@ -321,59 +314,6 @@ def _mean(passes: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
             block[..., count:] if block.shape[-1] > count else next(one, None)
             for block, one in zip(blocks, passes, strict=True)
         ]
-
-
-class _Counted:
-    """The blocks of a signal, checked and counted on their way."""
-
-    def __init__(
-        self, blocks: Iterable[Samples], sample_rate: int, wanted: int, name: object
-    ) -> None:
-        self._blocks, self._rate, self._wanted, self._name = blocks, sample_rate, wanted, name
-        self.samples = self.channels = 0
-
-    def __iter__(self) -> Iterator[Samples]:
-        for block in self._blocks:
-            self._check(block)
-            self.samples += block.shape[1]
-            yield block
-        if self.samples == 0:
-            raise AudioError(f"{self._name}: holds no audio (0 samples)")
-
-    def _check(self, block: Samples) -> None:
-        channels = len(block)
-        if self.channels not in (0, channels):
-            raise AudioError(f"{self._name}: goes from {self.channels} to {channels} channels")
-        # A mono network separates any number of channels, each by itself.
-        if channels != 1 and self._wanted not in (1, channels):
-            raise AudioError(
-                f"{self._name}: has {channels} channels, allowed: 1 or {self._wanted}, because "
-                f"the network was made for {self._wanted}"
-            )
-        self.channels = channels
-        check_finite(block, self._name, self.samples, self._rate)
-
-
-def _as_waveform(waveform: Tensor | np.ndarray) -> Samples:
-    """Return ``waveform`` as float32 [channel, sample], or say what is wrong with it."""
-    array = waveform.detach().cpu() if isinstance(waveform, Tensor) else np.asarray(waveform)
-    if isinstance(array, Tensor):
-        array = (array.float() if array.is_floating_point() else array).numpy()
-    if array.dtype.kind != "f":
-        raise AudioError(
-            f"the waveform holds {array.dtype} values, allowed: floats with full scale ±1 "
-            "(divide int16 by 32768)"
-        )
-    if array.ndim == 1:
-        array = array[None]
-    if array.ndim != 2 or len(array) > _MOST_CHANNELS:
-        raise AudioError(
-            f"the waveform has the shape {tuple(array.shape)}, allowed: [channel, sample]"
-        )
-    if array.size == 0:
-        raise AudioError("the waveform holds no audio (0 samples)")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
-        return array.astype(np.float32, copy=False)
 
 
 def _to_network(windows: Tensor, config: ModelConfig) -> Tensor:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lasaft.config import BLOCKS, MODULATIONS, VARIANTS, ModelConfig, variant_name
+from lasaft.config import VARIANTS, ModelConfig, variant_name
 from lasaft.idle_options import without_effect
 from lasaft.network.model import LaSAFT
+from lasaft.parts import BLOCKS, MODULATIONS
 from tests.helpers.models import random_spec, small_config, small_model, window_samples
 
 # From the reference implementation, at its command's settings.

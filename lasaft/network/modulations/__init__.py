@@ -33,7 +33,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lasaft.config import MODULATIONS, ModelConfig
+from lasaft.config import ModelConfig
+from lasaft.parts import MODULATIONS
 
 
 class Condition(NamedTuple):

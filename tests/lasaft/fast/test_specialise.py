@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from lasaft.config import BLOCKS, MODULATIONS
 from lasaft.fast import onednn
 from lasaft.fast.specialise import specialise
 from lasaft.network.model import LaSAFT
+from lasaft.parts import BLOCKS, MODULATIONS
 from tests.helpers.models import random_spec, small_model
 
 

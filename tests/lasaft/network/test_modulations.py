@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lasaft.config import MODULATIONS
 from lasaft.network.modulations import Modulation, modulation_class
+from lasaft.parts import MODULATIONS
 from tests.helpers import ROOT
 
 BIN_GAIN = '''"""Multiplies each frequency bin by a gain of its own."""
@@ -53,7 +53,8 @@ import sys
 from pathlib import Path
 
 import lasaft
-from lasaft.config import MODULATIONS, ModelConfig, variant_name
+from lasaft.config import ModelConfig, variant_name
+from lasaft.parts import MODULATIONS
 from lasaft.idle_options import without_effect
 from jobs.cli.command import parse
 from pipeline.search.space_reader import read_space

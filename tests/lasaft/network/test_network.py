@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from lasaft.config import BLOCKS, MODULATIONS, Activation
+from lasaft.config import Activation
 from lasaft.errors import AudioError, ConfigError
 from lasaft.network import blocks
 from lasaft.network.blocks import ConvNorm, DenseConvolutions
 from lasaft.network.model import LaSAFT
 from lasaft.network.spectrogram import Spectrogram
+from lasaft.parts import BLOCKS, MODULATIONS
 from tests.helpers.models import random_spec, small_config, small_model
 
 
