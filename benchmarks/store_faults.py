@@ -4,8 +4,8 @@
 
 Each run is ``jobs.run`` against an S3-like server on this machine. From the moment that a stage
 begins, the server answers 503, or slowly, or not at all, or that the credentials have expired, or
-breaks off every third upload in its middle. A run has to end by itself, with the scores and the
-model of a run in a folder that nothing has disturbed.
+breaks off every third upload in its middle, or lists what is new some seconds late. A run has to
+end by itself, with the scores and the model of a run in a folder that nothing has disturbed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pyarrow import fs
 
 from benchmarks.measure import Table
 from tests.helpers import ROOT
-from tests.helpers.object_store import address, object_store
+from tests.helpers.object_store import address, late_listings, object_store
 
 _NETWORK = [
     "--preset", "demo", "--synthetic_train", "2", "--synthetic_valid", "1", "--synthetic_test", "1",
@@ -39,6 +39,7 @@ _NETWORK = [
 STAGES = ("songs", "preprocess", "train", "evaluate", "report")
 _SLOW_SECONDS = 2.0
 _CUT_ONE_OF = 3
+_LATE_SECONDS = 5.0
 
 
 class Faults:
@@ -52,10 +53,16 @@ class Faults:
         """Let a fault be there for a while."""
         self.kind, self.end = kind, time.monotonic() + seconds
 
+    def hides(self, age: float) -> bool:
+        """Return whether an object of this age, in seconds, is left out of a list."""
+        hidden = self.kind == "late" and time.monotonic() < self.end and age < _LATE_SECONDS
+        self.met += hidden
+        return hidden
+
     def __call__(self, app: Application, environ: dict[str, Any], start: Any) -> Any:
         """Answer a request, or fail to."""
         left = self.end - time.monotonic()
-        if left <= 0:
+        if left <= 0 or self.kind == "late":
             return self._answer(app, environ, start)
         if self.kind == "cut":
             self._puts += environ["REQUEST_METHOD"] == "PUT"
@@ -112,7 +119,7 @@ def main() -> int:
     """Do the runs, print the table, and return how many ended otherwise than the undisturbed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long a fault is there")
-    kinds = ("busy", "slow", "silent", "cut", "expired")
+    kinds = ("busy", "slow", "silent", "cut", "expired", "late")
     parser.add_argument("--faults", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     options = parser.parse_args()
@@ -123,7 +130,8 @@ def main() -> int:
         return faults(app, environ, start)
 
     patch = mock.patch.object(Application, "__call__", answer)
-    with tempfile.TemporaryDirectory() as name, object_store() as port, patch:
+    late = late_listings(faults.hides)
+    with tempfile.TemporaryDirectory() as name, object_store() as port, patch, late:
         root = Path(name)
         start = time.monotonic()
         plain, text = run(str(root / "run"), root / "cache", lambda stage: None)

@@ -15,6 +15,7 @@ from pipeline.cluster.nodes import Lack, patience_seconds
 from pipeline.cluster.parcels import Parcel
 from pipeline.cluster.resources import in_words, quantity
 from pipeline.cluster.shared_storage import Seen, UnsharedError, require_seen, seen_folders
+from pipeline.cluster.store import note_written, written_lately
 from pipeline.cluster.stragglers import Patience, Stopwatch
 from pipeline.config import RunConfig
 
@@ -113,7 +114,8 @@ def _announced(
     """Say that the task runs now, then do it: waiting for a place is no slowness."""
     require_seen(folders)
     yield None
-    yield (function(*arguments), {}) if parcel is None else parcel.do(function, *arguments)
+    done = (function(*arguments), {}) if parcel is None else parcel.do(function, *arguments)
+    yield *done, written_lately()
 
 
 class _Fan:
@@ -202,7 +204,8 @@ class _Fan:
         del self._running[attempt]
         for other in self._watch.finished(index, attempt):
             self._cancel(other)
-        self._results[index], changed = answer
+        self._results[index], changed, written = answer
+        note_written(written)
         if (parcel := self._parcels[index]) is not None:
             parcel.keep(changed)
         on_done(self._names[index], self._results[index])

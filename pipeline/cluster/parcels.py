@@ -11,6 +11,7 @@ from typing import Any
 from lasaft.files import atomic_write_bytes
 from pipeline.cluster.inputs import InputFolder
 from pipeline.cluster.run_store import RunStore
+from pipeline.cluster.store import note_written, written_lately
 from pipeline.config.folders import Input, RunFolder
 
 Contents = Mapping[str, bytes | None]
@@ -27,6 +28,7 @@ class Parcel:
         writes: those of them that it takes back there.
         files: small files of the run as the command has them, None where it has none; what the
             task makes of them comes back with its result.
+        written: what has been written to stores lately, which may not list it yet.
     """
 
     folder: RunFolder
@@ -34,10 +36,12 @@ class Parcel:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     files: Contents
+    written: tuple[str, ...]
 
     @contextmanager
     def unpacked(self) -> Iterator[None]:
         """Have everything on this node inside the ``with``."""
+        note_written(self.written)
         with ExitStack() as stack:
             for source, places in self.inputs:
                 stack.enter_context(InputFolder(source).at_hand(places))
@@ -84,7 +88,7 @@ def parcel(
     pairs = ((source, _names(source.root, reads)) for source in folder.inputs)
     inputs = tuple((source, names) for source, names in pairs if names)
     if folder.address is None:
-        return Parcel(folder, inputs, (), (), {}) if inputs else None
+        return Parcel(folder, inputs, (), (), {}, ()) if inputs else None
     root = folder.root
     return Parcel(
         folder,
@@ -92,6 +96,7 @@ def parcel(
         _names(root, [*reads, *writes]),
         _names(root, writes),
         _contents(root, _names(root, files)),
+        tuple(written_lately()),
     )
 
 

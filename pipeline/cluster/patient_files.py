@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pyarrow import BufferReader, NativeFile, PythonFile
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, PyFileSystem
+from pyarrow.fs import (
+    FileInfo,
+    FileSelector,
+    FileSystem,
+    FileSystemHandler,
+    FileType,
+    PyFileSystem,
+)
 
 from pipeline.cluster.store import RemoteFolder, patiently
 
 Result = TypeVar("Result")
 
 
-def patient_place(folder: RemoteFolder, name: str) -> tuple[FileSystem, str]:
+def patient_place(folder: RemoteFolder, name: str, only: str = "") -> tuple[FileSystem, str]:
     """Return a file system, and the path in it, of a file or folder below ``folder``.
 
     All that is asked of it is tried again, as :func:`patiently` does. A file is read and written
     as a whole, in memory: this is for small ones.
+
+    Args:
+        only: the one file that was just written to the folder ``name``: a store may list it late.
     """
     system, path = folder.place(name)
-    return PyFileSystem(_Patient(system)), path
+    return PyFileSystem(_Patient(system, f"{path}/{only}" if only else "")), path
 
 
 @dataclass(frozen=True)
 class _Patient(FileSystemHandler):
     system: FileSystem
+    only: str = field(default="", compare=False)  # Ray Train compares its own with those of states
 
     def get_type_name(self) -> str:
         return self.system.type_name
@@ -36,7 +47,15 @@ class _Patient(FileSystemHandler):
         return self.system.normalize_path(path)
 
     def get_file_info(self, paths: list[str]) -> list[FileInfo]:
-        return _ask(", ".join(paths), self.system.get_file_info, paths)
+        found = _ask(", ".join(paths), self.system.get_file_info, paths)
+        return [self._of_only(info) if info.type == FileType.NotFound else info for info in found]
+
+    def _of_only(self, info: FileInfo) -> FileInfo:
+        """Return what a path is that is not there, or not listed yet."""
+        if not self.only.startswith(f"{info.path}/"):
+            return info
+        there = _ask(self.only, self.system.get_file_info, self.only).is_file
+        return FileInfo(info.path, FileType.Directory) if there else info
 
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
         return _ask(selector.base_dir, self.system.get_file_info, selector)
@@ -45,7 +64,12 @@ class _Patient(FileSystemHandler):
         _ask(path, self.system.create_dir, path, recursive=recursive)
 
     def delete_dir(self, path: str) -> None:
-        _ask(path, self.system.delete_dir, path)
+        try:
+            _ask(path, self.system.delete_dir, path)
+        except FileNotFoundError:
+            if self._of_only(FileInfo(path)).type == FileType.NotFound:
+                raise
+            self.delete_file(self.only)
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool) -> None:
         _ask(path, self.system.delete_dir_contents, path, missing_dir_ok=missing_dir_ok)

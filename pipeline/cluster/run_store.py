@@ -57,7 +57,9 @@ class RunStore:
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".pull").open("w") as lock:  # processes of one machine share the copy
             locks.wait_for(lock)
-            self._pull(*self._both(places, tuple(but)))
+            there, here = self._both(places, tuple(but))
+            # What a process of this machine has just written may not be listed yet.
+            self._pull(there | self.remote.by_name(here.keys() - there.keys()), here)
 
     def _pull(self, there: dict[str, Found], here: dict[str, Found]) -> None:
         self._each(self._get, [item for item in there.items() if here.get(item[0]) != item[1]])

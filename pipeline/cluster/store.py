@@ -8,7 +8,8 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -36,6 +37,11 @@ _FIRST_PAUSES_SECONDS = [0.5, 2.0]
 # Credentials that expire in the middle of a run may be renewed: the libraries read them again.
 RENEWAL_PAUSES_SECONDS = [30.0] * 28
 _TOLD_SECONDS = 2.0
+# A store may list what was just written some seconds late; for so long it is asked for by its name.
+_LATE_SECONDS = 60.0
+_LOOKING_THREADS = 16
+# What this process, and those that have told it, have written lately: names, and when (monotonic).
+_written: dict[str, float] = {}
 _ARROW_SCHEMES = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
 # Answers of a store that will be the same next time.
 _FINAL = re.compile(
@@ -140,10 +146,24 @@ class RemoteFolder:
         every = FileSelector(path, recursive=True, allow_not_found=True)
         found = patiently(f"{self}/{below}", lambda: system.get_file_info(every))
         start = len(self.place("")[1]) + 1
-        return {
+        listed = {
             info.path[start:]: Found(info.size, _seconds(info.mtime_ns))
             for info in found
             if info.is_file
+        }
+        return listed | self.by_name(self._late(below) - listed.keys())
+
+    def by_name(self, names: Iterable[str]) -> dict[str, Found]:
+        """Return which of these files are there, each asked for by its name."""
+        with ThreadPoolExecutor(_LOOKING_THREADS) as pool:
+            looked = pool.map(lambda name: (name, (self / name).found()), names)
+            return {name: found for name, found in looked if found is not None}
+
+    def _late(self, below: str) -> set[str]:
+        """Return what was written lately below a folder of this one."""
+        start, place = f"{self}/", str(self / below) if below else str(self)
+        return {
+            name.removeprefix(start) for name in written_lately() if name.startswith(f"{place}/")
         }
 
     def at(self, place: str) -> dict[str, Found]:
@@ -217,6 +237,7 @@ class RemoteFile:
                 file.write(data)
 
         patiently(str(self), write)
+        note_written([str(self)])
 
     def put(self, source: Path) -> str:
         """Copy a local file here; return the sha256 of what was copied."""
@@ -230,7 +251,9 @@ class RemoteFile:
                     out.write(data)
             return digest.hexdigest()
 
-        return patiently(str(self), copy)
+        sha256 = patiently(str(self), copy)
+        note_written([str(self)])
+        return sha256
 
     def get(self, target: Path) -> None:
         """Copy the file to a local one, whole or not at all."""
@@ -274,6 +297,17 @@ class RemoteFile:
         """Return the file's length in bytes, None where there is no file."""
         found = self.found()
         return None if found is None else found.size
+
+
+def written_lately() -> list[str]:
+    """Return the names of what was written lately, as text of :class:`RemoteFile`."""
+    since = time.monotonic() - _LATE_SECONDS
+    return [name for name, when in _written.copy().items() if when > since]
+
+
+def note_written(names: Iterable[str]) -> None:
+    """Count these as written lately: here, or by a process that has told its own."""
+    _written.update(dict.fromkeys(names, time.monotonic()))
 
 
 def patiently(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from lasaft.errors import LasaftError, StageError
 from lasaft.files import atomic_write_json, file_sha256, read_json
 from pipeline.cluster.run_store import STATES, TRAINED, RunStore
+from pipeline.cluster.store import note_written
 from pipeline.config import RunConfig, SearchConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import TRIALS, RunFolder, below
@@ -25,6 +26,8 @@ from pipeline.training.loop.right_to_write import trains_here
 from pipeline.training.loop.states import drop_states
 
 Status = Literal["waiting", "running", "done", "stopped", "failed"]
+# What a trial's process leaves at its end.
+_MADE = ("training/metrics.jsonl", "training/result.json", "failed.json", "speed.json")
 _LONGEST_NAME = 90
 _PLAN = {"number", "repeat", "settings", "parameters"}
 _SEAL = "sha256"
@@ -150,13 +153,16 @@ class TrialBook:
         """Where the search is kept."""
         return RunStore(RunFolder.of(self.checker.base))
 
-    def fetch(self, name: str, *but: str) -> None:
+    def fetch(self, name: str, *but: str, ended: bool = False) -> None:
         """Bring what a trial has made so far, but for its states and models, and ``but``.
 
-        Where it trains on this machine, its files are here.
+        Where it trains on this machine, its files are here. Of one that has just ``ended`` the
+        store may not list yet what says so.
         """
         trial = RunFolder.of(self.read(name).config)
         store = RunStore(trial)
+        if ended and store.remote is not None:
+            note_written(str(store.remote / made) for made in _MADE)
         if not trains_here(store):
             store.fetch(but=(*STATES, _state_of(trial), *TRAINED[1:], *but))
 

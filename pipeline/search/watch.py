@@ -141,7 +141,7 @@ class Watch(TrialProgressCallback):
         """Write down that a trial was ended early, unless its files say that it is done."""
         name = trial.config["name"]
         self.budget.end(name)
-        self.book.fetch(name, "tracking")
+        self.book.fetch(name, "tracking", ended=True)
         found, epochs = self.book.read(name), self._epochs.get(name)
         if found.status == "running" and not (self.budget.used_up or self.budget.holds(name)):
             watched = self.config.search.objectives[0]
@@ -155,7 +155,7 @@ class Watch(TrialProgressCallback):
         """Write down that a trial has failed: its process has ended too often."""
         name, error = trial.config["name"], trial.get_error()
         self.budget.end(name)
-        self.book.fetch(name, "tracking")
+        self.book.fetch(name, "tracking", ended=True)
         found, cause = self.book.read(name), getattr(error, "cause", None) or error
         if found.status in ("waiting", "running"):
             known = isinstance(cause, BaseException)

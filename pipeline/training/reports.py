@@ -14,6 +14,7 @@ from ray.util.queue import Queue
 
 from lasaft.errors import LasaftError
 from pipeline.cluster.patient_files import patient_place
+from pipeline.cluster.store import note_written
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.outlet import Outlet, Write
 from pipeline.training.loop.states import newest_state
@@ -30,6 +31,17 @@ class RayOutlet(Outlet):
         self._state: Future[Checkpoint] | None = None  # the last one
         self._run = folder.ray_train / ray.train.get_context().get_experiment_name()
         self._unknown: list[Path] = []  # checkpoints that Ray Train has never heard of
+
+    def fetch(self) -> None:
+        """Bring what earlier attempts have left; the last one may have just saved a state."""
+        reported, remote = ray.train.get_checkpoint(), self.store.remote
+        if reported is not None and remote is not None:
+            note_written([str(remote / self._name(self._run / Path(reported.path).name))])
+        super().fetch()
+
+    def _name(self, checkpoint: Path) -> str:
+        """Return the name of the state in a checkpoint."""
+        return str((checkpoint / self.folder.state.name).relative_to(self.folder.root))
 
     def start(self) -> Path | None:
         """Return the newest whole state, of which a dead process may have told nobody."""
@@ -80,8 +92,8 @@ class RayOutlet(Outlet):
 
     def _upload(self, name: str, write: Write) -> Checkpoint:
         folder, root = self._run / name, self.folder.root
-        write(folder / self.folder.state.name)
-        self.store.push_new(str((folder / self.folder.state.name).relative_to(root)))
+        write(root / self._name(folder))
+        self.store.push_new(self._name(folder))
         self.folder.state.unlink(missing_ok=True)
         while self._unknown:
             self.store.remove(str(self._unknown.pop().relative_to(root)))
@@ -90,7 +102,8 @@ class RayOutlet(Outlet):
         for copy in self._run.glob("*/"):  # Ray Train removes the objects, which is all it knows of
             if copy != folder:
                 shutil.rmtree(copy)
-        system, path = patient_place(self.store.remote, str(folder.relative_to(root)))
+        place = str(folder.relative_to(root))
+        system, path = patient_place(self.store.remote, place, self.folder.state.name)
         return Checkpoint(path, system)
 
     @property

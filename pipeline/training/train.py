@@ -20,7 +20,8 @@ from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.progress import Progress, say
 from pipeline.cluster.resources import in_words, share_cpus
 from pipeline.cluster.run_store import STATES, TRAINED, RunStore
-from pipeline.cluster.shared_storage import Seen, require_seen, seen_folders
+from pipeline.cluster.shared_storage import require_seen, seen_folders
+from pipeline.cluster.store import note_written, written_lately
 from pipeline.config import RunConfig, TrainConfig, from_json, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import read_manifest
@@ -128,10 +129,15 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
     # Nodes may go and come as long as training lasts: Ray waits for them without an end.
     lack = Lack("", each, train.world_sizes[0], math.inf)
     say(f"training: starting {in_words(each)} for each of {train.world_sizes[0]} processes ...")
-    running = task.remote(to_json(config), scaling, seen_folders(config), reports)
+    known = {
+        "config": to_json(config),
+        "folders": seen_folders(config),
+        "written": written_lately(),
+    }
+    running = task.remote(known, scaling, reports)
     try:
         _listen(running, reports, heard, lack)
-        ray.get(running)
+        note_written(ray.get(running))
     except RayTaskError as error:
         raise error.cause from error
     except RayError as error:
@@ -238,15 +244,17 @@ def _ray_settings(config: RunConfig, *, elastic: bool) -> dict[str, str]:
     return settings | {k: v for k, v in os.environ.items() if k.startswith("RAY_TRAIN_")}
 
 
-def _run_workers(
-    config_json: str, scaling: dict[str, Any], folders: tuple[Seen, ...], reports: Any
-) -> None:
+def _run_workers(known: dict[str, Any], scaling: dict[str, Any], reports: Any) -> list[str]:
     """Start the processes that train, again where one dies, and return at their end.
 
     Args:
+        known: ``config`` (JSON), ``folders`` (what their nodes must see), and ``written`` (what
+            has been written to stores lately).
         scaling: how many there are and what each holds, as Ray's ScalingConfig takes it.
-        folders: what their nodes must see.
         reports: the queue for what they report.
+
+    Returns:
+        What the first process has written to stores lately.
     """
     from ray import train as ray_train
     from ray.exceptions import RayActorError
@@ -255,14 +263,14 @@ def _run_workers(
     from pipeline.training.meeting import OwnMeeting
     from pipeline.training.reports import Listener
 
-    config = from_json(config_json)
+    config = from_json(known["config"])
     folder, most = RunFolder.of(config), config.train.max_failures
     storage_path, storage_filesystem = _ray_storage(folder)
     threads = _thread_settings(scaling["resources_per_worker"]["CPU"])
     # What TorchTrainer adds is torch, in processes that only steer: seconds of every start.
     trainer = DataParallelTrainer(
         _process,
-        train_loop_config={"config": config_json, "folders": folders},
+        train_loop_config=known,
         backend_config=OwnMeeting(),
         scaling_config=ray_train.ScalingConfig(**scaling),
         run_config=ray_train.RunConfig(
@@ -277,7 +285,7 @@ def _run_workers(
         ),
     )
     try:
-        trainer.fit()
+        return trainer.fit().return_value or []
     except RayActorError as error:
         # The actor that steers the processes is none of those that Ray starts again.
         raise _steering_lost(folder, error) from error
@@ -320,8 +328,8 @@ def _thread_settings(cpus: float) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000"}
 
 
-def _process(payload: dict[str, Any]) -> None:
-    """Train in one Ray worker."""
+def _process(payload: dict[str, Any]) -> list[str]:
+    """Train in one Ray worker; return what it has written to stores lately."""
     from ray.train.torch import get_device
 
     from pipeline.training.loop.worker import run_session
@@ -329,6 +337,7 @@ def _process(payload: dict[str, Any]) -> None:
     from pipeline.training.reports import RayOutlet
 
     require_seen(payload["folders"])
+    note_written(payload["written"])
     config = from_json(payload["config"])
     device = get_device()
     assert not isinstance(device, list)
@@ -339,6 +348,7 @@ def _process(payload: dict[str, Any]) -> None:
             config = config.model_copy(update={"train": train})
         outlet = RayOutlet(RunFolder.of(config), is_first=ranks.is_first)
         run_session(config, device, outlet=outlet)
+    return written_lately()
 
 
 def _in_short(error: BaseException) -> str:

@@ -8,6 +8,7 @@ import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,7 +26,7 @@ from pipeline.cluster.one_writer import Lease, alone_in_run
 from pipeline.cluster.parcels import parcel
 from pipeline.cluster.patient_files import patient_place
 from pipeline.cluster.run_store import LARGE, RunStore
-from pipeline.cluster.store import RemoteFolder
+from pipeline.cluster.store import RemoteFolder, note_written, written_lately
 from pipeline.config import DataConfig, RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder, below
@@ -33,6 +34,7 @@ from pipeline.training.loop.right_to_write import right_to_write, trains_here
 from pipeline.workflow.run import shards_hash, shards_input
 from tests.helpers.object_store import (
     address,
+    late_listings,
     object_names,
     object_store,
     put_folder,
@@ -426,6 +428,79 @@ def test_a_file_system_that_waits_does_what_the_store_s_own_does(
     assert asked.total() > 20
     monkeypatch.setattr(Application, "__call__", answer)
     assert object_names(place) == set()
+
+
+# A store that lists late what it has taken
+
+
+def test_what_is_not_listed_yet_is_found_by_its_name(
+    machines: Machines, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with late_listings(lambda age: True):
+        a = machines.on("a")
+        _write(a, "songs/x/a.wav", "sound")
+        a.push("songs")
+        assert object_names(place) == set()
+        told = [name for name in written_lately() if name.startswith(str(a.remote))]
+        assert told == [f"{a.remote}/songs/x/a.wav"]
+        monkeypatch.setattr(store, "_written", {})  # in another process
+        a.pull("songs")
+        assert _files(a) == {"songs/x/a.wav": "sound"}
+        b = machines.on("b")
+        b.pull("songs")
+        assert _files(b) == {}
+        note_written(told)
+        b.pull("songs/y")
+        assert _files(b) == {}
+        b.pull("songs")
+        assert _files(b) == {"songs/x/a.wav": "sound"}
+        b.remove("songs")
+        a.pull("songs")
+        assert _files(a) == {}
+        monkeypatch.setattr(store, "_LATE_SECONDS", 0.0)
+        assert written_lately() == []
+
+
+def test_tasks_and_their_command_tell_each_other_what_they_have_written(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with late_listings(lambda age: True):
+        run, songs = machines.on("head"), machines.on("head").root / "songs"
+        _write(run, "songs/in/a.wav", "sound")
+        run.push("songs")
+        sent = parcel(RunFolder.of(machines.config), reads=[songs / "in"], writes=[songs / "out"])
+        assert sent is not None
+        monkeypatch.setattr(store, "_written", {})  # the process of the task
+        there = machines.on("node")
+
+        def task() -> str:
+            _write(there, "songs/out/b.wav", "made")
+            return (there.root / "songs" / "in" / "a.wav").read_text()
+
+        # The paths of a task are the command's: here each machine has its own.
+        here = replace(sent, folder=RunFolder.of(machines.config))
+        assert here.do(task) == ("sound", {})
+        written = written_lately()
+        monkeypatch.setattr(store, "_written", {})  # the command's again
+        run = machines.on("head")
+        note_written(written)
+        run.pull("songs")
+        assert _files(run) == {"songs/in/a.wav": "sound", "songs/out/b.wav": "made"}
+
+
+def test_ray_train_removes_a_state_that_is_not_listed_yet(place: str) -> None:
+    folder = RemoteFolder(place)
+    with late_listings(lambda age: True):
+        (folder / "states/1/state").write_bytes(b"1")
+        blind, path = patient_place(folder, "states/1")
+        assert blind.get_file_info(path).type == fs.FileType.NotFound
+        system, path = patient_place(folder, "states/1", "state")
+        system = pickle.loads(pickle.dumps(system))
+        assert system == blind
+        assert system.get_file_info(path).type == fs.FileType.Directory
+        system.delete_dir(path)
+        assert (folder / "states/1/state").found() is None
+        assert system.get_file_info(path).type == fs.FileType.NotFound
 
 
 # What is refused

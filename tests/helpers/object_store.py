@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from pyarrow import fs
@@ -47,6 +50,35 @@ def object_store() -> Iterator[int]:
 def address(folder: str, port: int, ip: str = "127.0.0.1") -> str:
     """Return the address of a folder in the server's bucket."""
     return f"s3://bucket/{folder}?endpoint_override={ip}:{port}&scheme=http"
+
+
+@contextmanager
+def late_listings(is_late: Callable[[float], bool]) -> Iterator[None]:
+    """Let this process's servers leave new objects out of lists; by name they are there.
+
+    Args:
+        is_late: whether an object is left out that was first written so many seconds ago.
+    """
+    from moto.s3.models import S3Backend
+
+    put, listed = S3Backend.put_object, S3Backend.list_objects
+    first: dict[tuple[str, str], float] = {}
+
+    def put_object(backend: Any, bucket: str, name: str, *values: Any, **options: Any) -> Any:
+        first.setdefault((bucket, name), time.monotonic())
+        return put(backend, bucket, name, *values, **options)
+
+    def list_objects(backend: Any, bucket: Any, *values: Any, **options: Any) -> Any:
+        now, shown = time.monotonic(), copy(bucket)
+        shown.keys = {
+            name: key
+            for name, key in bucket.keys.items()
+            if not is_late(now - first.get((bucket.name, name), -math.inf))
+        }
+        return listed(backend, shown, *values, **options)
+
+    with mock.patch.multiple(S3Backend, put_object=put_object, list_objects=list_objects):
+        yield
 
 
 @contextmanager
