@@ -109,7 +109,7 @@ def bring(config: RunConfig, job: Job) -> None:
     if store.remote is not None:
         say(f"looking at {folder.shown} ...")
         store.remote.reach()
-        store.pull(but=LARGE)
+        store.pull(but=LARGE, own={path.name for path in (folder.config, *folder.made)})
     for source in folder.inputs:
         if job.reads(options[source.option]):
             InputFolder(source).list()

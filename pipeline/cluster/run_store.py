@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from lasaft.errors import ConfigError, Problem
 from pipeline.cluster import locks
 from pipeline.cluster.store import Found, RemoteFolder, is_hidden
 from pipeline.config.folders import TRIALS, RunFolder
@@ -42,14 +43,16 @@ class RunStore:
         self.root = folder.root
         self.remote = None if folder.address is None else RemoteFolder(folder.address, "output_dir")
 
-    def pull(self, *places: str, but: Iterable[str] = ()) -> None:
+    def pull(self, *places: str, but: Iterable[str] = (), own: Collection[str] = ()) -> None:
         """Make the copies below ``places`` equal to the store's objects.
 
         Args:
             places: folders of the run; none: all of it.
             but: files and folders that are left as they are.
+            own: what a run's folder has one of, if it has anything.
 
         Raises:
+            ConfigError: the folder is one of something else.
             DataError: the store does not answer or refuses.
         """
         if self.remote is None:
@@ -58,6 +61,12 @@ class RunStore:
         with (self.root / ".pull").open("w") as lock:  # processes of one machine share the copy
             locks.wait_for(lock)
             there, here = self._both(places, tuple(but))
+            if own and there and not any(name.partition("/")[0] in own for name in there):
+                reason = f"there is something else than a run ({min(there)})"
+                allowed = "the address of a run, or of a folder that is not there yet"
+                raise ConfigError(
+                    Problem("output_dir", repr(str(self.remote)), allowed, reason=reason)
+                )
             # What a process of this machine has just written may not be listed yet.
             self._pull(there | self.remote.by_name(here.keys() - there.keys()), here)
 

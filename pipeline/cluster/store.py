@@ -129,10 +129,13 @@ class RemoteFolder:
         """Return once the store has answered; one that does not is not waited for as later on.
 
         Raises:
+            ConfigError: an object lies there.
             DataError: it does not answer or refuses.
         """
         system, path = self.place("")
-        patiently(str(self), lambda: system.get_file_info(path), pauses=_FIRST_PAUSES_SECONDS)
+        ask = partial(system.get_file_info, path)
+        if patiently(str(self), ask, pauses=_FIRST_PAUSES_SECONDS).is_file:
+            raise ConfigError(f"{self._option}: {self} is an object, no folder; allowed: a folder")
 
     def listing(self, below: str = "") -> dict[str, Found]:
         """Return what lies below a folder of this one: names in this one, sizes and times.

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 from lasaft.errors import ConfigError, Problem
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+# What an address with a typo begins with: s3:/bucket, gs:bucket, s3//bucket. Path makes one of s3://.
+_MISTYPED = re.compile(r"[A-Za-z][\w+.-]+:/|(s3|s3a|gs|gcs|abfss?|az|hdfs|file)(:|;|//)", re.I)
 _SECRET = re.compile(r"secret|passw|pwd|token|credential|key|sig|sas|auth", re.I)
 _HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9A-Fa-f:.]+(%.+)?")
 
@@ -93,7 +95,12 @@ def check_place(name: str, value: Any) -> Any:
     Raises:
         ConfigError: it is neither, or it holds a secret (which the message does not repeat).
     """
-    if value is None or isinstance(value, Path):
+    if value is None:
+        return None
+    if _MISTYPED.match(text := str(value)) and (isinstance(value, Path) or "://" not in text):
+        allowed = "s3://bucket/folder, or a path that does not begin like an address"
+        raise ConfigError(Problem(name, repr(shown(text)), allowed))
+    if isinstance(value, Path):
         return value
     if not isinstance(value, str) or not value:
         allowed = "a path, or an address (s3://bucket/folder)"
@@ -120,6 +127,9 @@ def check_place(name: str, value: Any) -> Any:
     if not _SCHEME.fullmatch(parts.scheme) or parts.scheme == "file" or not plain.isprintable():
         allowed = "a path, s3://bucket/folder, file:///a/b"
         raise ConfigError(Problem(name, repr(value), allowed))
+    if name == "output_dir" and parts.scheme in ("http", "https"):
+        reason = "a web server takes no files"
+        raise ConfigError(Problem(name, repr(value), "s3://bucket/folder", reason=reason))
     if not (parts.netloc or parts.path.strip("/")) or ".." in parts.path.split("/"):
         raise ConfigError(Problem(name, repr(value), "a folder's address, without .."))
     return value

@@ -515,6 +515,18 @@ def test_a_bucket_that_is_not_there_is_named(port: int) -> None:
         raise AssertionError
 
 
+@pytest.mark.parametrize("name", ["train/x/vocals.wav", "film/checkpoint/config.json", "notes.txt"])
+def test_a_folder_of_something_else_is_no_run(place: str, name: str) -> None:
+    put_object(place, name, b"mine")
+    with pytest.raises(ConfigError, match=rf"output_dir: .*something else than a run \({name}\)"):
+        parse(["--output_dir", place], "report")
+    put_object(place, "config.json", b"{}")
+    parse(["--output_dir", place], "report")
+    assert object_names(place) == {name, "config.json"}
+    with pytest.raises(ConfigError, match=r"output_dir: .*config\.json is an object, no folder"):
+        parse(["--output_dir", place.replace("?", "/config.json?")], "report")
+
+
 def test_an_unknown_scheme_is_named() -> None:
     with pytest.raises(ConfigError, match=r"output_dir: s4://bucket/run cannot be used"):
         parse(["--output_dir", "s4://bucket/run", "--preset", "demo"], "run")

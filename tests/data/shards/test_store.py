@@ -81,9 +81,30 @@ def test_an_address_at_which_nothing_can_be_is_refused(place: str) -> None:
         DataConfig(shards_dir=place)
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["s3:/b/a", "s3:b/a", "s3//b/a", "S3;//b/a", "gs:/b/a", "file:/a", "abc:/x", Path("s3://b/a")],
+)
+def test_an_address_with_a_typo_in_its_scheme_is_no_folder(place: str | Path) -> None:
+    with pytest.raises(ValidationError, match=r"shards_dir: got .*allowed: s3://bucket/folder, or"):
+        DataConfig(shards_dir=place)
+
+
+@pytest.mark.parametrize("place", ["runs/s3:/x", "s3/x", "a:b", "C:/x", "x//y"])
+def test_a_path_with_a_colon_is_one(place: str) -> None:
+    assert DataConfig(shards_dir=place).shards_dir == Path(place)
+
+
 @pytest.mark.parametrize("place", ["hdfs://me@host:8020/a@b", "abfs://c@account/a", "s3://b/R&B"])
 def test_an_address_with_a_name_or_an_at_is_one(place: str) -> None:
     assert DataConfig(shards_dir=place).shards_dir == place
+
+
+def test_a_web_server_takes_no_run() -> None:
+    with pytest.raises(
+        ValidationError, match=r"output_dir: got 'https://h/a'.*a web server takes no"
+    ):
+        RunConfig(output_dir="https://h/a")
 
 
 @pytest.mark.parametrize("place", ["s3://", "1s://b/a", "file://host/a", "s3://b/../a", 7, ""])
