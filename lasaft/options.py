@@ -36,6 +36,8 @@ _PLAIN_KINDS: dict[Any, Kind] = {
     bool: "bool", int: "int", float: "float", str: "text", Path: "path",
 }  # fmt: skip
 _UNIONS: dict[Any, Kind] = {(int, str): "range", (Path, str): "place"}
+# What an address with a typo begins with: s3:/bucket, gs:bucket, s3//bucket. Path makes one of s3://.
+MISTYPED = re.compile(r"[A-Za-z][\w+.-]+:/|(s3|s3a|gs|gcs|abfss?|az|hdfs|file)(:|;|//)", re.I)
 _IN_WORDS: dict[Kind, str] = {
     "bool": "True or False",
     "ints": "whole numbers with commas between, such as 0,1",
@@ -204,7 +206,7 @@ def _scalar(kind: Kind, text: str, raw: str) -> Any:
         value = float(text)
     elif not text:
         value = 0  # an empty path would mean the current folder, which nobody means: refused
-    elif kind == "path" or (kind == "place" and "://" not in text):
+    elif kind == "path" or (kind == "place" and "://" not in text and not MISTYPED.match(text)):
         value = Path(text).expanduser().absolute()
     elif kind in ("text", "choice", "range", "place"):
         value = text

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lasaft.errors import LasaftError, StageError
+from lasaft.errors import ConfigError, LasaftError, StageError
 from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import connected, living_nodes
 from pipeline.cluster.store import RemoteFolder
@@ -70,11 +70,7 @@ class Reached:
 
     option: str  # which says the address
     address: str
-
-    @property
-    def written(self) -> bool:
-        """Whether nodes write there."""
-        return self.option == "output_dir"
+    written: bool  # whether nodes write there
 
     def fault(self, patience: float) -> str:
         """Return what is wrong on this node, empty if nothing is."""
@@ -98,6 +94,17 @@ class Reached:
             f"{self.option}: {RemoteFolder(self.address)} is not for every node: "
             f"{'; '.join(faults)}; allowed: an address that each node reaches{right}"
         )
+
+
+def require_writable_address(option: str, address: str) -> None:
+    """Refuse an address where this machine cannot write.
+
+    Raises:
+        ConfigError: says what the store answers.
+    """
+    place = Reached(option, address, written=True)
+    if fault := place.fault(0):
+        raise ConfigError(place.line(f"this machine {fault}"))
 
 
 @contextmanager
@@ -174,9 +181,9 @@ def storage_faults(config: RunConfig, nodes: Sequence[dict[str, Any]]) -> list[s
         folders: list[Seen | Reached] = [Seen(*place, (probe,)) for place in written.items()]
         folders += _songs(config)
         folder = RunFolder.of(config)
-        folders += [Reached(source.option, source.address) for source in folder.inputs]
+        folders += [Reached(one.option, one.address, written=False) for one in folder.inputs]
         if folder.address is not None:
-            folders.append(Reached("output_dir", folder.address))
+            folders.append(Reached("output_dir", folder.address, written=True))
         found = [(seen, _faults(seen, nodes)) for seen in folders]
         return [seen.line(*faults) for seen, faults in found if faults]
     finally:

@@ -8,10 +8,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from lasaft.errors import ConfigError, Problem
+from lasaft.options import MISTYPED
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
-# What an address with a typo begins with: s3:/bucket, gs:bucket, s3//bucket. Path makes one of s3://.
-_MISTYPED = re.compile(r"[A-Za-z][\w+.-]+:/|(s3|s3a|gs|gcs|abfss?|az|hdfs|file)(:|;|//)", re.I)
 _SECRET = re.compile(r"secret|passw|pwd|token|credential|key|sig|sas|auth", re.I)
 _HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9A-Fa-f:.]+(%.+)?")
 
@@ -97,7 +96,7 @@ def check_place(name: str, value: Any) -> Any:
     """
     if value is None:
         return None
-    if _MISTYPED.match(text := str(value)) and (isinstance(value, Path) or "://" not in text):
+    if MISTYPED.match(text := str(value)) and (isinstance(value, Path) or "://" not in text):
         allowed = "s3://bucket/folder, or a path that does not begin like an address"
         raise ConfigError(Problem(name, repr(shown(text)), allowed))
     if isinstance(value, Path):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from lasaft.errors import LasaftError
 from pipeline.cluster.connection import connected, living_nodes
 from pipeline.cluster.nodes import patience_seconds
-from pipeline.cluster.shared_storage import storage_faults
+from pipeline.cluster.shared_storage import require_writable_address, storage_faults
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.addresses import shown
@@ -159,6 +159,8 @@ def _store(config: RunConfig) -> Iterator[tuple[Verdict, str]]:
     if not isinstance(place, RemoteFolder):
         return
     if (place / MANIFEST_NAME).size() is None:
+        if config.data.shards_dir is not None:  # else they go where the run does
+            require_writable_address("shards_dir", place.address)
         yield "note", f"{place} answers, and holds no shards (no {MANIFEST_NAME})"
         return
     manifest = read_manifest(place)

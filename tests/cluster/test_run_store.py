@@ -30,7 +30,9 @@ from pipeline.cluster.store import RemoteFolder, note_written, written_lately
 from pipeline.config import DataConfig, RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder, below
+from pipeline.data.shards.preprocess import preprocess
 from pipeline.training.loop.right_to_write import right_to_write, trains_here
+from pipeline.workflow import doctor
 from pipeline.workflow.run import shards_hash, shards_input
 from tests.helpers.object_store import (
     address,
@@ -525,6 +527,28 @@ def test_a_folder_of_something_else_is_no_run(place: str, name: str) -> None:
     assert object_names(place) == {name, "config.json"}
     with pytest.raises(ConfigError, match=r"output_dir: .*config\.json is an object, no folder"):
         parse(["--output_dir", place.replace("?", "/config.json?")], "report")
+
+
+def test_shards_that_cannot_be_written_are_told_before_any_is_made(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Application.__call__
+
+    def read_only(app: Application, environ: dict[str, Any], start: Any) -> Any:
+        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return answer(app, environ, start)
+        start("403 Forbidden", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"]
+
+    monkeypatch.setattr(Application, "__call__", read_only)
+    config = RunConfig(data=DataConfig(shards_dir=place, synthetic_train=1))
+    message = (
+        r"^shards_dir: s3://bucket/\S+ is not for every node: this machine cannot use it .*DENIED"
+    )
+    with pytest.raises(ConfigError, match=message):
+        preprocess(config)
+    with pytest.raises(ConfigError, match=message):
+        list(doctor._CHECKS["shards"](config))
 
 
 def test_an_unknown_scheme_is_named() -> None:

@@ -15,6 +15,7 @@ from pipeline.cluster.fanout import Needs, run_tasks
 from pipeline.cluster.locks import alone
 from pipeline.cluster.parcels import parcel
 from pipeline.cluster.progress import Progress, say
+from pipeline.cluster.shared_storage import require_writable_address
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -56,6 +57,8 @@ def preprocess(config: RunConfig) -> Manifest:
     store = None
     if folders.shards_address is not None:
         store = RemoteFolder(folders.shards_address)
+        if config.data.shards_dir is not None:  # else the run itself is there, which was written to
+            require_writable_address("shards_dir", store.address)
     fetch_songs(config)
     wanted = Wanted.of(config.model, config.data)
     tracks = list_tracks(folders.songs, wanted)

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 import jobs.preprocess
+from jobs.cli import parse
 from lasaft.errors import ConfigError, DataError, StageError
 from pipeline.cluster import store as storage
 from pipeline.cluster.store import RemoteFolder, patiently
@@ -88,6 +89,9 @@ def test_an_address_at_which_nothing_can_be_is_refused(place: str) -> None:
 def test_an_address_with_a_typo_in_its_scheme_is_no_folder(place: str | Path) -> None:
     with pytest.raises(ValidationError, match=r"shards_dir: got .*allowed: s3://bucket/folder, or"):
         DataConfig(shards_dir=place)
+    if isinstance(place, str):
+        with pytest.raises(ConfigError, match=r"output_dir: got .*allowed: s3://bucket/folder, or"):
+            parse(["--output_dir", place], "report")
 
 
 @pytest.mark.parametrize("place", ["runs/s3:/x", "s3/x", "a:b", "C:/x", "x//y"])
