@@ -12,7 +12,7 @@ from pydantic import ValidationInfo, field_validator
 
 from lasaft.config import Settings, option
 from lasaft.errors import CheckpointError, ConfigError, Problem
-from lasaft.files import atomic_write_json
+from lasaft.files import atomic_write_json, read_steadily
 
 NOT_STATED, NOT_MEASURED = "not stated", "not measured"
 # In a folder of stems.
@@ -138,7 +138,7 @@ def read_cards(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_steadily(path))
         cards = found["cards"] if found["format"] == 1 else []
         if not cards or any(not {"checkpoint", "files"} <= card.keys() for card in cards):
             raise ValueError("it holds no cards of format 1")

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from lasaft.config import ModelConfig
 from lasaft.errors import CheckpointError
+from lasaft.files import read_steadily
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
@@ -39,7 +40,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing, so {path.parent} is no checkpoint folder")
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_steadily(path))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -130,20 +130,27 @@ AWAY = frozenset(
 AWAY_SECONDS = [0.5, 2.0, 5.0]  # pauses before further tries
 
 
-def steadily(action: Callable[[], Result]) -> Result:
-    """Return ``action()``, tried again a few times where the file system is away.
+def steadily(action: Callable[[], Result], path: object) -> Result:
+    """Return ``action()`` on a file, tried again a few times where its file system is away.
 
     Raises:
-        OSError: of the last try.
+        OSError: of the last try; names the file, which reads and writes themselves do not.
     """
-    for pause in AWAY_SECONDS:
+    for pause in (*AWAY_SECONDS, None):
         try:
             return action()
         except OSError as error:
-            if error.errno not in AWAY:
+            if error.errno is not None and error.filename is None:
+                error.filename = str(path)
+            if error.errno not in AWAY or pause is None:
                 raise
         time.sleep(pause)
-    return action()
+    raise AssertionError("the last try returns or raises")
+
+
+def read_steadily(path: Path) -> bytes:
+    """Return a whole file, as :func:`steadily` gets it."""
+    return steadily(path.read_bytes, path)
 
 
 def file_sha256(path: Path) -> str:
@@ -153,13 +160,16 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    return steadily(read)
+    return steadily(read, path)
 
 
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(handle)
 
@@ -228,7 +238,7 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
 
-    steadily(write)
+    steadily(write, path)
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
@@ -249,7 +259,7 @@ def read_json(path: Path, keys: Set[str], advice: str) -> dict[str, Any]:
         OSError: its file system is away.
     """
     try:
-        found = json.loads(steadily(path.read_bytes))
+        found = json.loads(read_steadily(path))
         if not isinstance(found, dict) or not keys <= found.keys():
             raise ValueError(f"it is not what was written: {str(found)[:40]}")
     except (OSError, ValueError, RecursionError) as error:

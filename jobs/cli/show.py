@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli.run import EXIT_FAILED, Result
 from lasaft import output
+from lasaft.files import read_steadily
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.search.ranking import Row, SearchResult, training_command
@@ -103,7 +104,7 @@ def search_result(config: RunConfig, result: SearchResult) -> Result:
     lines.append(f"{'train it':<10}{training_command(config, result)}")
     if result.note:
         lines.append(f"{'note':<10}{result.note}: with more of it the same command goes on")
-    data = json.loads((result.folder / "results.json").read_bytes())
+    data = json.loads(read_steadily(result.folder / "results.json"))
     return Result("\n".join(lines), {**data, **places})
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from lasaft.errors import ConfigError, StageError
-from lasaft.files import first_link, open_own
+from lasaft.files import first_link, open_own, steadily
 
 # What file systems of the network answer that have no locks, or whose lock service is off.
 _REFUSED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -44,6 +44,9 @@ class FileLock:
 
     def take(self, owner: str) -> str | None:
         """Become its owner and return None, or return who that is already, in words."""
+        return steadily(lambda: self._take(owner), self._path)
+
+    def _take(self, owner: str) -> str | None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             # Nothing is written before the lock is ours.

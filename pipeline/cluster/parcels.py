@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lasaft.files import atomic_write_bytes
+from lasaft.files import atomic_write_bytes, read_steadily
 from pipeline.cluster.inputs import InputFolder
 from pipeline.cluster.run_store import RunStore
 from pipeline.cluster.store import note_written, written_lately
@@ -107,4 +107,4 @@ def _names(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _contents(root: Path, names: Iterable[str]) -> Contents:
-    return {name: (root / name).read_bytes() if (root / name).exists() else None for name in names}
+    return {name: read_steadily(root / name) if (root / name).exists() else None for name in names}

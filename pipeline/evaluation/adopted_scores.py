@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lasaft.errors import ConfigError, DataError
-from lasaft.files import atomic_write_bytes, file_sha256
+from lasaft.files import atomic_write_bytes, file_sha256, read_steadily
 from pipeline.config import RunConfig
 from pipeline.config.command_line import command_line, evaluation_settings
 from pipeline.config.folders import RunFolder
@@ -227,7 +227,7 @@ def _write(
         names |= {track.name: Path(track.file).stem for track in known.tracks}
     written: dict[str, Path] = {}
     for track, path in paths.items():
-        content = path.read_bytes()
+        content = read_steadily(path)
         written[track] = folder / split / f"{names[track]}.json"
         atomic_write_bytes(written[track], content)
         digest = hashlib.sha256(content).hexdigest()

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from lasaft.errors import DataError, StageError
-from lasaft.files import atomic_write_bytes, atomic_write_json, file_sha256, read_json, safe_name
+from lasaft.files import (
+    atomic_write_bytes,
+    atomic_write_json,
+    file_sha256,
+    read_json,
+    read_steadily,
+    safe_name,
+)
 from lasaft.metrics import METRICS, Scores, museval_json
 from lasaft.metrics.museval_format import LIMIT_DB, load_json, museval_scores
 
@@ -102,7 +109,7 @@ def read_scores(path: Path) -> FrameScores:
         DataError: the file is missing, is no JSON, or does not follow museval's schema.
     """
     try:
-        content = load_json(path.read_bytes())
+        content = load_json(read_steadily(path))
         names, scores = museval_scores(content)
         whole = _whole_of(content.get(_WHOLE_KEY, {}), names)
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_write_json, file_sha256
+from lasaft.files import atomic_write_json, file_sha256, read_steadily
 from lasaft.metrics.museval_format import LIMIT_DB
 from pipeline.config.fingerprints import digest
 from pipeline.evaluation.score_files import ALL_METRICS, LEAK, METRICS, UNITLESS, WHOLE_METRICS
@@ -275,7 +275,7 @@ def read_summary(path: Path) -> Summary:
         DataError: it is missing, changed, or no whole summary of a format that we know.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_steadily(path))
         seal = content.pop(_SEAL, None) if isinstance(content, dict) else None
         same = seal in (None, digest(content))  # earlier versions wrote no seal
         summary = Summary.model_validate_json(json.dumps(content))

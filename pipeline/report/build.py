@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_write_bytes
+from lasaft.files import atomic_write_bytes, read_steadily
 from pipeline.cluster.progress import say
 from pipeline.cluster.run_store import RunStore
 from pipeline.config import RunConfig, from_json
@@ -168,7 +168,7 @@ def _checkpoint_hash(config: RunConfig) -> str | None:
     """Return the hash of the run's checkpoint, without reading its weights."""
     folder = RunFolder.of(config).evaluated
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["hash"]
+        return json.loads(read_steadily(folder / "config.json"))["hash"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # evaluated elsewhere: the report needs no checkpoint
 
@@ -204,7 +204,7 @@ def _origin(config: RunConfig, lead: Summary) -> tuple[list[str], Any]:
     recorded = RunFolder.of(config).config
     own = _checkpoint_hash(config)
     if recorded.is_file() and own is not None and lead.system.checkpoint == own:
-        whole = from_json(recorded.read_bytes(), str(recorded)).model_dump(mode="json")
+        whole = from_json(read_steadily(recorded), str(recorded)).model_dump(mode="json")
         return [command_line("run", whole)], whole
     trained = lead.system.config
     commands = [command_line("train", trained)] if trained is not None else []

@@ -17,7 +17,7 @@ import soxr
 from PIL import Image
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_write_bytes, file_sha256
+from lasaft.files import atomic_write_bytes, file_sha256, read_steadily
 from pipeline.evaluation.excerpts import EXCERPT_FILE, MIXTURE_FILE, REFERENCE_FOLDER
 
 _VERSION = 1  # raised by whoever changes how sounds or pictures are made
@@ -100,7 +100,7 @@ def read_songs(folder: Path, systems: dict[str, str], most: int, shelf: Shelf) -
 def _read_song(file: Path, systems: dict[str, str], shelf: Shelf) -> Song:
     folder = file.parent
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = json.loads(read_steadily(file))
         sources, track = list(facts["sources"]), str(facts["track"])
         start, seconds = float(facts["start_seconds"]), float(facts["seconds"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from lasaft.errors import DataError
+from lasaft.files import read_steadily
 from pipeline.cluster.progress import say
 from pipeline.report.plots import SERIES, curves
 
@@ -70,7 +71,7 @@ _NO_RECORD = (
 def _read(journal: Path) -> dict[str, _Points]:
     if not journal.exists():
         return {}
-    data = journal.read_bytes()
+    data = read_steadily(journal)
     lines = data.splitlines()
     series: dict[str, dict[float, float]] = defaultdict(dict)
     for number, line in enumerate(lines, 1):

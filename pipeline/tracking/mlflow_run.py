@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lasaft.card import data_name
 from lasaft.config import variant_name
-from lasaft.files import atomic_write_json, read_json
+from lasaft.files import atomic_write_json, read_json, read_steadily
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.tracking.address import own_store, tracking_address
@@ -79,7 +79,7 @@ def _folder_id(folder: RunFolder) -> str:
     """Return a name for this folder that no other has; it outlives a kill at any moment."""
     file = folder.tracking / "id"
     try:
-        return str(json.loads(file.read_bytes()))
+        return str(json.loads(read_steadily(file)))
     except (FileNotFoundError, ValueError, RecursionError):
         name = uuid.uuid4().hex
         atomic_write_json(file, name)

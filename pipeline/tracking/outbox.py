@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lasaft.files import atomic_write_json, open_own
+from lasaft.files import atomic_write_json, open_own, read_steadily
 from pipeline.cluster import locks
 
 
@@ -54,7 +54,7 @@ class Outbox:
         """Return every entry that is whole; one that a damaged disk has spoilt is ``damaged``."""
         if not self._journal.exists():
             return []
-        return [_entry(line) for line in self._journal.read_bytes().split(b"\n")[:-1]]
+        return [_entry(line) for line in read_steadily(self._journal).split(b"\n")[:-1]]
 
     def mend(self) -> list[dict[str, Any]]:
         """Note as delivered no more entries than there are, and return them.
@@ -73,7 +73,7 @@ class Outbox:
         """
         nothing = self.nothing_sent()
         try:
-            sent = json.loads(self._sent_file.read_bytes())
+            sent = json.loads(read_steadily(self._sent_file))
         except (FileNotFoundError, ValueError, RecursionError):
             return nothing
         if not isinstance(sent, dict) or not nothing.keys() <= sent.keys():

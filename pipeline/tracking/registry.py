@@ -17,7 +17,7 @@ import numpy as np
 import lasaft
 from lasaft.card import card_of
 from lasaft.checkpoint_record import read_record
-from lasaft.files import read_json
+from lasaft.files import read_json, read_steadily
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +57,7 @@ def register(
         model = _saved(checkpoint, record, Path(folder) / MODEL_FOLDER)
         for file in sorted(path for path in model.rglob("*") if path.is_file()):
             place = PurePosixPath(MODEL_FOLDER, file.parent.relative_to(model))
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            content = hashlib.sha256(read_steadily(file)).hexdigest()
             arrival = f"{content[:16]} {place / file.name}"
             if arrival not in arrived:
                 client.log_artifact(run, str(file), str(place))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lasaft.files import atomic_write_json
+from lasaft.files import AWAY, atomic_write_json, read_steadily
 
 Stamp = Mapping[str, Any]
 
@@ -126,10 +126,16 @@ class StepPlace:
 
 
 def read_stamp(path: Path) -> Stamp | None:
-    """Return the stamp in ``path``; None where there is none, and a damaged one counts as none."""
+    """Return the stamp in ``path``; None where there is none, and a damaged one counts as none.
+
+    Raises:
+        OSError: its file system is away.
+    """
     try:
-        stamp = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        stamp = json.loads(read_steadily(path))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno in AWAY:
+            raise
         return None
     return stamp if _is_whole(stamp) and _is_whole(stamp.get("was", stamp)) else None
 

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lasaft import files
 from lasaft.errors import ConfigError, LasaftError, StageError
 from pipeline.cluster.locks import FileLock, alone, taken, wait_for
 from pipeline.cluster.one_writer import alone_in_run
@@ -136,3 +138,19 @@ def test_a_file_system_without_locks_is_named_in_one_line(
     with pytest.raises(StageError, match=r"\.lock: its file system refuses locks") as refused:
         FileLock(tmp_path / ".lock").take("me")
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_lock_whose_file_system_is_away_for_a_moment_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, really = [errno.EIO, errno.ESTALE], fcntl.flock
+
+    def flock(file: Any, how: int) -> None:
+        if answers:
+            raise OSError(answers[0], os.strerror(answers.pop(0)))
+        really(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(files, "AWAY_SECONDS", [0.01, 0.01])
+    with alone(tmp_path, "output_dir"):
+        assert answers == []

@@ -221,3 +221,13 @@ def test_other_faults_are_told_at_once(tmp_path: Path, away: list[int]) -> None:
     with pytest.raises(StageError, match=r"a\.json: is damaged .*Permission denied"):
         files.read_json(tmp_path / "a.json", {"a"}, "")
     assert away == []
+
+
+def test_a_read_that_fails_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(_: Path) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # as read() says it
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    monkeypatch.setattr(files, "AWAY_SECONDS", [0.01])
+    with pytest.raises(OSError, match=re.escape(f"handle: '{tmp_path / 'a'}'")):
+        files.read_steadily(tmp_path / "a")

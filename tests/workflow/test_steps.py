@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lasaft import files
 from lasaft.errors import StageError
 from pipeline.config import RunConfig, TrackingConfig
 from pipeline.config.fingerprints import digest
 from pipeline.workflow.run import run_workflow
-from pipeline.workflow.stamps import StepPlace
+from pipeline.workflow.stamps import StepPlace, read_stamp
 from pipeline.workflow.steps import Step, StepRunner
 
 
@@ -410,3 +413,15 @@ def test_no_password_of_an_address_is_written_to_the_run_s_folder(
     written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert "http://mlflow.example/x" in written
     assert "geheim" not in written
+
+
+def test_a_stamp_that_cannot_be_read_now_does_not_count_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(path: Path) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    monkeypatch.setattr(files, "AWAY_SECONDS", [0.01])
+    with pytest.raises(OSError, match=r"songs\.json"):
+        read_stamp(tmp_path / "songs.json")

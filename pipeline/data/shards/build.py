@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_path, atomic_write_json, file_sha256
+from lasaft.files import atomic_path, atomic_write_json, file_sha256, steadily
 from pipeline.cluster.store import FULL, RemoteFile, RemoteFolder
 from pipeline.data.shards.format import ShardWriter
 from pipeline.data.shards.framing import Part, parts_of, spectrogram_batches
@@ -81,7 +81,7 @@ def shard_name(split: str, track: str, number: int) -> str:
 def read_record(path: Path | RemoteFile) -> ShardRecord | None:
     """Return the record of a shard, or None if there is none that can be read."""
     try:
-        return ShardRecord.model_validate_json(path.read_bytes())
+        return ShardRecord.model_validate_json(steadily(path.read_bytes, path))
     except (FileNotFoundError, ValidationError):
         return None
 

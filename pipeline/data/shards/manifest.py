@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lasaft.config import ModelConfig, Settings
 from lasaft.errors import ConfigError, DataError
-from lasaft.files import atomic_write_bytes
+from lasaft.files import atomic_write_bytes, read_steadily, steadily
 from pipeline.config import RunConfig
 from pipeline.data.songs.layouts import MIXTURE
 
@@ -282,7 +282,7 @@ def write_manifest(folder: Path, tracks: Sequence[TrackEntry], settings: ShardSe
     manifest = Manifest.of(settings, tracks)
     data = manifest_text(manifest).encode()
     file = folder / MANIFEST_NAME
-    if not file.exists() or file.read_bytes() != data:
+    if not file.exists() or read_steadily(file) != data:
         atomic_write_bytes(file, data)
     return manifest
 
@@ -296,7 +296,7 @@ def read_manifest(folder: Path | RemoteFolder) -> Manifest:
     file = folder / MANIFEST_NAME
     again = f"run: python -m jobs.preprocess --shards_dir {folder}"
     try:
-        data = file.read_bytes()
+        data = steadily(file.read_bytes, file)
     except FileNotFoundError:
         raise DataError(f"shards_dir {folder}: there is no {MANIFEST_NAME}; {again}") from None
     except OSError as error:

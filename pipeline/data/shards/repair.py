@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from lasaft.errors import ConfigError, DataError, StageError
-from lasaft.files import atomic_write_bytes
+from lasaft.files import atomic_write_bytes, read_steadily
 from pipeline.cluster.store import RemoteFolder
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -209,7 +209,7 @@ def _refuse_other_shards(folder: Path, known: Tracks, new: Manifest) -> None:
             "(changed songs, another kind of processor or another torch); python -m "
             "jobs.preprocess takes what there is now as new data"
         )
-    damaged, text = (folder / MANIFEST_NAME).read_bytes(), manifest_text(new).encode()
+    damaged, text = read_steadily(folder / MANIFEST_NAME), manifest_text(new).encode()
     said = _HASH_LINE.match(damaged)
     if said is None or said[1] == new.hash.encode():
         return

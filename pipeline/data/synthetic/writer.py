@@ -12,7 +12,13 @@ from typing import Any, Literal
 import yaml
 
 from lasaft.errors import DataError
-from lasaft.files import atomic_write_bytes, atomic_write_json, first_link, publish_folder
+from lasaft.files import (
+    atomic_write_bytes,
+    atomic_write_json,
+    first_link,
+    publish_folder,
+    read_steadily,
+)
 from pipeline.data.synthetic import VERSION
 from pipeline.data.synthetic.musdb_files import STREAMS, musdb_setup, wav_bytes, write_wavs
 from pipeline.data.synthetic.names import song_name
@@ -153,7 +159,7 @@ def _check_parameters(songs: SongSet) -> None:
 
 def _check_same(record: Path, wanted: Mapping[str, Any]) -> None:
     try:
-        found = json.loads(record.read_text())
+        found = json.loads(read_steadily(record))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{record}: not readable as JSON ({error}); remove the folder") from error
     if not isinstance(found, dict):

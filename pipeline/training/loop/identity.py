@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.errors import ConfigError, Problem, StageError, refuse
-from lasaft.files import atomic_write_json, read_json
+from lasaft.files import atomic_write_json, read_json, read_steadily
 from pipeline.config import RunConfig
 from pipeline.config.fingerprints import digest
 from pipeline.config.folders import RunFolder
@@ -42,7 +42,7 @@ def claim(folder: RunFolder, config: RunConfig, data_hash: str) -> None:
 def began_with(folder: RunFolder) -> Any:
     """Return the ``resume_from_checkpoint`` of the training in ``folder``; None if it had none."""
     try:
-        return json.loads((folder.training / _IDENTITY).read_bytes()).get(f"train.{RESUME}")
+        return json.loads(read_steadily(folder.training / _IDENTITY)).get(f"train.{RESUME}")
     except (OSError, ValueError, AttributeError, RecursionError):
         return None  # what is damaged is told when the folder is claimed
 

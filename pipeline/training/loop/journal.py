@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lasaft.errors import DataError
-from lasaft.files import open_own
+from lasaft.files import open_own, read_steadily
 
 # Kinds that depend on the clock, the machine or an interruption; every other record is a function
 # of config and data.
@@ -86,7 +86,9 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         DataError: a line is no record.
     """
     records = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), 1):
+    for number, line in enumerate(
+        read_steadily(path).split(b"\n")[:-1] if path.exists() else (), 1
+    ):
         try:
             record = json.loads(line)
             if not isinstance(record, dict) or not record.keys() >= _NEEDED:

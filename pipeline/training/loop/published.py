@@ -21,7 +21,14 @@ from lasaft.checkpoint import (
     save_tensors,
 )
 from lasaft.errors import CheckpointError, StageError
-from lasaft.files import atomic_path, atomic_write_json, file_sha256, json_bytes, recover_folder
+from lasaft.files import (
+    atomic_path,
+    atomic_write_json,
+    file_sha256,
+    json_bytes,
+    read_steadily,
+    recover_folder,
+)
 from pipeline.cluster.progress import say
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
@@ -120,7 +127,7 @@ def _read(place: Path, result: TrainResult, known: Mapping[str, str]) -> dict[st
 def _record(file: Path, known: Mapping[str, str]) -> dict[str, Any] | None:
     """Return what stands beside a checkpoint's weights, None where it is damaged."""
     with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(file.read_bytes())
+        found = json.loads(read_steadily(file))
         whole = isinstance(found, dict) and isinstance(found.get("model"), dict)
         if whole and known.get("record") in (None, file_sha256(file), _bare_sha256(found)):
             return found
@@ -135,7 +142,7 @@ def _bare_sha256(record: dict[str, Any]) -> str:
 def state_licences(folder: RunFolder, config: RunConfig) -> None:
     """Put the licences that are given now on the card of a checkpoint that is finished."""
     file = folder.checkpoint / CONFIG
-    found = json.loads(file.read_bytes())
+    found = json.loads(read_steadily(file))
     card = card_of(found["provenance"], found["hash"])
     said = stated(found, config.tracking)
     if card != card_of(said["provenance"], found["hash"]):

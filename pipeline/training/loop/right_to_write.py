@@ -7,7 +7,7 @@ import time
 from typing import IO, Protocol, Self
 
 from lasaft.errors import StageError
-from lasaft.files import atomic_write_bytes, open_own
+from lasaft.files import atomic_write_bytes, open_own, read_steadily
 from pipeline.cluster import locks
 from pipeline.cluster.claims import Claim, is_dead, owner_of, whoami
 from pipeline.cluster.run_store import RunStore
@@ -104,7 +104,7 @@ class RightToWrite:
     def _shut_out(self) -> IO[str]:
         """Return another lock's file, at which nobody else waits: each command trains alone."""
         if self._journal.exists():
-            atomic_write_bytes(self._journal, self._journal.read_bytes())
+            atomic_write_bytes(self._journal, read_steadily(self._journal))
         fresh = self._path.with_suffix(".new")
         file = open_own(fresh, "a")
         fresh.replace(self._path)
