@@ -10,7 +10,7 @@ import numpy as np
 from lasaft.metrics.signals import Array, Signals
 from lasaft.metrics.spectra import WindowSpectra, bin_chunks
 
-_PARTS = 5  # projections on all references and on its own, and the three distortions
+PARTS = 5  # projections on all references and on its own, and the three distortions
 _STRETCH_FFT = 46080  # transform length where a window is too long to be transformed whole
 
 
@@ -74,7 +74,7 @@ def _split(kernel: Array, stack: Array, out: Array) -> None:
     """Fill ``out`` [bin, 5A, 2 window] with the spectra of p, q - s, q, p - q, e - p."""
     count = kernel.shape[1] // 2
     joint, spatial, own, interference, artifacts = (
-        out[:, part * count : (part + 1) * count] for part in range(_PARTS)
+        out[:, part * count : (part + 1) * count] for part in range(PARTS)
     )
     np.matmul(kernel, stack[:, : 2 * count], out=out[:, : 2 * count])
     np.add(spatial, stack[:, count : 2 * count], out=own)
@@ -82,9 +82,9 @@ def _split(kernel: Array, stack: Array, out: Array) -> None:
     np.subtract(stack[:, 2 * count :], joint, out=artifacts)
 
 
-def _as_energies(sums: Array, sources: int) -> Energies:
+def as_energies(sums: Array, sources: int) -> Energies:
     """Sum [5A, window] over the channels of each source."""
-    parts = sums.reshape(_PARTS, sources, -1, sums.shape[-1]).sum(axis=2)
+    parts = sums.reshape(PARTS, sources, -1, sums.shape[-1]).sum(axis=2)
     if sources == 1:
         parts[3] *= 0  # both filters are the same; NaN stays NaN
     return Energies(*parts)
@@ -101,20 +101,20 @@ def window_energies(windows: WindowSpectra, filters: Filters) -> Energies:
     kernel = _kernel(filters, windows.n_fft)
     weight = np.full(windows.bins, 2 / windows.n_fft)
     weight[[0, -1]] /= 2
-    sums = np.empty((_PARTS * count, windows.count))
+    sums = np.empty((PARTS * count, windows.count))
     for which, spectra in windows.blocks():
         size = which.stop - which.start
-        total = np.zeros(_PARTS * count * 2 * size)
+        total = np.zeros(PARTS * count * 2 * size)
         out = np.empty((0, 0, 0))
-        for chunk, stack in bin_chunks(spectra, count, _PARTS * count):
+        for chunk, stack in bin_chunks(spectra, count, PARTS * count):
             if len(out) != len(stack):
-                out = np.empty((len(stack), _PARTS * count, 2 * size))
+                out = np.empty((len(stack), PARTS * count, 2 * size))
             _split(kernel[chunk], stack, out)
             np.square(out, out=out)
             total += weight[chunk] @ out.reshape(len(stack), -1)
         sums[:, which] = total.reshape(-1, size, 2).sum(axis=-1)
     windows.release()
-    return _as_energies(sums, signals.sources)
+    return as_energies(sums, signals.sources)
 
 
 def stretch_energies(signals: Signals, filters: Filters) -> Energies:
@@ -127,17 +127,17 @@ def stretch_energies(signals: Signals, filters: Filters) -> Energies:
     length = max(_STRETCH_FFT, 4 * taps)
     hop = length - (taps - 1)
     pieces = -(-(signals.samples + taps - 1) // hop)
-    stretches = WindowSpectra(signals, 1 - taps, length, hop, pieces, taps=1, divide=_PARTS)
+    stretches = WindowSpectra(signals, 1 - taps, length, hop, pieces, taps=1, divide=PARTS)
     kernel = _kernel(filters, stretches.n_fft)
-    sums = np.zeros(_PARTS * count)
+    sums = np.zeros(PARTS * count)
     for _, spectra in stretches.blocks():
         size = spectra.shape[1]
-        parts = np.empty((_PARTS * count, size, stretches.bins), np.complex128)
-        for chunk, stack in bin_chunks(spectra, count, _PARTS * count):
-            out = np.empty((len(stack), _PARTS * count, 2 * size))
+        parts = np.empty((PARTS * count, size, stretches.bins), np.complex128)
+        for chunk, stack in bin_chunks(spectra, count, PARTS * count):
+            out = np.empty((len(stack), PARTS * count, 2 * size))
             _split(kernel[chunk], stack, out)
             parts[..., chunk] = out.view(np.complex128).transpose(1, 2, 0)
         for row, spectrum in enumerate(parts):
             filtered = np.fft.irfft(spectrum, stretches.n_fft)[:, taps - 1 : length].ravel()
             sums[row] += filtered @ filtered
-    return _as_energies(sums[:, None], signals.sources)
+    return as_energies(sums[:, None], signals.sources)

@@ -8,10 +8,10 @@ from scipy.linalg import get_lapack_funcs
 from lasaft.metrics.signals import Array
 from lasaft.metrics.toeplitz import dense_toeplitz, factor_toeplitz
 
-_EPSILON = float(np.finfo(np.float64).eps)  # museval adds it to the diagonal
+EPSILON = float(np.finfo(np.float64).eps)  # museval adds it to the diagonal
 # Pivots below this part of their diagonal entry are rounding noise: the real 16-bit excerpt goes
 # down to 1e-11, exact copies of a channel to 1e-16.
-_DEPENDENT = 1e-13
+DEPENDENT = 1e-13
 
 
 def projection_filters(lags: Array, cross: Array) -> Array:
@@ -32,12 +32,12 @@ def projection_filters(lags: Array, cross: Array) -> Array:
     if not np.isfinite(lags).all():
         return np.full((estimates, count, taps), np.nan)
     first_row = lags.transpose(2, 1, 0).copy()
-    first_row[0] += _EPSILON * np.eye(count)
+    first_row[0] += EPSILON * np.eye(count)
     try:
         factor = factor_toeplitz(first_row)
     except np.linalg.LinAlgError:
         return _independent_filters(first_row, cross)
-    if np.any(factor.pivots**2 < _DEPENDENT * np.diagonal(first_row[0])):
+    if np.any(factor.pivots**2 < DEPENDENT * np.diagonal(first_row[0])):
         del factor
         return _independent_filters(first_row, cross)
     solution = factor.solve(cross.transpose(2, 0, 1).reshape(taps * count, estimates))
@@ -57,7 +57,7 @@ def _independent_filters(first_row: Array, cross: Array) -> Array:
     matrix *= scale[:, None]
     potrs, pstrf = get_lapack_funcs(("potrs", "pstrf"), dtype=np.float64)
     # The lower triangle by rows is LAPACK's upper triangle by columns.
-    factor, pivots, rank, _ = pstrf(matrix.T, lower=0, tol=_DEPENDENT, overwrite_a=1)
+    factor, pivots, rank, _ = pstrf(matrix.T, lower=0, tol=DEPENDENT, overwrite_a=1)
     kept = pivots[:rank] - 1
     part, info = potrs(
         np.asfortranarray(factor[:rank, :rank]), right[kept] * scale[kept, None], lower=0

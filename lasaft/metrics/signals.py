@@ -56,6 +56,19 @@ class Signals:
             total = total + _padded(other, 0, len(total))
         return _padded(total, inside.start - start, stop - start)
 
+    def read_all(self, start: int, stop: int) -> Array:
+        """Return samples ``start`` to ``stop``, inside the signals, of all rows [row, sample].
+
+        float32 where all rows are so, else float64.
+        """
+        exact = all(len(parts) == 1 and parts[0].dtype == np.float32 for parts in self.rows)
+        samples = np.zeros((len(self.rows), stop - start), np.float32 if exact else np.float64)
+        for row, parts in zip(samples, self.rows, strict=True):
+            for part in parts:
+                found = part[start:stop]
+                row[: len(found)] += found
+        return samples
+
     def part(self, start: int, stop: int) -> Signals:
         """Return the stretch from ``start`` to ``stop`` as signals of their own."""
         rows = [[part[start:stop] for part in parts] for parts in self.rows]
