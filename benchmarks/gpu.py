@@ -5,9 +5,9 @@
 
 Every part runs in a process of its own with a bound on its time: equality with the reference's
 stored outputs, a training step (eager, compiled, CUDA graphs), its kernels and the host's waits,
-separation and validation, trainings with the real loop, one that runs out of memory, a driver that
-tells nothing. Where one part fails, the others still tell theirs, and the exit code is 1. Needs
-what ``lasaft`` needs: without PyArrow, MLflow or Ray, no training goes through them.
+separation and validation, BSS Eval, trainings with the real loop, one that runs out of memory, a
+driver that tells nothing. Where one part fails, the others still tell theirs, and the exit code is
+1. Needs what ``lasaft`` needs: without PyArrow, MLflow or Ray, no training goes through them.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ sys.modules.update({name: _StandIn(name) for name in _MISSING})
 
 from benchmarks.bounded import Row, within
 from benchmarks.measure import Table, cpu_name, timed
+from benchmarks.scoring_device import scoring
 from lasaft.config import VARIANTS, ModelConfig
 from lasaft.fast.specialise import specialise
 from lasaft.network.losses import build_loss
@@ -324,6 +325,7 @@ PARTS: dict[str, tuple[Callable[[Where], Iterator[Row]], float]] = {
     "launches": (launches, 40),
     "separation": (separation, 60),
     "training": (training, 50),
+    "scoring": (lambda where: scoring(where.device, where.tiny), 60),
     "memory": (out_of_memory, 40),
     "driver": (silent_driver, 20),
     "graphs": (lambda where: step_time(where, "graphs"), 110),

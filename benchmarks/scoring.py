@@ -16,29 +16,10 @@ from statistics import median
 
 import museval.metrics
 import numpy as np
-from scipy.signal import lfilter
 
 from benchmarks.measure import Figures, Table, in_own_process, peak_bytes, timed
+from benchmarks.scoring_device import RATE, signals
 from lasaft.metrics import METRICS, bss_eval
-
-_RATE = 44100
-_SOURCES = 4
-
-
-def signals(seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return references and estimates [source, channel, sample]: coloured, correlated, leaking."""
-    random = np.random.default_rng(0)
-    shape = (2, int(seconds * _RATE))
-    references = np.empty((_SOURCES, *shape))
-    common = random.standard_normal(shape[1])
-    for index in range(_SOURCES):
-        noise = random.standard_normal(shape) + 0.5 * common
-        references[index] = 0.1 / (1 + index) * np.asarray(lfilter([1.0], [1.0, -0.9], noise))
-    estimates = np.empty_like(references)
-    for index in range(_SOURCES):
-        estimates[index] = 0.9 * references[index] + 0.1 * references[index - 1]
-        estimates[index] += 0.01 * random.standard_normal(shape)
-    return references, estimates
 
 
 def ours(references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
@@ -48,7 +29,7 @@ def ours(references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
 
 def musevals(references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
     audio = (signals.transpose(0, 2, 1) for signals in (references, estimates))
-    return np.stack(museval.metrics.bss_eval(*audio, window=_RATE, hop=_RATE)[:4])
+    return np.stack(museval.metrics.bss_eval(*audio, window=RATE, hop=RATE)[:4])
 
 
 _SCORERS = {"ours": ours, "museval": musevals}
@@ -61,7 +42,7 @@ def measure(name: str, seconds: float, output: Path) -> Figures:
     def score() -> None:
         np.save(output, _SCORERS[name](references, estimates))
 
-    _SCORERS[name](references[:1, :, :_RATE], estimates[:1, :, :_RATE])
+    _SCORERS[name](references[:1, :, :RATE], estimates[:1, :, :RATE])
     before = peak_bytes(anew=True)
     runs = [timed(score)]
     megabytes = (peak_bytes() - before) / 1e6

@@ -36,6 +36,7 @@ class Needs:
 
     memory_bytes: int  # memory set aside by Ray's scheduler
     cpus: float = 1  # CPU cores
+    gpus: float = 0  # GPUs, or a share of one
     patience: float = 0.0  # seconds to wait for a node where none has so much
     folders: tuple[Seen, ...] = ()  # what its node must see
 
@@ -52,6 +53,7 @@ class Needs:
     def lack(self) -> Lack:
         """What says that no node has room for a task."""
         each = {"CPU": self.cpus, "memory": float(self.memory_bytes)}
+        each |= {"GPU": self.gpus} if self.gpus else {}
         allowed = "a smaller task_memory, or a larger node"
         return Lack(f"a task needs {in_words(each)}", each, 1, self.patience, allowed)
 
@@ -138,6 +140,7 @@ class _Fan:
         self._remote = ray.remote(_announced).options(
             name=function.__name__,  # in Ray's dashboard, and of the process
             num_cpus=needs.cpus,
+            num_gpus=needs.gpus,
             memory=needs.memory_bytes,
             runtime_env=_ONE_THREAD,
             num_returns="streaming",

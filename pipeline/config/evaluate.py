@@ -55,6 +55,9 @@ class EvaluateConfig(Settings):
         None, "sums of sources, such as vocals+bass, to score too, each against the rest"
     )
     rescore: bool = option(False, "score songs again whose files lack metrics of today")
+    score_device: Literal["cpu", "cuda"] = option(
+        "cpu", "where BSS Eval is computed; cuda: each song takes an eighth of a GPU", role="way"
+    )
     report_audio: int = option(1, "songs with players in the report", ge=0, le=200)
     single_file: bool = option(False, "the report as one file, with all its sounds in it")
 

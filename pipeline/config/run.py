@@ -273,7 +273,7 @@ def _evaluate_without_effect(evaluate: EvaluateConfig) -> dict[str, Problem]:
     names, because = ("scores_kind", "scores_data"), "scores_dir is None"
     if evaluate.scores_dir is not None:
         names = ("estimates_dir", "separator", "verify", "oracles", "scenario", "sums", "rescore")
-        names = (*scoring, *names, "report_audio")
+        names = (*scoring, *names, "score_device", "report_audio")
         because = "scores_dir holds finished scores"
     idle |= no_effect(names, because, "scores_dir")
     return idle

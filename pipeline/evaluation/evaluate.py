@@ -15,7 +15,7 @@ from lasaft.card import CARDS, card_of, write_cards
 from lasaft.checkpoint import Checkpoint, load_checkpoint
 from lasaft.errors import ConfigError, DataError, StageError, refuse
 from pipeline.cluster.fanout import Needs, run_tasks
-from pipeline.cluster.nodes import require_gpus, wait_for_room
+from pipeline.cluster.nodes import Lack, patience_seconds, require_gpus, wait_for_room
 from pipeline.cluster.parcels import parcel
 from pipeline.cluster.progress import Progress, say
 from pipeline.cluster.run_store import RunStore
@@ -56,6 +56,9 @@ from pipeline.evaluation.systems import identity_of, require_known_folders, syst
 # 1.6 GB at 240 s, museval 1.2 GB at 30 s and 5.3 GB at 240 s.
 _SCORE_MEMORY, _VERIFY_MEMORY = (0.7e9, 4.2e6), (0.9e9, 19e6)
 _MEASURED_SOURCES, _TAPS = 4, 512
+# Shares of a GPU with score_device cuda: a task scores there for a part of its time only, and
+# beside a network that separates there is room for three.
+_SCORE_GPU, _NETWORK_GPU = 0.125, 0.6
 _SHOWN = 8  # names in a message
 
 
@@ -93,6 +96,7 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     if config.evaluate.scores_dir is not None:
         summary, paths = adopt_scores(config)
         return EvaluationResult({summary.name: summary}, paths, 0)
+    score_gpu, network_gpu = _gpu_shares(config)
     folder, checkpoint = RunFolder.of(config), _checkpoint(config)
     systems = systems_of(config, checkpoint)
     tracks, seconds = _tracks(config, folder, checkpoint)
@@ -105,9 +109,10 @@ def evaluate(config: RunConfig) -> EvaluationResult:
     for system in systems:  # until all is done there is no whole summary
         (folder.scores / system.file / "summary.json").unlink(missing_ok=True)
     needs, network = _needs(config, jobs[0], seconds, _SCORE_MEMORY), network_of(systems[0])
+    needs, sent = replace(needs, gpus=score_gpu), [s.place for s in systems if s.place]
     if network is not None and needs.patience:
         _await_gpus(config, needs)
-    with separators(network, parcel(folder, reads=[s.place for s in systems if s.place])) as actors:
+    with separators(network, parcel(folder, reads=sent), network_gpu) as actors:
         jobs = _spread_over(actors, jobs)
         calls, failures = [(job,) for job in jobs], dict[int, str]()
         outcomes = _on_cluster(
@@ -200,10 +205,25 @@ def _jobs(
             sets=config.evaluate.sums or (),
             save=config.evaluate.save_estimates,
             excerpt=track.name in played,
+            score_device=config.evaluate.score_device,
             rescore=config.evaluate.rescore,
         )
         for track in tracks
     ]
+
+
+def _gpu_shares(config: RunConfig) -> tuple[float, float]:
+    """Return how much of a GPU a scoring task takes, and how much a network that separates.
+
+    Raises:
+        ConfigError: the tasks are to have GPUs, and the cluster has none.
+    """
+    if config.evaluate.score_device == "cpu":
+        return 0.0, 1.0
+    patience = patience_seconds(config.cluster)
+    lack = Lack("score_device: got cuda", {"GPU": _SCORE_GPU}, 1, patience, "cpu")
+    wait_for_room(config, lack)
+    return _SCORE_GPU, _NETWORK_GPU
 
 
 def _await_gpus(config: RunConfig, needs: Needs) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from lasaft.errors import AudioError, DataError, LasaftError
+from lasaft.errors import AudioError, ConfigError, DataError, LasaftError
 from lasaft.files import file_sha256
 from lasaft.metrics import METRICS, bleedless_fullness, bss_eval, log_wmse, si_sar, si_sdr, usdr
 from lasaft.metrics.frames import Frames
@@ -23,6 +23,7 @@ from pipeline.evaluation import SCORES_SINCE, VERSION
 from pipeline.evaluation.estimates import (
     Network,
     Waves,
+    device_here,
     keep_estimates,
     mixture_estimates,
     model_estimates,
@@ -89,6 +90,7 @@ class TrackJob:
     sets: tuple[str, ...] = ()  # sets of sources that are scored too
     save: str = "none"  # ``none``, or the format of the model's kept estimates
     excerpt: bool = False  # keep an excerpt for the report
+    score_device: Literal["cpu", "cuda"] = "cpu"  # where BSS Eval is computed
     rescore: bool = False  # score again what an earlier version scored with fewer metrics
     separator: Any = None  # the actor on a GPU that separates this track; None: this task does it
 
@@ -165,6 +167,11 @@ def _score_track(job: TrackJob) -> TrackOutcome:
     todo = [s for s in job.systems if not _finished(job, s, facts[s.file])]
     if not todo:
         return TrackOutcome(track_hash, hashes, 0)
+    if job.score_device == "cuda" and device_here() != "cuda":
+        raise ConfigError(
+            "score_device: got cuda, but torch finds no CUDA with the GPU that Ray lists on this "
+            "node; allowed: cpu"
+        )
     audio = read_track(job.track)
     references = _references(job, audio)
     played = {source: references[source] for source in job.sources}
@@ -275,9 +282,11 @@ def _score(job: TrackJob, waves: Waves, audio: TrackAudio) -> FrameScores:
     values: dict[str, dict[str, np.ndarray]] = {}
     artifacts: dict[str, float] = {}
     attempt = attempt_of(job, waves, audio)
+    device = None if job.score_device == "cpu" else job.score_device
     for contest in attempt.contests():
         try:
-            scores = bss_eval(contest.references, contest.estimates, sample_rate=audio.sample_rate)
+            pair = contest.references, contest.estimates
+            scores = bss_eval(*pair, sample_rate=audio.sample_rate, device=device)
         except AudioError as error:
             names = ", ".join(f"{number} is {name}" for number, name in enumerate(contest.names))
             raise AudioError(f"{error} (source {names})") from error

@@ -33,7 +33,9 @@ class SeparatorActor:
 
 
 @contextmanager
-def separators(network: Network | None, parcel: Parcel | None = None) -> Iterator[list[Any]]:
+def separators(
+    network: Network | None, parcel: Parcel | None = None, share: float = 1.0
+) -> Iterator[list[Any]]:
     """Yield an actor for each GPU of the cluster, none where there is no GPU or no network.
 
     The tasks that decode and score need CPUs alone, so that all cores score while each GPU
@@ -41,12 +43,13 @@ def separators(network: Network | None, parcel: Parcel | None = None) -> Iterato
 
     Args:
         parcel: brings the network to a node that does not see it.
+        share: of its GPU that each takes, more than half: two are never on one.
     """
     import ray
 
     gpus = int(ray.cluster_resources().get("GPU", 0)) if network is not None else 0
     kind = ray.remote(SeparatorActor).options(
-        num_gpus=1, num_cpus=0, max_restarts=_RESTARTS, max_task_retries=_RESTARTS
+        num_gpus=share, num_cpus=0, max_restarts=_RESTARTS, max_task_retries=_RESTARTS
     )
     actors: list[Any] = [kind.remote(network, parcel) for _ in range(gpus)]
     try:

@@ -70,7 +70,7 @@ OPTIONS = {
         train.deterministic train.save_top_k train.save_weights_only train.mid_epoch_seconds
         train.sample_every_epochs train.world_size train.gpus train.resources_per_worker
         train.distributed_backend train.max_failures train.num_workers train.pin_memory
-        search.max_concurrent_trials search.trial_gpus
+        search.max_concurrent_trials search.trial_gpus evaluate.score_device
         tracking.weights_license tracking.data_license tracking.log
         cluster.num_cpus cluster.dashboard cluster.task_memory cluster.wait_for_nodes_minutes
     """,

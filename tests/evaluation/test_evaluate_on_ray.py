@@ -354,3 +354,12 @@ def test_a_missing_checkpoint_split_or_folder_is_named(run: Path, songs: Path) -
     with pytest.raises(DataError, match=r"estimates_dir .*no folder test in it"):
         evaluate(_config(run, songs, estimates_dir=str(songs / "train")))
     assert (run / "scores" / NAME / "summary.json").is_file()  # nothing was begun
+
+
+def test_scores_on_a_gpu_are_refused_at_once_where_the_cluster_has_none(
+    tmp_path: Path, songs: Path
+) -> None:
+    config = _config(tmp_path / "run", songs, score_device="cuda")
+    with pytest.raises(ConfigError, match=r"score_device: got cuda; .* has 0 of 0\.125 GPUs"):
+        evaluate(config)
+    assert not (tmp_path / "run" / "scores").exists()

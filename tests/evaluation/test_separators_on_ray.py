@@ -96,3 +96,18 @@ def test_a_checkpoint_that_changed_is_refused_by_the_actor(checkpoint: Path) -> 
     network = Network(checkpoint, "00" * 32, 0.5)
     with separators(network) as (actor,), pytest.raises(StageError, match="checkpoint changed"):
         ray.get(actor.separate.remote(np.zeros((2, 9000), np.float32), 44100, ("vocals",)))
+
+
+def test_scores_on_a_gpu_that_torch_cannot_use_are_refused_with_their_option(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    songs = make_musdb(tmp_path / "songs", train=0, valid=0, test=1, seconds=2.0)
+    config = RunConfig(
+        output_dir=tmp_path / "run",
+        data=DataConfig(musdb_root=songs),
+        evaluate=EvaluateConfig(checkpoint=checkpoint, score_device="cuda"),
+        tracking=TrackingConfig(run_id="net", log=False),
+        cluster=ClusterConfig(task_memory=0.2),
+    )
+    with pytest.raises(StageError, match="score_device: got cuda, but torch finds no CUDA"):
+        evaluate(config)
