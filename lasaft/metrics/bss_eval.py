@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 METRICS = ("SDR", "ISR", "SIR", "SAR")
-_KEEP_BYTES = 344 << 20  # spectra kept between the two readings of a track: one minute
+_KEEP_BYTES = 344 << 20  # spectra kept between the readings of a track: up to one minute
 _LONGEST_TRANSFORM = 1 << 18  # longer windows are filtered a stretch at a time
 _MOST_REFERENCES = 16  # up to here the correlation of whole windows is cheap in memory
 
@@ -211,7 +211,8 @@ def _score_part(signals: Signals, frames: Frames, taps: int) -> Array:
     whole = windows.n_fft <= _LONGEST_TRANSFORM
     end_to_end = frames.hop == frames.window and frames.window >= 8 * taps
     share = whole and end_to_end and signals.references <= _MOST_REFERENCES
-    windows.keep_bytes = _KEEP_BYTES * share
+    # All or none: what is kept takes new memory, whose first touch costs more than its transforms.
+    windows.keep_bytes = _KEEP_BYTES * (share and windows.n_bytes <= _KEEP_BYTES)
     filters = _filters(signals, taps, windows if share else None)
     if filters.broken.any():
         kept = signals.without(filters.broken)

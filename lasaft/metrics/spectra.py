@@ -56,6 +56,7 @@ class WindowSpectra:
         self.n_fft = transform_length(self.length, self.taps)
         self.bins = self.n_fft // 2 + 1
         window_bytes = len(self.signals.rows) * self.bins * 16
+        self.n_bytes = self.count * window_bytes
         self.per_block = max(1, min(self.count, BLOCK_BYTES // (window_bytes * self.divide)))
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
