@@ -7,22 +7,20 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lasaft.errors import DataError, LasaftError, StageError
+from lasaft.errors import DataError, StageError
 from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import connected, resources_of_nodes
 from pipeline.cluster.interrupts import raise_if_received
-from pipeline.cluster.memory import out_of_memory
 from pipeline.cluster.nodes import Lack, patience_seconds, require_gpus, wait_for_room
 from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.progress import Progress, say
 from pipeline.cluster.resources import in_words, share_cpus
 from pipeline.cluster.run_store import STATES, TRAINED, RunStore
-from pipeline.cluster.shared_storage import require_seen, seen_folders
+from pipeline.cluster.shared_storage import seen_folders
 from pipeline.cluster.store import note_written, written_lately
-from pipeline.config import RunConfig, TrainConfig, from_json, to_json
+from pipeline.config import RunConfig, TrainConfig, to_json
 from pipeline.config.folders import RunFolder
 from pipeline.data.shards.manifest import read_manifest
 from pipeline.data.shards.store import shard_place
@@ -30,9 +28,9 @@ from pipeline.training.loop.identity import claim, finished, has_begun
 from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.right_to_write import trains_here
 from pipeline.training.loop.states import drop_states, newest_state
+from pipeline.training.steering import ray_storage, run_workers, steering_lost
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
     from ray.train import Result
 
 _POLL_SECONDS = 0.5
@@ -120,7 +118,7 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
     # In a process of its own: in this one's main thread Ray Train would take over Ctrl-C.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    task = ray.remote(_run_workers).options(
+    task = ray.remote(run_workers).options(
         num_cpus=0,
         max_retries=0,
         scheduling_strategy=here,
@@ -141,7 +139,7 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
     except RayTaskError as error:
         raise error.cause from error
     except RayError as error:
-        raise _steering_lost(folder, error) from error
+        raise steering_lost(folder, error) from error
     except KeyboardInterrupt:
         ray.cancel(running, force=True)
         raise
@@ -157,17 +155,6 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
         store.push("training")
 
 
-def _ray_storage(folder: RunFolder) -> tuple[str, FileSystem | None]:
-    """Return where Ray Train keeps what is its own, and the file system of it if it is no disk."""
-    from pipeline.cluster.patient_files import patient_place
-
-    remote = RunStore(folder).remote
-    if remote is None:
-        return str(folder.ray_train), None
-    system, path = patient_place(remote, str(folder.ray_train.relative_to(folder.root)))
-    return path, system
-
-
 def reported(folder: RunFolder) -> Result:
     """Return what Ray Train knows of the training in ``folder``: last metrics, last checkpoint.
 
@@ -179,7 +166,7 @@ def reported(folder: RunFolder) -> Result:
     runs = sorted(folder.ray_train.glob("*/"))
     if not runs:
         raise StageError(f"{folder.ray_train}: no training has reported to Ray Train here")
-    path, system = _ray_storage(folder)
+    path, system = ray_storage(folder)
     return Result.from_path(f"{path}/{runs[-1].name}", storage_filesystem=system)
 
 
@@ -244,70 +231,6 @@ def _ray_settings(config: RunConfig, *, elastic: bool) -> dict[str, str]:
     return settings | {k: v for k, v in os.environ.items() if k.startswith("RAY_TRAIN_")}
 
 
-def _run_workers(known: dict[str, Any], scaling: dict[str, Any], reports: Any) -> list[str]:
-    """Start the processes that train, again where one dies, and return at their end.
-
-    Args:
-        known: ``config`` (JSON), ``folders`` (what their nodes must see), and ``written`` (what
-            has been written to stores lately).
-        scaling: how many there are and what each holds, as Ray's ScalingConfig takes it.
-        reports: the queue for what they report.
-
-    Returns:
-        What the first process has written to stores lately.
-    """
-    from ray import train as ray_train
-    from ray.exceptions import RayActorError
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    from pipeline.training.meeting import OwnMeeting
-    from pipeline.training.reports import Listener
-
-    config = from_json(known["config"])
-    folder, most = RunFolder.of(config), config.train.max_failures
-    storage_path, storage_filesystem = _ray_storage(folder)
-    threads = _thread_settings(scaling["resources_per_worker"]["CPU"])
-    # What TorchTrainer adds is torch, in processes that only steer: seconds of every start.
-    trainer = DataParallelTrainer(
-        _process,
-        train_loop_config=known,
-        backend_config=OwnMeeting(),
-        scaling_config=ray_train.ScalingConfig(**scaling),
-        run_config=ray_train.RunConfig(
-            name=f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}",
-            storage_path=storage_path,
-            storage_filesystem=storage_filesystem,
-            failure_config=ray_train.FailureConfig(max_failures=most),
-            checkpoint_config=ray_train.CheckpointConfig(num_to_keep=1),
-            logging_config=ray_train.LoggingConfig(log_level="ERROR"),
-            worker_runtime_env={"env_vars": threads},
-            callbacks=[Listener(reports)],
-        ),
-    )
-    try:
-        return trainer.fit().return_value or []
-    except RayActorError as error:
-        # The actor that steers the processes is none of those that Ray starts again.
-        raise _steering_lost(folder, error) from error
-    except ray_train.ControllerError as error:
-        if isinstance(error.controller_failure, LasaftError):
-            raise error.controller_failure from error
-        raise _steering_lost(folder, error) from error
-    except ray_train.TrainingFailedError as error:
-        raise StageError(
-            f"training: the processes died more than {most} times, the last time of: "
-            f"{_in_short(error)}; the state in {folder.training} is kept: the same command goes on"
-        ) from error
-
-
-def _steering_lost(folder: RunFolder, error: Exception) -> StageError:
-    reason = _in_short(error).partition(". ")[0]
-    return StageError(
-        f"training: the process that steers the others died ({reason}); the state in "
-        f"{folder.training} is kept: the same command goes on"
-    )
-
-
 def _check_start(folder: RunFolder, config: RunConfig) -> None:
     """Refuse a first start from a checkpoint that does not fit, before the folder is claimed."""
     start = config.train.resume_from_checkpoint
@@ -315,48 +238,6 @@ def _check_start(folder: RunFolder, config: RunConfig) -> None:
         from pipeline.training.loop.first_weights import starting_weights
 
         starting_weights(start, config.model)
-
-
-def _thread_settings(cpus: float) -> dict[str, str]:
-    """Return the environment that lets torch use all the CPUs of its process, and no more.
-
-    Threads that wait for each other spin for some microseconds only, then sleep: where other work
-    runs on the same cores, long spinning made a small network's validation take 20 s instead of
-    0.2 s, and sleeping at once costs 5 to 15% on idle cores.
-    """
-    threads = max(1, math.floor(cpus))
-    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000"}
-
-
-def _process(payload: dict[str, Any]) -> list[str]:
-    """Train in one Ray worker; return what it has written to stores lately."""
-    from ray.train.torch import get_device
-
-    from pipeline.training.loop.worker import run_session
-    from pipeline.training.meeting import met
-    from pipeline.training.reports import RayOutlet
-
-    require_seen(payload["folders"])
-    note_written(payload["written"])
-    config = from_json(payload["config"])
-    device = get_device()
-    assert not isinstance(device, list)
-    with met(device) as ranks:
-        if not config.train.gpus:
-            # Of a range, this many have been started: from here on it is a number like any other.
-            train = config.train.model_copy(update={"world_size": ranks.world})
-            config = config.model_copy(update={"train": train})
-        outlet = RayOutlet(RunFolder.of(config), is_first=ranks.is_first)
-        run_session(config, device, outlet=outlet)
-    return written_lately()
-
-
-def _in_short(error: BaseException) -> str:
-    """Return what processes died of, in one line."""
-    if lack := out_of_memory(error):
-        return f"{lack}; less is taken with a smaller batch_size or fewer num_workers"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _resources(config: RunConfig) -> dict[str, float]:
