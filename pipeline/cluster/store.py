@@ -273,6 +273,7 @@ class RemoteFile:
         """Delete the file; DataError if it is not there."""
         system, path = self._folder.place(self._name)
         patiently(str(self), lambda: system.delete_file(path))
+        _written.pop(str(self), None)
 
     def sha256(self) -> str:
         """Return the sha256 of the whole file; DataError if it is not there."""
@@ -305,7 +306,10 @@ class RemoteFile:
 def written_lately() -> list[str]:
     """Return the names of what was written lately, as text of :class:`RemoteFile`."""
     since = time.monotonic() - _LATE_SECONDS
-    return [name for name, when in _written.copy().items() if when > since]
+    for name, when in _written.copy().items():
+        if when <= since:
+            _written.pop(name, None)
+    return list(_written)
 
 
 def note_written(names: Iterable[str]) -> None:
