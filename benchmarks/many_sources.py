@@ -43,8 +43,10 @@ from tests.helpers.songs import make_musdb
 Array = NDArray[Any]
 
 EDGES_HZ = (300.0, 1200.0, 4800.0)
+PARTS = len(EDGES_HZ) + 1  # of a stem
 STEMS = ("vocals", "drums", "bass", "other")
-BANDS = tuple(f"{stem}_{number}" for stem in STEMS for number in range(len(EDGES_HZ) + 1))
+BANDS = tuple(f"{stem}_{number}" for stem in STEMS for number in range(PARTS))
+SETS = tuple("+".join(BANDS[at : at + PARTS]) for at in range(0, len(BANDS), PARTS))
 SIZE = {"n_blocks": 3, "n_internal_layers": 1}
 NETWORKS: dict[str, dict[str, Any]] = {
     "4 stems": {},
@@ -60,13 +62,13 @@ def bands_of(wave: Array, sample_rate: int) -> list[Array]:
     which = np.digitize(hz, EDGES_HZ)
     return [
         np.fft.irfft(spectrum * (which == band), wave.shape[-1], axis=-1).astype(np.float32)
-        for band in range(len(EDGES_HZ) + 1)
+        for band in range(PARTS)
     ]
 
 
 def cut(songs: Path, into: Path) -> None:
     """Write the songs' bands, folder by folder, with their mixtures and ``mus.yaml``."""
-    (into / "mus.yaml").parent.mkdir()
+    into.mkdir()
     (into / "mus.yaml").write_bytes((songs / "mus.yaml").read_bytes())
     for file in sorted(songs.glob("*/*/*.wav")):
         wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
@@ -82,16 +84,13 @@ def cut(songs: Path, into: Path) -> None:
 
 def stems_of(bands: list[Array]) -> list[Array]:
     """Add the bands up to the stems."""
-    count = len(EDGES_HZ) + 1
-    return [np.sum(bands[at : at + count], axis=0) for at in range(0, len(bands), count)]
+    return [np.sum(bands[at : at + PARTS], axis=0) for at in range(0, len(bands), PARTS)]
 
 
 def scores(config: RunConfig, songs: Path) -> tuple[float, float]:
     """Return the median SDR of the stems and of the bands in the validation songs, in dB."""
     separator = Separator(load_model(RunFolder.of(config).checkpoint))
     names, of_sets = config.model.sources, config.model.control_vector_type == "multi_hot"
-    count = len(EDGES_HZ) + 1
-    sets = ["+".join(BANDS[at : at + count]) for at in range(0, len(BANDS), count)]
     found: tuple[list[float], list[float]] = ([], [])
     for track in list_tracks(songs, Wanted.of(config.model, config.data)):
         if track.split != "valid":
@@ -104,7 +103,7 @@ def scores(config: RunConfig, songs: Path) -> tuple[float, float]:
             stems, bands = stems_of(true), true
             our_bands, our_stems = ours, stems_of(ours)
             if of_sets:
-                our_stems = [estimate.numpy() for estimate in separate(sets).values()]
+                our_stems = [estimate.numpy() for estimate in separate(SETS).values()]
         else:
             stems, our_stems = true, ours
             bands = [band for stem in true for band in bands_of(stem, rate)]

@@ -136,16 +136,17 @@ def steadily(action: Callable[[], Result], path: object) -> Result:
     Raises:
         OSError: of the last try; names the file, which reads and writes themselves do not.
     """
-    for pause in (*AWAY_SECONDS, None):
+    pauses = iter(AWAY_SECONDS)
+    while True:
         try:
             return action()
         except OSError as error:
             if error.errno is not None and error.filename is None:
                 error.filename = str(path)
+            pause = next(pauses, None)
             if error.errno not in AWAY or pause is None:
                 raise
         time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
 
 
 def read_steadily(path: Path) -> bytes:

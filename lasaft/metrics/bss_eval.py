@@ -187,7 +187,7 @@ def _score(
 ) -> list[Array]:
     """Return [SDR, ISR, SIR, SAR] of each track as one array [4, source, frame]."""
     tables = [np.full((4, signals.sources, f.count), np.nan) for signals, f in tracks]
-    parts, places = list(tracks), [table[...] for table in tables]
+    parts, places = list(tracks), list(tables)
     if mode == "v3":
         parts, places = [], []
         for (signals, frames), table in zip(tracks, tables, strict=True):

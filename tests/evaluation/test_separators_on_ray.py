@@ -51,17 +51,22 @@ def _network(checkpoint: Path) -> Network:
     return Network(checkpoint, load_checkpoint(checkpoint).hash, 0.5)
 
 
-def test_scores_are_those_of_tasks_without_a_gpu_and_the_missing_cuda_is_said(
-    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    songs = make_musdb(tmp_path / "songs", train=0, valid=0, test=2, seconds=2.0)
-    config = RunConfig(
-        output_dir=tmp_path / "run",
-        data=DataConfig(musdb_root=songs),
-        evaluate=EvaluateConfig(checkpoint=checkpoint, save_estimates="wav"),
+def _config(checkpoint: Path, root: Path, songs: int, **evaluation: Any) -> RunConfig:
+    return RunConfig(
+        output_dir=root / "run",
+        data=DataConfig(
+            musdb_root=make_musdb(root / "songs", train=0, valid=0, test=songs, seconds=2.0)
+        ),
+        evaluate=EvaluateConfig(checkpoint=checkpoint, **evaluation),
         tracking=TrackingConfig(run_id="net", log=False),
         cluster=ClusterConfig(task_memory=0.2),
     )
+
+
+def test_scores_are_those_of_tasks_without_a_gpu_and_the_missing_cuda_is_said(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(checkpoint, tmp_path, songs=2, save_estimates="wav")
     result = evaluate(config)
     assert "lists 1 GPU" in (said := capfd.readouterr().err)
     assert "torch finds no CUDA" in said
@@ -101,13 +106,6 @@ def test_a_checkpoint_that_changed_is_refused_by_the_actor(checkpoint: Path) -> 
 def test_scores_on_a_gpu_that_torch_cannot_use_are_refused_with_their_option(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    songs = make_musdb(tmp_path / "songs", train=0, valid=0, test=1, seconds=2.0)
-    config = RunConfig(
-        output_dir=tmp_path / "run",
-        data=DataConfig(musdb_root=songs),
-        evaluate=EvaluateConfig(checkpoint=checkpoint, score_device="cuda"),
-        tracking=TrackingConfig(run_id="net", log=False),
-        cluster=ClusterConfig(task_memory=0.2),
-    )
+    config = _config(checkpoint, tmp_path, songs=1, score_device="cuda")
     with pytest.raises(StageError, match="score_device: got cuda, but torch finds no CUDA"):
         evaluate(config)
