@@ -61,13 +61,16 @@ class WindowSpectra:
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Yield (windows, spectra [row, window, bin] complex128); use each before the next."""
+        # The zeros stand there already: the transform would put its own sample by sample.
+        padded = np.zeros((self.per_block, self.n_fft))
         for begin in range(0, self.count, self.per_block):
             size = min(self.per_block, self.count - begin)
             spectra = self._kept.get(begin)
             if spectra is None:
                 spectra = self._space(begin, size)
                 for row in range(len(self.signals.rows)):
-                    np.fft.rfft(self._windows(row, begin, size), self.n_fft, out=spectra[row])
+                    padded[:size, : self.length] = self._windows(row, begin, size)
+                    np.fft.rfft(padded[:size], out=spectra[row])
             yield slice(begin, begin + size), spectra
 
     def release(self) -> None:

@@ -14,8 +14,8 @@ from lasaft.config import ModelConfig
 from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.data.windows.draw_plan import rows_of_process
 from pipeline.data.windows.loader import Batch, ValidationTrack
+from pipeline.data.windows.shares import rows_of_process
 from pipeline.training.loop.journal import CLOCK_KINDS, read_history
 from pipeline.training.loop.loss_network import loss_of
 from pipeline.training.loop.outlet import Outlet, Write

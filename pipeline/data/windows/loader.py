@@ -15,8 +15,9 @@ from torch import Tensor
 from lasaft.errors import ConfigError
 from pipeline.data.shards.manifest import ShardEntry, TrackEntry
 from pipeline.data.songs.layouts import MIXTURE
-from pipeline.data.windows.draw_plan import DrawPlan, require_shares, rows_of_process
+from pipeline.data.windows.draw_plan import DrawPlan
 from pipeline.data.windows.reader import ShardSet
+from pipeline.data.windows.shares import require_shares, rows_of_process
 
 
 @dataclass

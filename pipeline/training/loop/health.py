@@ -10,8 +10,8 @@ import torch
 
 from lasaft.errors import StageError
 from pipeline.config import TrainConfig
-from pipeline.data.windows.draw_plan import rows_of_process
 from pipeline.data.windows.loader import Batch
+from pipeline.data.windows.shares import rows_of_process
 from pipeline.training.loop.decisions import Standing
 from pipeline.training.loop.process_data import TrainingData
 from pipeline.training.loop.ranks import Ranks

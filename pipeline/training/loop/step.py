@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lasaft.network.model import LaSAFT
 from pipeline.config import TrainConfig
-from pipeline.data.windows.draw_plan import share_of_process
 from pipeline.data.windows.loader import Batch
+from pipeline.data.windows.shares import share_of_process
 from pipeline.training.loop.averaging import WeightAverage
 from pipeline.training.loop.loss_network import LossFunction, build_network, compiling
 from pipeline.training.loop.optimiser import build_optimizer, set_learning_rate

@@ -8,7 +8,7 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional
 
-from pipeline.data.windows.draw_plan import share_of_process
+from pipeline.data.windows.shares import share_of_process
 from pipeline.training.loop.ranks import Ranks
 
 

@@ -15,11 +15,10 @@ from pipeline.data.shards.manifest import Level, Manifest, ShardEntry, ShardSett
 from pipeline.data.windows.draw_plan import (
     DrawPlan,
     draw_plan,
-    require_shares,
-    rows_of_process,
     steps_per_epoch,
     target_conditions,
 )
+from pipeline.data.windows.shares import require_shares, rows_of_process
 
 SOURCES = ("vocals", "drums", "bass", "other")
 ARRAYS = (
