@@ -56,6 +56,7 @@ class Workflow:
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
     _has_gpus: bool = field(default=False, repr=False)
     _songs_failed: bool = field(default=False, repr=False)
+    _hashes: dict[str, str | None] = field(default_factory=dict, repr=False)
 
     def run(self) -> list[StepResult]:
         """Run all steps and return what became of each.
@@ -65,7 +66,7 @@ class Workflow:
         """
         folder = RunFolder.of(self.config)
         with alone_in_run(self.config), self._stack:
-            atomic_write_bytes(folder.config, to_json(without_secrets(self.config)).encode())
+            _write_config(folder, self.config)
             publish = partial(RunStore(folder).push, but=LARGE)
             runner = StepRunner(folder.root, self.config, self.say, self.rerun, publish)
             return runner.run(self._steps(folder))
@@ -103,7 +104,7 @@ class Workflow:
             },
             version=shards.VERSION,
             outputs=self._own(folder, folder.shards),
-            fingerprint=lambda: shards_hash(folder),
+            fingerprint=lambda: self._shards_hash(folder),
             run=lambda: self._connected(_preprocess),
         )
 
@@ -124,7 +125,7 @@ class Workflow:
                 # As earlier versions wrote it; what the space holds counts where both sides know.
                 "options": search_identity(self.config, space)
                 | {"search.space": digest(repr(space))},
-                "shards": shards_input(folder, "search"),
+                "shards": shards_input(folder, "search", self._shards_hash),
             },
             version=search.VERSION,
             outputs=(folder.search,),
@@ -147,7 +148,7 @@ class Workflow:
             "train",
             inputs=lambda: {
                 "options": identity(self._trained()),
-                "shards": shards_input(folder, "train"),
+                "shards": shards_input(folder, "train", self._shards_hash),
             },
             version=training.VERSION,
             outputs=(folder.checkpoint, folder.checkpoints, folder.training),
@@ -213,11 +214,24 @@ class Workflow:
         place, root = (Path(os.path.normpath(one)) for one in (path, folder.root))
         return (path,) if place.is_relative_to(root) and not folder.mixes() else ()
 
+    def _once(self, name: str, ask: Callable[[], str | None]) -> str | None:
+        """Return what ``ask`` returns, and until a step works the same: a store is slow to ask.
+
+        The step that makes what is asked for asks first, when it has put its old outputs away.
+        """
+        if name not in self._hashes:
+            self._hashes[name] = ask()
+        return self._hashes[name]
+
+    def _shards_hash(self, folder: RunFolder) -> str | None:
+        return self._once("shards", lambda: shards_hash(folder))
+
     def _songs_hash(self, folder: RunFolder) -> str | None:
-        if wants_songs(self.config):
-            remote = RunStore(folder).remote
-            return listing_hash(folder.songs) if remote is None else remote.names_hash("songs")
-        return listing_hash(folder.songs, times=True)
+        remote = RunStore(folder).remote
+        if wants_songs(self.config) and remote is not None:
+            return self._once("songs", lambda: remote.names_hash("songs"))
+        times = not wants_songs(self.config)
+        return self._once("songs", lambda: listing_hash(folder.songs, times=times))
 
     def _is_wav(self, folder: RunFolder) -> bool:
         """Return whether the songs are folders of stems; synthetic ones always are."""
@@ -233,7 +247,10 @@ class Workflow:
         if not self._has_gpus:
             require_gpus(self.config)
             self._has_gpus = True
-        return stage(self.config)
+        try:
+            return stage(self.config)
+        finally:
+            self._hashes.clear()
 
 
 def run_workflow(
@@ -241,6 +258,13 @@ def run_workflow(
 ) -> list[StepResult]:
     """Run everything from songs to report; see :class:`Workflow`."""
     return Workflow(config, say, rerun).run()
+
+
+def _write_config(folder: RunFolder, config: RunConfig) -> None:
+    """Write the settings of a run, unless they stand there: what is new goes to the store."""
+    data = to_json(without_secrets(config)).encode()
+    if not folder.config.is_file() or folder.config.read_bytes() != data:
+        atomic_write_bytes(folder.config, data)
 
 
 def _songs(config: RunConfig) -> str:
@@ -301,7 +325,9 @@ def _manifest_in(place: RemoteFolder) -> bytes | None:
         return None
 
 
-def shards_input(folder: RunFolder, step: str) -> str | None:
+def shards_input(
+    folder: RunFolder, step: str, current: Callable[[RunFolder], str | None] = shards_hash
+) -> str | None:
     """Return the shards' hash for a step that reads them.
 
     Stamps of versions before 0.3 have that of the manifest alone where shards lie at an address.
@@ -312,4 +338,4 @@ def shards_input(folder: RunFolder, step: str) -> str | None:
         former = digest((_manifest_in(place) or b"").decode())
         if known == former:
             return former
-    return shards_hash(folder)
+    return current(folder)
