@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy import signal, sparse
 
 from lasaft.metrics.signals import Array
 from lasaft.metrics.simple import same_shape
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _WMSE_EPS = 1e-8
 _WMSE_SCALE = -4.0  # makes a tenth as telling as a tenth of a dB
@@ -72,6 +74,8 @@ def _hearing_weights(sample_rate: float) -> Array:
     shelf of 5 dB from 1.5 kHz and 2.5 dB around 500 Hz, less what is below 120 Hz and, twice, what
     is above 10 kHz. Its author sampled it at steps of 1/4097 of the band, not 1/4096.
     """
+    from scipy import signal
+
     hz = np.fft.rfftfreq(_WMSE_BLOCK, 1 / sample_rate)
     low: Any = signal.butter(1, 10_000, fs=_WMSE_RATE, output="sos")
     high: Any = signal.butter(2, 120, "highpass", fs=_WMSE_RATE, output="sos")
@@ -144,8 +148,10 @@ def _levels(wave: Array, sample_rate: float) -> Array:
 
 def _bands(channel: Array, sample_rate: float) -> Iterator[Array]:
     """Yield the magnitudes [band, frame] of some frames after the other."""
+    from scipy.signal import get_window
+
     padded = np.pad(channel.astype(np.float64), _N_FFT // 2)
-    window = signal.get_window("hann", _N_FFT)
+    window = get_window("hann", _N_FFT)
     frames = sliding_window_view(padded, _N_FFT)[::_HOP]
     for begin in range(0, len(frames), _FRAMES):
         spectra = np.fft.rfft(frames[begin : begin + _FRAMES] * window)
@@ -153,8 +159,10 @@ def _bands(channel: Array, sample_rate: float) -> Iterator[Array]:
 
 
 @lru_cache(maxsize=2)
-def _mel_bands(sample_rate: float) -> sparse.csr_array:
+def _mel_bands(sample_rate: float) -> csr_array:
     """Return triangles [band, bin] of equal area on Slaney's mel scale: linear up to 1 kHz."""
+    from scipy.sparse import csr_array
+
     linear, step = 1000.0 / 15, np.log(6.4) / 27  # 15 mel in 1 kHz, then 27 for each factor 6.4
     highest = 15 + np.log(sample_rate / 2 / 1000) / step
     mel = np.linspace(0, highest, _BANDS + 2)
@@ -163,4 +171,4 @@ def _mel_bands(sample_rate: float) -> sparse.csr_array:
     widths = np.diff(edges)[:, None]
     up, down = (hz - edges[:-2, None]) / widths[:-1], (edges[2:, None] - hz) / widths[1:]
     triangles = np.clip(np.minimum(up, down), 0, None) * 2 / (edges[2:] - edges[:-2])[:, None]
-    return sparse.csr_array(triangles)
+    return csr_array(triangles)

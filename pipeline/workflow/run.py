@@ -31,7 +31,6 @@ from pipeline.data.shards.objects import MARK_SUFFIX
 from pipeline.data.shards.store import shard_place
 from pipeline.data.songs.folders import find_places
 from pipeline.data.songs.make import make_songs, song_set, wants_songs
-from pipeline.data.songs.tracks import list_tracks
 from pipeline.data.songs.wanted import Wanted
 from pipeline.data.synthetic.writer import song_list
 from pipeline.evaluation.excerpts import EXCERPTS
@@ -274,6 +273,7 @@ def _songs(config: RunConfig) -> str:
 
 def _preprocess(config: RunConfig) -> str:
     from pipeline.data.shards.preprocess import preprocess
+    from pipeline.data.songs.tracks import list_tracks
 
     songs = list_tracks(RunFolder.of(config).songs, Wanted.of(config.model, config.data))
     refuse(split_problems(config, Counter(track.split for track in songs)))

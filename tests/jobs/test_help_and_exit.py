@@ -237,6 +237,13 @@ def test_a_job_starts_without_the_heavy_imports(job: str) -> None:
     assert float(seconds) < 1, "processor seconds from the start of Python to the help page"
 
 
+def test_a_run_with_nothing_to_do_waits_for_no_heavy_import() -> None:
+    code = "import sys, jobs.cli.show, pipeline.workflow.run, pipeline.evaluation.score_table\n"
+    code += "print({'torch', 'ray', 'mlflow', 'scipy.signal'} & sys.modules.keys())\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout == b"set()\n"
+
+
 @pytest.mark.parametrize("command", ["", "separate", "score", "import-checkpoint", "export"])
 def test_the_library_and_its_command_start_without_the_heavy_imports(command: str) -> None:
     code = (
