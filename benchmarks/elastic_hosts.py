@@ -10,6 +10,7 @@ were taken again. Ends with 1 if the training does not end well.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -58,6 +59,7 @@ def observe(cluster: Hosts, config: RunConfig, training: subprocess.Popen[str]) 
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     if (reason := why_not()) is not None:
         sys.exit(f"elastic_hosts: {reason}")
     with hosts(4) as cluster:

@@ -1,10 +1,13 @@
 """Every kind of network exported to ONNX and torch.export: how equal, how large, how long it took.
 
-python -m benchmarks.exports
+    python -m benchmarks.exports
+
+Differences are from the network itself on the same spectrogram, of its largest output.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import tempfile
 import time
@@ -45,6 +48,7 @@ def kinds() -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.manual_seed(0)
     rows, worst = Table("difference", "MB", "CPU s", "format", "options"), 0.0
     with tempfile.TemporaryDirectory() as folder:

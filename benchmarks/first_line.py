@@ -1,5 +1,7 @@
 """How long each command is silent when it begins, and how soon it answers Ctrl-C.
 
+    python -m benchmarks.first_line
+
 Cold: the files of the environment are not in the system's cache any more.
 """
 

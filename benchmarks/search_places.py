@@ -8,6 +8,7 @@ trained to the end; trials of one process end with the same table wherever they 
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 
@@ -23,6 +24,7 @@ _LIMIT_SECONDS = 1200.0
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     if (reason := why_not()) is not None:
         sys.exit(f"search_places: {reason}")
     with hosts(4) as cluster:
