@@ -1,4 +1,4 @@
-"""Makes the guide's pictures of MLflow and Ray: ``python docs/screenshots.py FOLDER``.
+"""Makes cluster.md's pictures of MLflow and Ray: ``python docs/screenshots.py FOLDER``.
 
 It trains a small network into ``FOLDER/run`` with Ray's dashboard on, and needs Chromium.
 """

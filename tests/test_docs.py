@@ -46,10 +46,27 @@ def test_every_path_that_a_document_names_exists(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)\)", document.read_text())
-    files = [link for link in links if "://" not in link]
-    assert [link for link in files if not (document.parent / link).exists()] == []
+def test_every_link_leads_to_a_file_and_a_heading_in_it(document: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    assert [link for link in links if "://" not in link and not _leads(document, link)] == []
+
+
+def _leads(document: Path, link: str) -> bool:
+    name, _, anchor = link.partition("#")
+    page = document.parent / name if name else document
+    if not page.exists() or not anchor:
+        return page.exists()
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return anchor in {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings}
+
+
+def test_readme_and_guide_lead_to_every_page() -> None:
+    pages = {path.name for path in DOCUMENTS if path.parent.name == "docs"}
+    said = (ROOT / "README.md").read_text()
+    assert {page for page in pages if f"](docs/{page})" not in said} == set()
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    not_for_users = {"guide.md", "house.md", "notes.md", "reliability.md", "shards.md"}
+    assert {page for page in pages - not_for_users if f"| [{page}]({page}) |" not in guide} == set()
 
 
 def test_the_examples_of_new_parts_fit_and_their_commands_are_understood(tmp_path: Path) -> None:
@@ -89,9 +106,9 @@ _FILES = (
 
 
 def _blocks() -> list[str]:
-    """Return the blocks of commands in the guide's sections on clusters."""
-    text = (ROOT / "docs" / "guide.md").read_text()
-    (section,) = re.findall(r"^## 5\..*?(?=^## Reading)", text, re.MULTILINE | re.DOTALL)
+    """Return the blocks of commands of a cluster's own, which come before MLflow's page."""
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    (section,) = re.findall(r"^## A Ray.*?(?=^## MLflow)", text, re.MULTILINE | re.DOTALL)
     return re.findall(r"^```bash\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
 
 
@@ -142,7 +159,7 @@ def test_ray_knows_every_option_of_its_commands() -> None:
 
 
 @pytest.mark.parametrize("name", _FILES)
-def test_the_guide_and_the_file_say_the_same_commands(name: str) -> None:
+def test_the_page_on_clusters_and_the_file_say_the_same_commands(name: str) -> None:
     said = [words for block in _blocks() for words in _commands(block)]
     programs = (
         "ray",
@@ -153,7 +170,7 @@ def test_the_guide_and_the_file_say_the_same_commands(name: str) -> None:
     own = [words for words in _commands(_at_the_top_of(name)) if words]
     named = [words for words in own if " ".join(words).startswith(programs)]
     assert named
-    # Where a file leaves something open, the guide may say it.
+    # Where a file leaves something open, the page may say it.
     assert [words for words in named if words not in said and "..." not in " ".join(words)] == []
 
 
