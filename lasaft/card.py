@@ -76,12 +76,20 @@ def card_of(provenance: Mapping[str, Any], checkpoint: str | None) -> Card:
         train.get("seed", file.get("seed")),
         f"{seconds / 3600:.3g}" if isinstance(seconds, int | float) else None,
         f"{joules / 3.6e6:.3g} kWh ({provenance.get('energy_of')})" if measured else NOT_MEASURED,
-        provenance.get("imported_from"),
+        provenance.get("imported_from", _start(train)),
     )
     return {
         name: NOT_STATED if value in (None, "") else str(value)[:_LONGEST]
         for name, value in zip(CARD_FIELDS, values, strict=True)
     }
+
+
+def _start(train: Mapping[str, Any]) -> str | None:
+    """Return what a training began with; None: its record does not say."""
+    start = train.get("resume_from_checkpoint", ...)
+    if isinstance(start, str):
+        return "/".join(PurePosixPath(start).parts[-2:])
+    return "random weights" if start is None else None
 
 
 def _part(mapping: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def decoded(path: Path) -> Iterator[tuple[Path, str]]:
         done = subprocess.run(command, capture_output=True, check=False)
         said = done.stderr.decode(errors="replace").strip().splitlines()
         last = said[-1].rsplit("] ", maxsplit=1)[-1] if said else ""
+        if done.returncode and any("matches no streams" in line for line in said):
+            raise AudioError(f"it is {name} without a sound track")
         if done.returncode:
             raise AudioError(f"it is {name}, and ffmpeg says: {last or 'nothing'}")
         yield wav, last

@@ -193,6 +193,8 @@ def _look_into(path: Path) -> Contents:
         OSError: the file cannot be read.
     """
     size = path.stat().st_size
+    if size == 0:
+        raise AudioError("it is empty")
     with path.open("rb") as file:
         start = after_tags(file, 0)
         file.seek(start)

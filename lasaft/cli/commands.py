@@ -229,7 +229,7 @@ VERBS = {
     ),
     "export": Verb(
         "Write a network as one ONNX (.onnx) or torch.export (.pt2) file; it maps spectrograms "
-        "to spectrograms.",
+        "to spectrograms, with --with_stft waveforms to waveforms.",
         ("CHECKPOINT", "FILE"),
         _export,
         flags={

@@ -174,7 +174,8 @@ def plan_files(
             if owner != f"{target} of {song}" or target in paths:
                 raise ConfigError(
                     f"name: {template!r} gives {target} of {song} the path {path}, which is that "
-                    f"of {owner}"
+                    f"of {owner}; allowed: {{track}} and {{source}} in it, and songs of the same "
+                    "name in a run of their own, with another output_dir"
                 )
             paths[target] = path
         plan.append(paths)
@@ -284,7 +285,8 @@ def _notes(separator: Separator, reader: AudioReader, clipped: Mapping[str, int]
         notes.append(f"{channels} channels: each was separated by itself by the mono network")
     cut = [f"{target} {count}" for target, count in clipped.items() if count]
     if cut:
-        notes.append(f"values above full scale were clipped: {', '.join(cut)} (wav 32f keeps them)")
+        ways = "wav 32f keeps them, clip_mode rescale turns the stem down"
+        notes.append(f"values above full scale were clipped: {', '.join(cut)} ({ways})")
     return notes
 
 

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,18 @@ def test_a_video_file_is_an_error_that_names_the_file(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AudioError, match=f"{message}.*, which needs ffmpeg on PATH"):
         AudioReader(path)
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
+def test_a_film_without_a_sound_track_and_an_empty_file_say_so(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=d=0.1:s=16x16", str(film)]
+    subprocess.run(command, check=True)
+    with pytest.raises(AudioError, match=r"film\.mp4: .*: it is MP4 without a sound track$"):
+        AudioReader(film)
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(AudioError, match=r"empty\.wav: .*: it is empty$"):
+        AudioReader(tmp_path / "empty.wav")
 
 
 def test_a_file_without_read_permission_is_an_error_that_names_it(

@@ -57,6 +57,9 @@ def test_a_card_says_what_is_known_and_that_the_rest_is_not() -> None:
     for old in ({}, {"config": None, "file": [], "card": 3}, {"config": {"data": "x", "train": 1}}):
         unknown = dict.fromkeys(CARD_FIELDS, "not stated") | {"training_energy": "not measured"}
         assert card_of(old, None) == unknown
+    for start, origin in ((None, "random weights"), ("/runs/a/checkpoint", "a/checkpoint")):
+        train = {"train": {"resume_from_checkpoint": start}}
+        assert card_of({"config": train}, None)["made_from"] == origin
     data = {"musdb_root": None, "synthetic_train": 2}
     assert card_of({"config": {"data": data}}, None)["training_data"] == "synthetic songs"
     data = {"shards_dir": "/runs/own/shards"}
