@@ -42,11 +42,17 @@ _LATE_SECONDS = 60.0
 _LOOKING_THREADS = 16
 # What this process, and those that have told it, have written lately: names, and when (monotonic).
 _written: dict[str, float] = {}
-_ARROW_SCHEMES = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
+# What Arrow opens itself, and with which options: a small object at S3 is one request, not three;
+# Google's client alone would try for 15 minutes, also without credentials.
+_ARROW_SCHEMES = {
+    "s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=6", "gcs": "retry_limit_seconds=6",
+    "abfs": "", "abfss": "", "hdfs": "", "viewfs": "",
+}  # fmt: skip
 # Answers of a store that will be the same next time.
 _FINAL = re.compile(
-    r"ACCESS_?DENIED|INVALID_?ACCESS_?KEY|INVALID_?CLIENT_?TOKEN|SIGNATURE|NO_?SUCH_?BUCKET|UNRECOGNIZED|"
-    r"credential|HTTP response code 40[13]|Forbidden|Unauthorized|HTTP status 301",
+    r"(ACCESS|PERMISSION)_?DENIED|INVALID_?ACCESS_?KEY|INVALID_?CLIENT_?TOKEN|SIGNATURE|"
+    r"NO_?SUCH_?BUCKET|UNRECOGNIZED|credential|HTTP response code 40[13]|Forbidden|"
+    r"Unauthorized|HTTP status 301",
     re.I,
 )
 # An answer without a body, as to the question whether an object is there, says 400 alone.
@@ -90,18 +96,18 @@ class RemoteFolder:
 
     @cached_property
     def _place(self) -> tuple[FileSystem, str]:
-        from pyarrow import fs
+        from pyarrow import ArrowException, fs
 
-        scheme = urlsplit(self.address).scheme
+        option = _ARROW_SCHEMES.get(urlsplit(self.address).scheme)
         try:
-            if scheme in _ARROW_SCHEMES:
-                system, path = fs.FileSystem.from_uri(self.address + self._one_put(scheme))
+            if option is not None:
+                system, path = fs.FileSystem.from_uri(self._with(option))
             else:
                 from fsspec.core import url_to_fs
 
                 found, path = url_to_fs(self.address)
                 system = fs.PyFileSystem(fs.FSSpecHandler(found))
-        except (ValueError, ImportError, OSError) as error:
+        except (ArrowException, ImportError, OSError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{self._option}: {self} cannot be used ({first_line(error)}); allowed: an "
                 "address that pyarrow.fs or an installed fsspec package knows, such as "
@@ -109,11 +115,11 @@ class RemoteFolder:
             ) from error
         return system, path.rstrip("/")
 
-    def _one_put(self, scheme: str) -> str:
-        """Return the option by which a small object is one request, not three."""
-        if scheme != "s3" or "allow_delayed_open" in self.address:
-            return ""
-        return ("&" if "?" in self.address else "?") + "allow_delayed_open=true"
+    def _with(self, option: str) -> str:
+        """Return the address with an option, unless it says that itself or there is none."""
+        if option.partition("=")[0] in self.address:
+            return self.address
+        return f"{self.address}{'&' if '?' in self.address else '?'}{option}"
 
     def place(self, name: str) -> tuple[FileSystem, str]:
         """Return the file system, and the path in it, of a file of the folder.
@@ -341,8 +347,9 @@ def patiently(
             return action()
         except FileNotFoundError as error:
             raise DataError(f"{name}: there is no such object") from error
-        except OSError as error:
-            if error.errno in FULL:  # the disk here, to which something was copied
+        except Exception as error:
+            # What it is not, or a full disk here, to which something was copied.
+            if not _is_of_store(error) or getattr(error, "errno", None) in FULL:
                 raise
             expired = _EXPIRED.search(str(error)) is not None
             over = tries > len(usual) and not (expired and pause is not None)
@@ -357,10 +364,17 @@ def patiently(
     raise AssertionError("the last try returns or raises")
 
 
-def _give_up(name: str, error: OSError, how: str) -> NoReturn:
+def _is_of_store(error: Exception) -> bool:
+    """Return whether a file system said it; what Arrow has no name for it says as "unknown"."""
+    from pyarrow import ArrowException
+
+    return isinstance(error, OSError) or type(error) is ArrowException
+
+
+def _give_up(name: str, error: Exception, how: str) -> NoReturn:
     raise DataError(
         f"{name}: the store fails ({first_line(error)}){how}; look at the address and its "
-        "region, the network and the credentials (AWS_* in the environment)"
+        "region, the network and the credentials (in the environment AWS_*, AZURE_* or GOOGLE_*)"
     ) from error
 
 

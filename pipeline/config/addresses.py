@@ -11,6 +11,8 @@ from lasaft.errors import ConfigError, Problem
 from lasaft.options import MISTYPED
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_WEB = "a web server takes no files"
+_NO_RUNS = {"http": _WEB, "https": _WEB, "memory": "no other process sees what one has there"}
 _SECRET = re.compile(r"secret|passw|pwd|token|credential|key|sig|sas|auth", re.I)
 _HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9A-Fa-f:.]+(%.+)?")
 
@@ -126,8 +128,7 @@ def check_place(name: str, value: Any) -> Any:
     if not _SCHEME.fullmatch(parts.scheme) or parts.scheme == "file" or not plain.isprintable():
         allowed = "a path, s3://bucket/folder, file:///a/b"
         raise ConfigError(Problem(name, repr(value), allowed))
-    if name == "output_dir" and parts.scheme in ("http", "https"):
-        reason = "a web server takes no files"
+    if name == "output_dir" and (reason := _NO_RUNS.get(parts.scheme)):
         raise ConfigError(Problem(name, repr(value), "s3://bucket/folder", reason=reason))
     if not (parts.netloc or parts.path.strip("/")) or ".." in parts.path.split("/"):
         raise ConfigError(Problem(name, repr(value), "a folder's address, without .."))

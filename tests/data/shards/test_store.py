@@ -6,9 +6,11 @@ import errno
 import shutil
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from pyarrow import ArrowException, ArrowInvalid
 from pydantic import ValidationError
 
 import jobs.preprocess
@@ -104,11 +106,13 @@ def test_an_address_with_a_name_or_an_at_is_one(place: str) -> None:
     assert DataConfig(shards_dir=place).shards_dir == place
 
 
-def test_a_web_server_takes_no_run() -> None:
-    with pytest.raises(
-        ValidationError, match=r"output_dir: got 'https://h/a'.*a web server takes no"
-    ):
-        RunConfig(output_dir="https://h/a")
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("https://h/a", "a web server takes no"), ("memory://a", "no other process sees")],
+)
+def test_what_takes_no_run_is_refused(place: str, reason: str) -> None:
+    with pytest.raises(ValidationError, match=rf"output_dir: got '{place}'.*{reason}"):
+        RunConfig(output_dir=place)
 
 
 @pytest.mark.parametrize("place", ["s3://", "1s://b/a", "file://host/a", "s3://b/../a", 7, ""])
@@ -117,9 +121,32 @@ def test_what_is_no_place_is_refused(place: object) -> None:
         DataConfig.model_validate({"shards_dir": place})
 
 
-def test_an_unknown_store_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"shards_dir: nosuch://b/a cannot be used"):
-        read_manifest(RemoteFolder("nosuch://b/a"))
+@pytest.mark.parametrize("place", ["nosuch://b/a", "github://b/a", "abfs://a"])
+def test_a_store_that_cannot_be_opened_is_named(place: str) -> None:
+    with pytest.raises(ConfigError, match=rf"shards_dir: {place} cannot be used"):
+        read_manifest(RemoteFolder(place))
+
+
+def test_google_s_client_leaves_patience_to_us() -> None:
+    system, _ = RemoteFolder("gs://anonymous@b/a").place("")
+    ((options,),) = system.__reduce__()[1:]
+    assert options["retry_time_limit"].total_seconds() == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (
+            ArrowException("Unknown error: Failed to get token from DefaultAzureCredential."),
+            DataError,
+        ),
+        (OSError("PERMISSION_DENIED: you may not"), DataError),
+        (ArrowInvalid("what no store says"), ArrowInvalid),
+    ],
+)
+def test_what_a_store_says_is_told_at_once(error: Exception, seen: type[Exception]) -> None:
+    with pytest.raises(seen, match=str(error)):
+        patiently("abfs://b/a", mock.Mock(side_effect=[error]))
 
 
 # Exact reads
