@@ -2,9 +2,10 @@
 
     python -m benchmarks.requests [--hours 24]
 
-Two runs of ``jobs.run`` against an S3-like server on this machine, with few and short songs, and
-with more and longer ones. What each part of a run asks for grows with songs, bytes, epochs or time,
-and with nothing else; so two runs tell what 100 songs to train, 50 to test and 100 epochs ask for.
+Three runs of ``jobs.run`` against an S3-like server on this machine: with few and short songs, with
+longer ones, and with more of these. What each part of a run asks for grows with songs, bytes,
+epochs or time, and with nothing else; so they tell what 100 songs to train, 50 to test and 100
+epochs ask for.
 Shards are counted as read once, by one node whose cache holds them.
 """
 
@@ -28,6 +29,7 @@ from urllib.parse import parse_qs, unquote
 
 import numpy as np
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication as Application
+from scipy.optimize import nnls
 
 from benchmarks.measure import Table
 from tests.helpers import ROOT
@@ -66,7 +68,7 @@ class Size:
         return self.train + self.test
 
 
-SIZES = (Size(3, 1, 2, 3), Size(5, 3, 6, 30))
+SIZES = (Size(3, 1, 2, 3), Size(3, 1, 2, 30), Size(5, 3, 6, 30))
 # MUSDB18: 150 songs of four minutes. A second of a song is 0.9 MB as wav files, and as shards what
 # n_fft 2048 with hop_length 1024 makes of it.
 WHOLE = Size(100, 50, 100, 240, bytes=round(150 * 240 * (0.88e6 + 43.07 * 1025 * 4 * 5 * 2)))
@@ -101,7 +103,7 @@ def _part(name: str) -> str:
 def run(size: Size, folder: Path) -> tuple[Size, Counts]:
     """Do a run; return its size as it was, and what was asked."""
     with counted() as counts, object_store() as port:
-        place = address(f"run{size.train}", port)
+        place = address(f"run{size.train}x{size.seconds}", port)
         counts.clear()
         words = {
             "synthetic_train": size.train - 1, "synthetic_valid": 1, "synthetic_test": size.test,
@@ -125,8 +127,8 @@ def extrapolated(runs: list[tuple[Size, Counts]], size: Size) -> Counts:
     for part, kind in {key for _, counts in runs for key in counts}:
         asked = np.array([counts[part, kind] for _, counts in runs], dtype=float)
         known = np.array([_grows(part, each) for each, _ in runs])
-        weights, *_ = np.linalg.lstsq(known, asked, rcond=None)
-        found[part, kind] = max(0, round(float(weights @ np.array(_grows(part, size)))))
+        weights, _ = nnls(known, asked)  # more songs never ask for less
+        found[part, kind] = round(float(weights @ np.array(_grows(part, size))))
     return found
 
 
@@ -134,7 +136,7 @@ def _grows(part: str, size: Size) -> list[float]:
     """Return what the requests for a part are a sum of multiples of."""
     match _PARTS.get(part):
         case "songs/MB":
-            return [size.songs, size.bytes / 1e6]
+            return [1.0, size.songs, size.bytes / 1e6]
         case "test songs":
             return [1.0, size.test]
         case "epochs":
@@ -171,7 +173,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         runs = [run(size, Path(name)) for size in SIZES]
     whole = Size(WHOLE.train, WHOLE.test, WHOLE.epochs, WHOLE.seconds, hours, WHOLE.bytes)
-    rows = {f"{size.songs} songs, {size.epochs} epochs": counts for size, counts in runs}
+    rows = {
+        f"{size.songs} songs of {size.seconds:g} s, {size.epochs} epochs": counts
+        for size, counts in runs
+    }
     rows[f"{whole.songs} songs, {whole.epochs} epochs, {hours:g} h"] = extrapolated(runs, whole)
     show(rows)
 
