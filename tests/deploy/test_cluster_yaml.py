@@ -159,6 +159,15 @@ def test_the_first_command_makes_the_token(tmp_path: Path) -> None:
     assert token.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("path", [CLUSTER, ROOT / "docs" / "guide.md"], ids=lambda path: path.name)
+def test_all_is_made_in_the_region_of_the_nodes(path: Path, cluster: dict[str, Any]) -> None:
+    # Elsewhere Ray finds no group lasaft-ray, and makes one with SSH open to everybody.
+    before, _, after = path.read_text().partition("export AWS_DEFAULT_REGION=")
+    assert after.split()[0] == cluster["provider"]["region"]
+    assert "aws cloudformation" not in before
+    assert "aws cloudformation deploy" in after
+
+
 @pytest.mark.usefixtures("my_bucket")
 def test_the_run_that_is_submitted_is_one_that_the_command_line_accepts() -> None:
     (submit,) = [line for line in _commands() if "ray job submit" in line]
@@ -166,6 +175,7 @@ def test_the_run_that_is_submitted_is_one_that_the_command_line_accepts() -> Non
     assert words[:3] == ["python", "-m", "jobs.run"]
     config = parse(words[3:], "run").config
     assert config.cluster.address == "auto"
+    assert config.train.gpus == 1  # without it, networks train on CPUs
     assert str(config.output_dir) == "s3://my-bucket/runs/film"
 
 
