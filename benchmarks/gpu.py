@@ -205,7 +205,7 @@ def launches(where: Where) -> Iterator[Row]:
 
 def separation(where: Where) -> Iterator[Row]:
     """Separate a song, and validate it."""
-    config, length = where.model, 3.0 if where.tiny else 240.0
+    config, length = where.model, 1.0 if where.tiny else 240.0
     model = LaSAFT(config).to(where.device).eval()
     wave = torch.rand(2, int(length * config.sample_rate)) - 0.5
     for precision in ("32", "bf16"):

@@ -38,7 +38,7 @@ def dead(where):
 def well(where):
     yield "this", "is well", ""
 
-gpu.PARTS = {"slow": (slow, 5), "wrong": (wrong, 60), "dead": (dead, 60), "well": (well, 60)}
+gpu.PARTS = {"slow": (slow, 2), "wrong": (wrong, 60), "dead": (dead, 60), "well": (well, 60)}
 sys.argv = ["gpu", "--device", "cpu"]
 gpu.main()
 """
@@ -70,7 +70,7 @@ def test_a_part_that_fails_hangs_or_dies_is_named_and_the_others_are_told(tmp_pa
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert rows[1:] == [
         "| slow | begun | 1 |  |",
-        "| slow | failed | took more than 15 s |  |",
+        "| slow | failed | took more than 6 s |  |",
         "| wrong | failed | ValueError: two |  |",
         "| dead | failed | its process died |  |",
         "| well | this | is well |  |",

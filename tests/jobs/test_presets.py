@@ -203,9 +203,9 @@ def test_the_words_of_the_preset_files_are_plain_yaml_for_other_tools() -> None:
 def test_a_file_of_very_many_unknown_options_is_one_error_at_once(tmp_path: Path) -> None:
     """For each of them what was meant is sought among all options."""
     file = tmp_path / "many.yaml"
-    file.write_text("".join(f"k{number}: 1\n" for number in range(70_000)))
+    file.write_text("".join(f"k{number}: 1\n" for number in range(5_000)))
     with pytest.raises(ConfigError, match=r"many\.yaml is no plain YAML .*more than 1000 keys"):
         parse(["--preset", str(file)], "train")
-    file.write_text(f"options:\n  block: [{', '.join(['tfx'] * 100_000)}]\n")
+    file.write_text(f"options:\n  block: [{', '.join(['tfx'] * 5_000)}]\n")
     with pytest.raises(ConfigError, match=r"many\.yaml is no plain YAML .*more than 1000 values"):
         parse(["--space", str(file)], "tune")

@@ -48,7 +48,7 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 
 def test_ten_seconds_are_separated_in_a_tab(tmp_path: Path, served: str) -> None:
-    model = tiny_model()
+    model = tiny_model(n_internal_layers=1)
     export_waves(model, tmp_path / "network.onnx")
     song = write(tmp_path / "song.wav", noise(2, 11 * RATE), subtype="PCM_16")
     address = f"{served}/separate.html?network=network.onnx&song=song.wav"

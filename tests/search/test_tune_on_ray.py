@@ -131,6 +131,24 @@ def _when(condition: Callable[[], bool], act: Callable[[], object]) -> threading
     return thread
 
 
+def _sessions(configs: list[RunConfig]) -> None:
+    for config in configs:
+        session(config)
+
+
+def _assert_as_alone(trials: list[RunConfig], folder: Path) -> None:
+    """Trials are what the same settings give without a search, to the last bit."""
+    alone = [
+        ours.model_copy(update={"output_dir": folder / f"alone{number}"})
+        for number, ours in enumerate(trials)
+    ]
+    in_processes(1, folder, _sessions, alone)
+    for ours, one in zip(trials, alone, strict=True):
+        assert training_history(ours) == training_history(one)
+        weights = [RunFolder.of(each).checkpoint / WEIGHTS for each in (ours, one)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_a_search_that_is_interrupted_and_killed_ends_as_its_trials_do_alone(
     root: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -155,13 +173,7 @@ def test_a_search_that_is_interrupted_and_killed_ends_as_its_trials_do_alone(
     request.getfixturevalue("cluster")
     found = search(disturbed)
     assert [row.trial.status for row in found.rows] == ["done"] * 2
-    for row in found.rows:
-        ours = row.trial.config
-        alone = ours.model_copy(update={"output_dir": tmp_path / row.trial.name})
-        in_processes(1, tmp_path, session, alone)
-        assert training_history(ours) == training_history(alone)
-        weights = [RunFolder.of(one).checkpoint / WEIGHTS for one in (ours, alone)]
-        assert weights[0].read_bytes() == weights[1].read_bytes()
+    _assert_as_alone([row.trial.config for row in found.rows], tmp_path)
     # A finished search returns at once.
     start = time.monotonic()
     assert _table(search(disturbed)) == _table(found)
@@ -198,15 +210,9 @@ def test_a_search_in_a_bucket_goes_on_on_another_machine(
         RunStore(folder).pull()
         rows = json.loads((folder.search / "results.json").read_bytes())
         assert [row["status"] for row in (*rows["trials"], *rows["repeats"])] == ["done"] * 3
-        for number, row in enumerate(sorted(rows["trials"], key=lambda row: row["trial"])):
-            space = read_space(str(root / "rates.yaml"))
-            book = TrialBook(folder.search, Checker(trial_base(config), space))
-            ours = book.read(row["trial"]).config
-            alone = ours.model_copy(update={"output_dir": tmp_path / str(number)})
-            in_processes(1, tmp_path, session, alone)
-            assert training_history(ours) == training_history(alone)
-            weights = [RunFolder.of(one).checkpoint / WEIGHTS for one in (ours, alone)]
-            assert weights[0].read_bytes() == weights[1].read_bytes()
+        space = read_space(str(root / "rates.yaml"))
+        book = TrialBook(folder.search, Checker(trial_base(config), space))
+        _assert_as_alone([book.read(row["trial"]).config for row in rows["trials"]], tmp_path)
 
 
 def test_a_failing_trial_and_a_killed_process_disturb_no_other_trial(

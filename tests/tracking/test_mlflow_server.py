@@ -120,7 +120,7 @@ def _mlflow(folder: Path, database: int, password: str, store: int) -> Iterator[
         "ARTIFACTS": "s3://bucket/artifacts",
         # As compose.yaml says it for AWS itself, which is here found by a setting of boto3's own.
         "MLFLOW_S3_ENDPOINT_URL": "", "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{store}",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_WORKERS": "1",
     }  # fmt: skip
     address, log = f"http://127.0.0.1:{port}", folder / "log"
     with log.open("w") as output:

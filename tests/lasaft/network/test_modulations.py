@@ -76,6 +76,7 @@ from lasaft.fast.specialise import specialise
 from tests.helpers.models import random_spec, small_config, small_model
 
 options = {"modulation": "bin_gain", "block": "tfc_tdf", "condition_to": "full"}
+options["n_internal_layers"] = 1
 config = small_config(**options)
 assert ModelConfig.model_validate_json(config.model_dump_json()) == config
 assert variant_name(config) == "CUNET_TFC_BinGain_TDF"
