@@ -56,7 +56,7 @@ def stopping() -> None:
 def coloured(text: str, colour: Colour, stream: IO[str]) -> str:
     """Return text as a terminal shows it in a colour; elsewhere, and with NO_COLOR, as it is."""
     plain = not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return text if plain or not colour else f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+    return text if plain or not (colour and text) else f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
 
 def is_harmless(name: str) -> bool:

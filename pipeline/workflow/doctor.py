@@ -127,11 +127,17 @@ def _own_songs(config: RunConfig, root: Path) -> Iterator[tuple[Verdict, str]]:
     for note in grouped(tracks, [findings.notes for findings in found]):
         yield "note", note
     samples = [findings.samples for findings in found]
-    hours: dict[str, float] = dict.fromkeys(SPLITS, 0.0)
+    seconds: dict[str, float] = dict.fromkeys(SPLITS, 0.0)
     for track, count in zip(tracks, samples, strict=True):
-        hours[track.split] += count / wanted.sample_rate / 3600
-    each = ", ".join(f"{count:.2f} {split}" for split, count in hours.items())
-    yield "ok", f"{sum(hours.values()):.2f} hours of audio ({each})"
+        seconds[track.split] += count / wanted.sample_rate
+    unit, length = ("hours", 3600) if sum(seconds.values()) >= 3600 else ("minutes", 60)
+    each = ", ".join(f"{count / length:.2f} {split}" for split, count in seconds.items())
+    yield "ok", f"{sum(seconds.values()) / length:.2f} {unit} of audio ({each})"
+    if counts["train"] and not counts["valid"]:
+        yield (
+            "note",
+            "no valid tracks: the training loss selects the model, and patience counts on it",
+        )
     for problem in split_problems(config, counts):
         yield "note", f"jobs.run is refused: {problem}"
     splits = {split: {normal(t.name) for t in tracks if t.split == split} for split in SPLITS}

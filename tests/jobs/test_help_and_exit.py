@@ -155,6 +155,7 @@ def test_colours_are_for_terminals_whose_owner_wants_them(monkeypatch: pytest.Mo
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     assert coloured("FAULT", "red", Terminal()) == "\x1b[31mFAULT\x1b[0m"
+    assert coloured("", "red", Terminal()) == ""
     assert coloured("FAULT", "red", io.StringIO()) == "FAULT"
     monkeypatch.setenv("NO_COLOR", "1")
     assert coloured("FAULT", "red", Terminal()) == "FAULT"

@@ -154,7 +154,10 @@ def test_what_is_worth_knowing_about_own_data_is_noted(tmp_path: Path) -> None:
         "no track has a mixture file: the mixture is the sum of the sources",
         "stems that sources does not name are not read: 'flute'",
     ]
-    assert notes[4] == "0.00 hours of audio (0.00 train, 0.00 valid, 0.00 test)"
+    assert notes[4] == "0.03 minutes of audio (0.02 train, 0.02 valid, 0.00 test)"
+    (tmp_path / "songs" / "splits.yaml").write_text("train: [a, b]\n")
+    notes = [text for _, text in doctor._songs(_on(tmp_path, tmp_path / "songs"))]
+    assert notes[5].startswith("no valid tracks: the training loss selects the model")
 
 
 def test_the_doctor_names_layout_remedies_and_what_a_run_lacks(tmp_path: Path) -> None:
