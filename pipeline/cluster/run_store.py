@@ -17,7 +17,8 @@ from pipeline.config.folders import TRIALS, RunFolder
 
 _THREADS = 16
 # Folders of a run that the command itself does not read: tasks fetch what they need of them.
-LARGE = ("shards", "songs", "previous", "logs", TRIALS)
+PREVIOUS, STAMP = "previous", "stamp.json"  # what steps have moved aside, and what says of what
+LARGE = ("shards", "songs", PREVIOUS, "logs", TRIALS)
 # What processes that train make of a run: they take it to the store themselves.
 TRAINED = ("training", "checkpoint", "checkpoints")
 STATES = ("training/ray",)  # in the first of those: what Ray Train keeps and removes
@@ -109,6 +110,37 @@ class RunStore:
             there, here = self._both(places, tuple(but))
             self._pull(there, {name: here[name] for name in here.keys() & there.keys()})
 
+    def fetch_stamps(self) -> None:
+        """Bring the stamps of what steps have moved aside here, without the rest of it."""
+        if self.remote is not None:
+            there, here = self._both((PREVIOUS,), ())
+            stamps = {name: one for name, one in there.items() if name.endswith(f"/{STAMP}")}
+            self._pull(stamps, {name: here[name] for name in here.keys() & stamps.keys()})
+
+    def recall(self, place: str) -> None:
+        """Bring a folder of what was moved aside here, as new files: no copies of others."""
+        self.fetch(place)
+        if self.remote is not None:
+            for name, _ in _files(self.root, [place]):
+                os.utime(self.root / name)
+
+    def push_moved(self) -> list[str]:
+        """Put what steps have moved aside into the store; return what has come back from there.
+
+        That is what has a stamp there and nothing here, after :meth:`fetch_stamps`. Songs and
+        shards are not put: they can be made again.
+        """
+        if self.remote is None:
+            return []
+        there, here = self._both((PREVIOUS,), ())
+        large = {_aside(name)[0] for name in here if _aside(name)[1] in LARGE}
+        new = [name for name in here.keys() - there.keys() if _aside(name)[0] not in large]
+        for is_stamp in (False, True):  # it comes last
+            names = [name for name in new if name.endswith(f"/{STAMP}") == is_stamp]
+            self._each(self._put, [(name, None) for name in names])
+        known = {_aside(name)[0] for name in there if name.endswith(f"/{STAMP}")}
+        return [f"{PREVIOUS}/{name}" for name in known - {_aside(name)[0] for name in here}]
+
     def remove(self, place: str) -> None:
         """Remove a folder or a file of the run here and in the store; it may be missing."""
         path = self.root / place
@@ -154,6 +186,12 @@ class RunStore:
         with ThreadPoolExecutor(_THREADS) as pool:
             for _ in pool.map(act, items):
                 pass
+
+
+def _aside(name: str) -> tuple[str, str]:
+    """Return the folder below ``previous/`` that a file lies in, and the part of a run in that."""
+    _, folder, part, *_ = (*name.split("/"), "", "")
+    return folder, part
 
 
 def _files(root: Path, places: Iterable[str]) -> Iterator[tuple[str, Found]]:

@@ -66,8 +66,12 @@ class Workflow:
         folder = RunFolder.of(self.config)
         with alone_in_run(self.config), self._stack:
             _write_config(folder, self.config)
-            publish = partial(RunStore(folder).push, but=LARGE)
-            runner = StepRunner(folder.root, self.config, self.say, self.rerun, publish)
+            store = RunStore(folder)
+            store.fetch_stamps()
+            runner = StepRunner(
+                folder.root, self.config, self.say, self.rerun,
+                partial(publish, store), store.recall,
+            )  # fmt: skip
             return runner.run(self._steps(folder))
 
     def _steps(self, folder: RunFolder) -> list[Step]:
@@ -250,6 +254,14 @@ class Workflow:
             return stage(self.config)
         finally:
             self._hashes.clear()
+
+
+def publish(store: RunStore) -> None:
+    """Put a run into the store, with what its steps have moved aside; nothing is lost meanwhile."""
+    came_back = store.push_moved()
+    store.push(but=LARGE)
+    for place in came_back:
+        store.remove(place)
 
 
 def run_workflow(

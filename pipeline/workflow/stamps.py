@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lasaft.files import AWAY, atomic_write_json, read_steadily
+from pipeline.cluster.run_store import PREVIOUS, STAMP
 
 Stamp = Mapping[str, Any]
 
@@ -25,11 +26,18 @@ class StepPlace:
     A stamp has a ``key`` and a ``state``: started, done, leaving or arriving. The last two mark a
     move that a crash may have cut short; :meth:`settle` finishes it. Stamps that move say in
     ``aside`` which folder below ``previous/`` they move to or from.
+
+    Args:
+        root: the run's folder.
+        name: of the step.
+        outputs: files and folders that the step makes.
+        recall: brings such a folder here, if it lies elsewhere; called before it moves back.
     """
 
     root: Path
     name: str
     outputs: Sequence[Path]
+    recall: Callable[[str], None] = lambda name: None
 
     @property
     def file(self) -> Path:
@@ -63,10 +71,10 @@ class StepPlace:
 
     def _free(self, stem: str) -> Path:
         """Return a folder below ``previous/`` that is not there yet."""
-        aside, number = self.root / "previous" / stem, 1
+        aside, number = self.root / PREVIOUS / stem, 1
         while aside.exists():
             number += 1
-            aside = self.root / "previous" / f"{stem}-{number}"
+            aside = self.root / PREVIOUS / f"{stem}-{number}"
         return aside
 
     def leave(self, stamp: Stamp) -> Path | None:
@@ -81,8 +89,8 @@ class StepPlace:
         return self._leave(stamp, self._free(self._stem(stamp)).name)
 
     def _leave(self, stamp: Stamp, name: str) -> Path:
-        aside = self.root / "previous" / name
-        atomic_write_json(aside / "stamp.json", stamp)
+        aside = self.root / PREVIOUS / name
+        atomic_write_json(aside / STAMP, stamp)
         atomic_write_json(self.file, {**stamp, "state": "leaving", "was": stamp, "aside": name})
         for output in self.outputs:
             if output.exists():
@@ -99,7 +107,7 @@ class StepPlace:
         """Return the newest folder below ``previous/`` whose stamp is wanted, or None."""
         kept = [
             (stamp_file.stat().st_mtime_ns, stamp_file.parent.name)
-            for stamp_file in (self.root / "previous").glob(f"{self.name}-*/stamp.json")
+            for stamp_file in (self.root / PREVIOUS).glob(f"{self.name}-*/{STAMP}")
             if _ASIDE.fullmatch(stamp_file.parent.name)
             and (stamp := read_stamp(stamp_file)) is not None
             and is_wanted(stamp)
@@ -107,8 +115,9 @@ class StepPlace:
         return max(kept)[1] if kept else None
 
     def _arrive(self, name: str) -> Stamp | None:
-        kept = self.root / "previous" / name
-        stamp = read_stamp(kept / "stamp.json")
+        self.recall(f"{PREVIOUS}/{name}")
+        kept = self.root / PREVIOUS / name
+        stamp = read_stamp(kept / STAMP)
         if stamp is None:
             return None
         atomic_write_json(self.file, {**stamp, "state": "arriving", "was": stamp, "aside": name})

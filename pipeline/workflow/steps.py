@@ -77,7 +77,9 @@ class StepRunner:
         config: every option of today.
         say: takes each line for the user.
         rerun: the steps to do again although nothing has changed.
-        publish: takes the folder to where it is kept, before a step works and after it.
+        publish: takes the folder to where it is kept, before a step works, after it, and when its
+            former outputs have come back.
+        recall: brings a folder below ``previous/`` from where the run is kept.
     """
 
     root: Path
@@ -85,6 +87,7 @@ class StepRunner:
     say: Say
     rerun: Collection[str] = field(default_factory=frozenset)
     publish: Callable[[], None] = lambda: None
+    recall: Callable[[str], None] = lambda place: None
 
     def run(self, steps: list[Step]) -> list[StepResult]:
         """Run ``steps`` in order and return what became of each.
@@ -103,7 +106,13 @@ class StepRunner:
         return results
 
     def _run_step(self, step: Step) -> StepResult:
-        place = StepPlace(self.root, step.name, step.outputs)
+        came_back: list[str] = []
+
+        def recall(aside: str) -> None:
+            came_back.append(aside)
+            self.recall(aside)
+
+        place = StepPlace(self.root, step.name, step.outputs, recall)
         inputs = {**step.inputs(), "version": step.version}
         stamp, again = self._current(step, place, inputs), step.name in self.rerun
         if again:
@@ -125,6 +134,8 @@ class StepRunner:
             record["fingerprint"] = current
             if not record.items() <= stamp.items():  # an earlier version wrote it
                 place.write({**stamp, **record})
+            if came_back:
+                self.publish()
             return StepResult(step.name, True, 0.0, stamp["note"])
         record |= {"again": True} if again else {}
         place.write({**record, "state": "started"})

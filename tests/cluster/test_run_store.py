@@ -9,6 +9,7 @@ import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,12 +29,13 @@ from pipeline.cluster.patient_files import patient_place
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.cluster.store import RemoteFolder, note_written, written_lately
 from pipeline.config import DataConfig, RunConfig
-from pipeline.config.fingerprints import digest
+from pipeline.config.fingerprints import content_hash, digest
 from pipeline.config.folders import RunFolder, below
 from pipeline.data.shards.preprocess import preprocess
 from pipeline.training.loop.right_to_write import right_to_write, trains_here
 from pipeline.workflow import doctor
-from pipeline.workflow.run import shards_hash, shards_input
+from pipeline.workflow.run import publish, shards_hash, shards_input
+from pipeline.workflow.steps import Step, StepRunner
 from tests.helpers.object_store import (
     address,
     late_listings,
@@ -214,6 +216,60 @@ def test_stamps_come_last(machines: Machines, monkeypatch: pytest.MonkeyPatch) -
         _write(a, name, name)
     a.push()
     assert set(order[2:]) == {"train.json", "result.json"}
+
+
+def test_what_a_step_moves_aside_comes_back_on_another_machine(
+    machines: Machines, place: str
+) -> None:
+    worked = 0
+
+    def run(machine: str, value: int) -> bool:
+        """Return whether there was work to do."""
+        store, before = machines.on(machine), worked
+        out = store.root / "training" / "out.txt"
+
+        def work() -> str:
+            nonlocal worked
+            worked += 1
+            atomic_write_bytes(out, str(value).encode())
+            return ""
+
+        store.pull(but=LARGE)
+        store.fetch_stamps()
+        step = Step(
+            "train", lambda: {"value": value}, 1, (out.parent,), lambda: content_hash(out), work
+        )
+        config, to_store = machines.config, partial(publish, store)
+        StepRunner(store.root, config, print, (), to_store, store.recall).run([step])
+        assert out.read_text() == (RemoteFolder(place) / "training/out.txt").read_bytes().decode()
+        assert out.read_text() == str(value)
+        return worked > before
+
+    assert run("a", 1)
+    assert run("b", 2)
+    assert len(_below(place, "previous")) == 2
+    assert not run("c", 1)
+    assert not run("a", 2)
+    assert len(_below(place, "previous")) == 2
+    assert not run("d", 2)
+
+
+def _below(place: str, folder: str) -> set[str]:
+    return {name for name in object_names(place) if name.startswith(f"{folder}/")}
+
+
+def test_songs_and_shards_that_are_moved_aside_stay_on_their_machine(
+    machines: Machines, place: str
+) -> None:
+    a = machines.on("a")
+    for name in ("songs-1/stamp.json", "songs-1/songs/a.wav", "train-unknown/training/x"):
+        _write(a, f"previous/{name}", name)
+    assert a.push_moved() == []
+    assert object_names(place) == {"previous/train-unknown/training/x"}
+    b = machines.on("b")
+    b.fetch_stamps()
+    assert _files(b) == {}
+    assert b.push_moved() == []  # what has no stamp comes back to nobody
 
 
 def test_a_folder_is_its_own_store(tmp_path: Path) -> None:
