@@ -41,6 +41,7 @@ class Lack:
     def __post_init__(self) -> None:
         self.found, self._looked, self._said = 0, -_LOOK_SECONDS, 0.0
         self._since: float | None = None
+        self.nodes: Sequence[Amounts] = ()  # what they had at the last look
 
     def look(self) -> bool:
         """Return whether there is too little room; may be called again and again.
@@ -51,23 +52,23 @@ class Lack:
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return self.found < self.count
-        nodes, before, self._looked = resources_of_nodes(), self.found, now
-        self.found = room(nodes, self.each)
+        self.nodes, before, self._looked = resources_of_nodes(), self.found, now
+        self.found = room(self.nodes, self.each)
         if self.found >= self.count:
             self._since = None
             return False
         if self._since is None or self.found > before:
             self._since, self._said = now, now - _LINE_SECONDS
         if now - self._since >= self.patience:
-            raise ConfigError(f"{self.wanted}; the Ray cluster has {self._has(nodes)}{self._end()}")
+            raise ConfigError(f"{self.wanted}; the Ray cluster has {self._has()}{self._end()}")
         if now - self._said >= _LINE_SECONDS:
             self._said = now
-            say(f"waiting for nodes: {self._has(nodes)}")
+            say(f"waiting for nodes: {self._has()}")
         return True
 
-    def _has(self, nodes: Sequence[Amounts]) -> str:
+    def _has(self) -> str:
         """Return how much there is of what is lacking."""
-        sums = {name: sum(node.get(name, 0) for node in nodes) for name in self.each}
+        sums = {name: sum(node.get(name, 0) for node in self.nodes) for name in self.each}
         needs = {name: amount * self.count for name, amount in self.each.items()}
         lacks = [quantity(name, sums[name], n) for name, n in needs.items() if sums[name] < n]
         return ", ".join(lacks) or f"room for {self.found} of {self.count} x {in_words(self.each)}"
@@ -85,6 +86,8 @@ class Lack:
 def wait_for_room(config: RunConfig, lack: Lack) -> Sequence[Amounts]:
     """Return what each node has, once they have room; ask Ray for nodes while they have not.
 
+    An idle one may be gone a moment later: it comes again with the work.
+
     Raises:
         ConfigError: the nodes did not come.
         StageError: those that came do not share the run's folders.
@@ -95,7 +98,7 @@ def wait_for_room(config: RunConfig, lack: Lack) -> Sequence[Amounts]:
                 raise_if_received()
                 time.sleep(_LOOK_SECONDS)
         require_shared_storage(config)
-    return resources_of_nodes()
+    return lack.nodes
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from lasaft.errors import ConfigError
 from pipeline.cluster import nodes
-from pipeline.cluster.nodes import Lack, patience_seconds
+from pipeline.cluster.nodes import Lack, patience_seconds, wait_for_room
 from pipeline.cluster.resources import Amounts
-from pipeline.config import ClusterConfig
+from pipeline.config import ClusterConfig, RunConfig
 
 HEAD = {"memory": 8e9}
 WORKER = {"CPU": 4.0, "GPU": 1.0, "memory": 16e9}
@@ -64,6 +66,23 @@ def test_each_node_that_helps_gives_the_next_one_its_time(cluster: _Cluster) -> 
     assert not lack.look()
     cluster.nodes, cluster.now = [HEAD], 5000  # they are gone again
     assert lack.look()
+
+
+def test_nodes_that_go_while_their_folders_are_looked_at_count(
+    cluster: _Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody uses them yet; they come again with the work."""
+
+    def come(seconds: float) -> None:
+        cluster.nodes, cluster.now = [HEAD, WORKER], cluster.now + seconds
+
+    def go(config: RunConfig) -> None:
+        cluster.nodes = [HEAD]
+
+    monkeypatch.setattr(nodes, "_asked", lambda lack: nullcontext())
+    monkeypatch.setattr(nodes.time, "sleep", come)
+    monkeypatch.setattr(nodes, "require_shared_storage", go)
+    assert wait_for_room(RunConfig(), _lack({"CPU": 1.0}, 1)) == [HEAD, WORKER]
 
 
 def test_where_no_node_can_come_the_error_comes_at_once(cluster: _Cluster) -> None:
