@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # an optimiser's first step imports it: once here, not in each part
 
 
 class _StandIn(types.ModuleType):
