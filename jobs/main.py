@@ -11,7 +11,7 @@ from jobs.cli.readme import ReadmeCommand, parse_readme
 from jobs.cli.run import Result, run_job
 from jobs.cli.show import scores_result, training_result
 from lasaft.files import atomic_write_bytes
-from pipeline.cluster.nodes import require_gpus
+from pipeline.cluster.nodes import require_places
 from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.shared_storage import ready_cluster
 from pipeline.config import RunConfig, to_json, without_secrets
@@ -32,7 +32,7 @@ def _work(command: ReadmeCommand) -> Result:
 def _train(config: RunConfig) -> Result:
     from pipeline.workflow.stages import make_shards, train_network
 
-    require_gpus(config)
+    require_places(config)
 
     if not RunFolder.of(config).training.exists():
         _store(config)

@@ -113,8 +113,21 @@ def _asked(lack: Lack) -> Iterator[None]:
         remove_placement_group(group)
 
 
-def require_gpus(config: RunConfig) -> None:
-    """Wait until the cluster has the GPUs that training asks for, before any work.
+def require_places(config: RunConfig) -> None:
+    """Wait until the cluster has what training asks for by name, before any work.
+
+    Raises:
+        ConfigError: it did not come, or cannot.
+    """
+    if each := config.train.validator:
+        allowed = "less, or validation inline"
+        wanted = f"validation_resources: validation takes {in_words(each)}"
+        wait_for_room(config, Lack(wanted, each, 1, patience_seconds(config.cluster), allowed))
+    require_gpus(config, config.train.extra_processes)
+
+
+def require_gpus(config: RunConfig, extra: int = 0) -> None:
+    """Wait until the cluster has the GPUs that training asks for, and so many more.
 
     Raises:
         ConfigError: they did not come, or cannot.
@@ -123,5 +136,7 @@ def require_gpus(config: RunConfig) -> None:
     if wanted:
         allowed = "as many as there are (world_size N trains in N processes on CPUs)"
         patience = patience_seconds(config.cluster)
-        lack = Lack(f"gpus: got {wanted}", {"GPU": 1.0}, wanted, patience, allowed)
+        beside = ", and validation takes one too" if extra else ""
+        said = f"gpus: got {wanted}{beside}"
+        lack = Lack(said, {"GPU": 1.0}, wanted + extra, patience, allowed)
         wait_for_room(config, lack)

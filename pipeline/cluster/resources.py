@@ -43,6 +43,20 @@ def room(nodes: Sequence[Amounts], each: Amounts) -> int:
     return sum(int(min(node.get(name, 0) // n for name, n in each.items())) for node in nodes)
 
 
+def without(nodes: Sequence[Amounts], taken: Amounts) -> list[Sequence[Amounts]]:
+    """Return what nodes have left where one of them has given ``taken``: each way that there is.
+
+    >>> without([{"CPU": 4}, {"CPU": 1}, {"CPU": 2}], {"CPU": 2})
+    [[{'CPU': 2}, {'CPU': 1}, {'CPU': 2}], [{'CPU': 4}, {'CPU': 1}, {'CPU': 0}]]
+    """
+    ways = []
+    for place, node in enumerate(nodes):
+        if all(node.get(name, 0) >= amount for name, amount in taken.items()):
+            left = {name: amount - taken.get(name, 0) for name, amount in node.items()}
+            ways.append([*nodes[:place], left, *nodes[place + 1 :]])
+    return ways
+
+
 def in_words(amounts: Amounts) -> str:
     """Return amounts as people read them.
 

@@ -123,10 +123,16 @@ class TrainConfig(Settings):
     )
     gpus: int | None = option(None, "that many DDP processes, one on each GPU", ge=0, role="way")
     resources_per_worker: str | None = option(
-        None, "what each process holds, such as CPU=2,GPU=1 (None: a share of the CPUs)", role="way"
+        None, "what each process holds: CPU=2,GPU=1 (None: a share of CPUs)", role="way"
     )
     distributed_backend: Literal["ddp"] = option("ddp", "the way of many processes", role="way")
     sync_batchnorm: bool = option(False, "BatchNorm over all processes; one rounds as many do")
+    validation: Literal["inline", "beside"] = option(
+        "inline", "training waits for it, or decides an epoch later", role="task"
+    )
+    validation_resources: str | None = option(
+        None, "what validation beside training holds (None: as a process does)", role="way"
+    )
     max_failures: int = option(
         3, "how often training starts again after a crash", ge=0, le=1000, role="way"
     )
@@ -150,7 +156,18 @@ class TrainConfig(Settings):
     @property
     def resources(self) -> dict[str, float]:
         """What ``resources_per_worker`` names; empty where it is left to the cluster."""
-        return parse_resources(self.resources_per_worker or "")
+        return parse_resources(self.resources_per_worker or "", "resources_per_worker")
+
+    @property
+    def validator(self) -> dict[str, float]:
+        """What validation beside training holds by ``validation_resources``; empty if nothing."""
+        text = self.validation_resources if self.validation == "beside" else None
+        return parse_resources(text or "", "validation_resources")
+
+    @property
+    def extra_processes(self) -> int:
+        """How many processes more hold what each of those that train does: one may validate."""
+        return int(self.validation == "beside" and not self.validator)
 
     @property
     def synchronised(self) -> bool:
@@ -167,10 +184,10 @@ class TrainConfig(Settings):
     def _is_a_number_of_processes(cls, value: int | str) -> int | str:
         return check_world_size(value)
 
-    @field_validator("resources_per_worker")
+    @field_validator("resources_per_worker", "validation_resources")
     @classmethod
-    def _names_resources(cls, value: str | None) -> str | None:
-        parse_resources(value or "")
+    def _names_resources(cls, value: str | None, info: ValidationInfo) -> str | None:
+        parse_resources(value or "", info.field_name or "")
         return value
 
     @model_validator(mode="after")
@@ -219,6 +236,8 @@ def train_without_effect(train: TrainConfig) -> dict[str, Problem]:
         if train.optimizer not in users:
             because = f"optimizer {train.optimizer} does not use it ({', '.join(users)} do)"
             idle |= no_effect([name], because, "optimizer")
+    if train.validation == "inline":
+        idle |= no_effect(["validation_resources"], "validation is inline", "validation")
     # The first epoch is the best one so far; lr is halved when more than so many have followed,
     # and that is of use to the epoch after them.
     if max(train.patience, train.min_epochs - 1) <= PLATEAU_PATIENCE + 1:
@@ -259,13 +278,13 @@ def check_world_size(world_size: int | str) -> int | str:
     raise ConfigError(Problem("world_size", repr(world_size), allowed))
 
 
-def parse_resources(text: str) -> dict[str, float]:
+def parse_resources(text: str, option: str) -> dict[str, float]:
     """Return the amounts in a text such as ``CPU=2,GPU=1``, which are names that Ray knows.
 
     Raises:
-        ConfigError: it is not of that form, or an amount is 0.
+        ConfigError: it is not of that form, or an amount is 0; names the ``option``.
 
-    >>> parse_resources("CPU=2, GPU=1")
+    >>> parse_resources("CPU=2, GPU=1", "resources_per_worker")
     {'CPU': 2.0, 'GPU': 1.0}
     """
     amounts: dict[str, float] = {}
@@ -275,9 +294,9 @@ def parse_resources(text: str) -> dict[str, float]:
             allowed = (
                 "names of Ray's resources, each once with an amount above 0, such as CPU=2,GPU=1"
             )
-            raise ConfigError(Problem("resources_per_worker", repr(text), allowed))
+            raise ConfigError(Problem(option, repr(text), allowed))
         amounts[found[1]] = float(found[2])
     if amounts.get("GPU", 1) != 1:
-        allowed = "GPU=1 or no GPU, because each process trains on one device"
-        raise ConfigError(Problem("resources_per_worker", repr(text), allowed))
+        allowed = "GPU=1 or no GPU, because each process works on one device"
+        raise ConfigError(Problem(option, repr(text), allowed))
     return amounts

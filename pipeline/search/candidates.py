@@ -154,8 +154,9 @@ def _count(text: str) -> int:
 def trial_base(run: RunConfig) -> RunConfig:
     """Return the settings that all trials share."""
     epochs = run.search.trial_epochs or run.train.max_epochs
-    limits = {"max_epochs": epochs, "min_epochs": min(run.train.min_epochs, epochs)}
-    return run.model_copy(update={"train": run.train.model_copy(update=limits)})
+    shared = {"max_epochs": epochs, "min_epochs": min(run.train.min_epochs, epochs)}
+    shared |= {"validation": "inline"}  # what beside it would hold is of use to another trial
+    return run.model_copy(update={"train": run.train.model_copy(update=shared)})
 
 
 def searcher_of(search: SearchConfig, space: Space) -> Literal["grid", "random", "optuna"]:

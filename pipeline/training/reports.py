@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import ray.train
 from pyarrow.fs import LocalFileSystem
 from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
 from ray.util.queue import Queue
+from torch import Tensor
 
 from lasaft.errors import LasaftError
 from pipeline.cluster.patient_files import patient_place
@@ -18,6 +20,7 @@ from pipeline.cluster.store import note_written
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.outlet import Outlet, Write
 from pipeline.training.loop.states import newest_state
+from pipeline.training.validator import Asked
 
 
 class RayOutlet(Outlet):
@@ -25,9 +28,9 @@ class RayOutlet(Outlet):
 
     every_seconds = 1.0
 
-    def __init__(self, folder: RunFolder, *, is_first: bool) -> None:
+    def __init__(self, folder: RunFolder, *, is_first: bool, validator: Any = None) -> None:
         super().__init__(folder)
-        self._is_first = is_first
+        self._is_first, self._validator = is_first, validator
         self._state: Future[Checkpoint] | None = None  # the last one
         self._run = folder.ray_train / ray.train.get_context().get_experiment_name()
         self._unknown: list[Path] = []  # checkpoints that Ray Train has never heard of
@@ -105,6 +108,10 @@ class RayOutlet(Outlet):
         place = str(folder.relative_to(root))
         system, path = patient_place(self.store.remote, place, self.folder.state.name)
         return Checkpoint(path, system)
+
+    def ask(self, weights: Mapping[str, Tensor], epoch: int) -> Asked | None:
+        """Have the validator's process validate."""
+        return None if self._validator is None else Asked(self._validator, weights, epoch)
 
     @property
     def busy(self) -> bool:

@@ -23,7 +23,7 @@ def run_workers(known: dict[str, Any], scaling: dict[str, Any], reports: Any) ->
 
     Args:
         known: ``config`` (JSON), ``folders`` (what their nodes must see), and ``written`` (what
-            has been written to stores lately).
+            has been written to stores lately), ``validator`` (what holds who validates beside).
         scaling: how many there are and what each holds, as Ray's ScalingConfig takes it.
         reports: the queue for what they report.
 
@@ -36,15 +36,19 @@ def run_workers(known: dict[str, Any], scaling: dict[str, Any], reports: Any) ->
 
     from pipeline.training.meeting import OwnMeeting
     from pipeline.training.reports import Listener
+    from pipeline.training.validator import start_validator
 
     config = from_json(known["config"])
     folder, most = RunFolder.of(config), config.train.max_failures
     storage_path, storage_filesystem = ray_storage(folder)
     threads = _thread_settings(scaling["resources_per_worker"]["CPU"])
+    validator = None
+    if config.train.validation == "beside":
+        validator = start_validator(known, threads)  # before the others, which may take all places
     # What TorchTrainer adds is torch, in processes that only steer: seconds of every start.
     trainer = DataParallelTrainer(
         _process,
-        train_loop_config=known,
+        train_loop_config=known | {"validator": validator},
         backend_config=OwnMeeting(),
         scaling_config=ray_train.ScalingConfig(**scaling),
         run_config=ray_train.RunConfig(
@@ -70,13 +74,13 @@ def run_workers(known: dict[str, Any], scaling: dict[str, Any], reports: Any) ->
     except ray_train.TrainingFailedError as error:
         raise StageError(
             f"training: the processes died more than {most} times, the last time of: "
-            f"{_in_short(error)}; the state in {folder.training} is kept: the same command goes on"
+            f"{in_short(error)}; the state in {folder.training} is kept: the same command goes on"
         ) from error
 
 
 def steering_lost(folder: RunFolder, error: Exception) -> StageError:
     """Return the error that says so, where the process died that steers the others."""
-    reason = _in_short(error).partition(". ")[0]
+    reason = in_short(error).partition(". ")[0]
     return StageError(
         f"training: the process that steers the others died ({reason}); the state in "
         f"{folder.training} is kept: the same command goes on"
@@ -123,12 +127,13 @@ def _process(payload: dict[str, Any]) -> list[str]:
             # Of a range, this many have been started: from here on it is a number like any other.
             train = config.train.model_copy(update={"world_size": ranks.world})
             config = config.model_copy(update={"train": train})
-        outlet = RayOutlet(RunFolder.of(config), is_first=ranks.is_first)
+        validator = payload["validator"]
+        outlet = RayOutlet(RunFolder.of(config), is_first=ranks.is_first, validator=validator)
         run_session(config, device, outlet=outlet)
     return written_lately()
 
 
-def _in_short(error: BaseException) -> str:
+def in_short(error: BaseException) -> str:
     """Return what processes died of, in one line."""
     if lack := out_of_memory(error):
         return f"{lack}; less is taken with a smaller batch_size or fewer num_workers"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from lasaft.errors import DataError, StageError
+from lasaft.errors import ConfigError, DataError, Problem, StageError
 from pipeline.cluster.address import named_address
 from pipeline.cluster.connection import connected, resources_of_nodes
 from pipeline.cluster.interrupts import raise_if_received
-from pipeline.cluster.nodes import Lack, patience_seconds, require_gpus, wait_for_room
+from pipeline.cluster.nodes import Lack, patience_seconds, require_places, wait_for_room
 from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.progress import Progress, say
-from pipeline.cluster.resources import in_words, share_cpus
+from pipeline.cluster.resources import Amounts, in_words, room, share_cpus, without
 from pipeline.cluster.run_store import STATES, TRAINED, RunStore
 from pipeline.cluster.shared_storage import seen_folders
 from pipeline.cluster.store import note_written, written_lately
@@ -131,6 +131,7 @@ def fit(config: RunConfig, folder: RunFolder, heard: Callable[[dict[str, Any]], 
         "config": to_json(config),
         "folders": seen_folders(config),
         "written": written_lately(),
+        "validator": train.validator or each,
     }
     running = task.remote(known, scaling, reports)
     try:
@@ -244,19 +245,35 @@ def _resources(config: RunConfig) -> dict[str, float]:
     """Return what each process holds: as asked for, and an even share of the CPUs.
 
     Where nodes may still come, the fewest processes have a CPU each at least; they are waited for.
+    What validates beside them has its place too: as one of them, or what it asks for itself.
     """
-    require_gpus(config)
+    require_places(config)
     train, patience = config.train, patience_seconds(config.cluster)
     beside = ({"GPU": 1.0} if train.gpus else {}) | train.resources
-    fewest, most = train.world_sizes
-    shared = 0.0 if patience else share_cpus(resources_of_nodes(), most, beside)
+    fewest, most = (number + train.extra_processes for number in train.world_sizes)
+
+    def share() -> float:
+        return min(share_cpus(way, most, beside) for way in _ways(train))
+
+    shared = 0.0 if patience else share()
     # A range starts with as many as there are CPUs, not with many that share one.
     least = {"CPU": shared if 0 < shared < 1 and fewest == most else 1.0} | beside
-    wanted = f"resources_per_worker: {fewest} processes with {in_words(least)} each"
+    validates = ", one of which validates," if train.extra_processes else ""
+    wanted = f"resources_per_worker: {fewest} processes{validates} with {in_words(least)} each"
     allowed = "less for each, or fewer processes (world_size, gpus)"
-    nodes = wait_for_room(config, Lack(wanted, least, fewest, patience, allowed))
-    cpus = share_cpus(nodes, most, beside)
+    wait_for_room(config, Lack(wanted, least, fewest, patience, allowed))
+    if not patience and min(room(way, least) for way in _ways(train)) < fewest:
+        reason = f"{in_words(train.validator)} leave no room for the {fewest} that train"
+        allowed = "less, or validation inline"
+        raise ConfigError(Problem("validation_resources", reason=reason, allowed=allowed))
+    cpus = share()
     return {"CPU": cpus if fewest == most else max(1.0, cpus)} | beside
+
+
+def _ways(train: TrainConfig) -> list[Sequence[Amounts]]:
+    """Return what the nodes have for those that train, wherever validation has its own place."""
+    nodes = resources_of_nodes()
+    return (without(nodes, train.validator) if train.validator else []) or [nodes]
 
 
 class TrainingLine:

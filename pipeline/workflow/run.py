@@ -15,7 +15,7 @@ from lasaft.card import Licences
 from lasaft.errors import refuse
 from lasaft.files import atomic_write_bytes
 from pipeline import evaluation, report, search, training
-from pipeline.cluster.nodes import require_gpus
+from pipeline.cluster.nodes import require_places
 from pipeline.cluster.one_writer import alone_in_run
 from pipeline.cluster.run_store import LARGE, RunStore
 from pipeline.cluster.shared_storage import ready_cluster
@@ -53,7 +53,7 @@ class Workflow:
     say: Callable[[str], None]
     rerun: Collection[str] = ()
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
-    _has_gpus: bool = field(default=False, repr=False)
+    _has_places: bool = field(default=False, repr=False)
     _songs_failed: bool = field(default=False, repr=False)
     _hashes: dict[str, str | None] = field(default_factory=dict, repr=False)
 
@@ -247,9 +247,9 @@ class Workflow:
         self._stack.enter_context(ready_cluster(self.config, "for the steps of this run"))
         # Songs and shards can take hours: what training lacks is said before them, once: nodes that
         # no step uses may go, and come again for training.
-        if not self._has_gpus:
-            require_gpus(self.config)
-            self._has_gpus = True
+        if not self._has_places:
+            require_places(self.config)
+            self._has_places = True
         try:
             return stage(self.config)
         finally:

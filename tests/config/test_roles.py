@@ -69,7 +69,8 @@ OPTIONS = {
         data.cache_gb data.filed_mode train.compile train.activation_checkpointing
         train.deterministic train.save_top_k train.save_weights_only train.mid_epoch_seconds
         train.sample_every_epochs train.world_size train.gpus train.resources_per_worker
-        train.distributed_backend train.max_failures train.num_workers train.pin_memory
+        train.distributed_backend train.validation_resources train.max_failures
+        train.num_workers train.pin_memory
         search.max_concurrent_trials search.trial_gpus evaluate.score_device
         tracking.weights_license tracking.data_license tracking.log
         cluster.num_cpus cluster.dashboard cluster.task_memory cluster.wait_for_nodes_minutes
@@ -82,7 +83,7 @@ OPTIONS = {
     """,
     "task": """
         data.val_mixture train.target_names train.steps_per_epoch train.val_loss
-        train.resume_from_checkpoint
+        train.resume_from_checkpoint train.validation
     """,
     "ending": """
         train.min_epochs train.max_epochs train.patience train.min_delta

@@ -32,6 +32,7 @@ ENDINGS = ("driver", "raylet", "interrupt")
 UNDISTURBED = "undisturbed"
 _LIMIT_SECONDS = 3600.0
 RAYLET = r"^\S*raylet/raylet"
+VALIDATOR = "^ray::Validator"
 _NO_PROCESS = "(?!)"
 
 
@@ -72,10 +73,11 @@ def training(root: Path, **options: Any) -> Job:
     def config(run: str) -> RunConfig:
         return config_of(root, run, **options)
 
+    kinds = {"worker": WORKER, "workers": WORKER, "driver": "", "raylet": RAYLET, "interrupt": ""}
     return Job(
         root,
         "train",
-        {"worker": WORKER, "workers": WORKER, "driver": "", "raylet": RAYLET, "interrupt": ""},
+        kinds | ({"validator": VALIDATOR} if options.get("validation") == "beside" else {}),
         words=lambda run: words_of(config(run)),
         progress=lambda run: step_of(config(run)),
         differences=lambda run: differences(config(run), config(UNDISTURBED)),
@@ -185,7 +187,8 @@ def disturb(
             if command.has_finished():
                 return
             reached, began = job.progress(run), time.monotonic()
-            group = command.processes(job.group)
+            all_end = kind in ENDINGS or pattern == job.group
+            group = command.processes(job.group) if all_end else []
             command.kill(kind, found, chance)
             # Workers outlive the raylet by many seconds, in which they could reach the end of so
             # short a training.

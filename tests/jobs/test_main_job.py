@@ -167,7 +167,7 @@ class Stages:
         )
         monkeypatch.setattr("pipeline.workflow.stages.make_report", self.report)
         monkeypatch.setattr("jobs.main.ready_cluster", self.connected)
-        monkeypatch.setattr("jobs.main.require_gpus", lambda wanted: None)
+        monkeypatch.setattr("jobs.main.require_places", lambda wanted: None)
         monkeypatch.setattr("jobs.main.training_result", lambda result: Result("trained", {}))
         monkeypatch.setattr("jobs.cli.show.read_summaries", lambda config: [])
 

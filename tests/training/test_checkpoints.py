@@ -173,7 +173,7 @@ def test_the_end_of_an_epoch_is_saved_before_a_long_validation(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.training.loop.trainer.validate", killed)
+        patch.setattr("pipeline.training.loop.trainer.examine", killed)
         with pytest.raises(KeyboardInterrupt):
             run_tiny(config)
     state = load_state(RunFolder.of(config).state)

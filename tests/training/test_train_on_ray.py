@@ -124,6 +124,37 @@ def test_kills_of_raylet_and_worker_and_ctrl_c_cost_nothing_but_time(root: Path)
     assert state.progress["step"] == 80
 
 
+@pytest.mark.timeout(900)
+def test_kills_change_nothing_where_validation_runs_beside(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "shards", tmp_path / "shards")
+    options = {"steps_per_epoch": 40, "max_epochs": 3, "validation": "beside"}
+    config = config_of(tmp_path, "beside", **options)
+    # Without Ray the processes that train validate, at the same steps and with the same numbers.
+    in_processes(2, tmp_path, session, config_of(tmp_path, UNDISTURBED, **options))
+    job, kinds = training(tmp_path, **options), ["validator", "worker", "driver"]
+    kills = list(disturb(job, "beside", kinds, total=120, chance=random.Random(1)))
+    assert [kill.kind for kill in kills] == kinds
+    assert job.differences("beside") == []
+    epochs = [
+        r["epoch"] for r in read_history(RunFolder.of(config).metrics) if r["kind"] == "epoch"
+    ]
+    assert epochs == [0, 1, 2]
+
+
+def test_validation_that_finds_no_place_is_told_before_any_work(root: Path) -> None:
+    for asked, said in (
+        ("CPU=9", "validation_resources: validation takes 9 CPUs; the Ray cluster has 2 of 9 CPUs"),
+        ("big=1", "validation_resources: validation takes 1 big; the Ray cluster has 0 of 1 big"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            train(config_of(root, "big", validation="beside", validation_resources=asked))
+    each = {"resources_per_worker": "CPU=1", "validation": "beside"}
+    with pytest.raises(ConfigError, match="3 processes, one of which validates,"):
+        train(config_of(root, "many", **each))
+    with pytest.raises(ConfigError, match="validation_resources: 2 CPUs leave no room for the 1"):
+        train(config_of(root, "many", **each, world_size=1, validation_resources="CPU=2"))
+
+
 def _workers() -> int:
     return len(processes(os.getpid(), WORKER))
 

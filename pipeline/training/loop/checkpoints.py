@@ -6,12 +6,12 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lasaft.checkpoint import save_checkpoint
 from lasaft.files import recover_folder
@@ -32,15 +32,20 @@ from pipeline.training.loop.timing import Meter
 
 # While a node is leaving, so much training is lost at most, however long mid_epoch_seconds is.
 _HURRIED_SECONDS = 5.0
+_ASIDE = "aside"
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A model to be kept: its record, whether it is the best, and which epochs' models stay."""
+    """A model to be kept: its record, whether it is the best, and which epochs' models stay.
+
+    Its weights are those of the network that it is published with, unless it has some.
+    """
 
     record: dict[str, Any]
     best: bool
     kept: Sequence[int]
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Keeper:
@@ -50,6 +55,9 @@ class Keeper:
         networks: by name, what is saved; the last one is what is published.
         report: whose journal a saved state counts on.
         outlet: where states go.
+
+    Attributes:
+        aside: weights on the CPU that are saved beside the networks; they are never changed.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class Keeper:
         self._config, self._folder, self._ranks = config, folder, ranks
         self._networks, self._optimizer, self._report = networks, optimizer, report
         self._outlet = outlet
+        self.aside: Mapping[str, Tensor] = {}
         self._saved_at = time.monotonic()
 
     @property
@@ -119,15 +128,19 @@ class Keeper:
         return write
 
     def _capture(self, progress: dict[str, Any]) -> TrainingState:
-        return capture_state(self._networks, self._optimizer, progress)
+        state = capture_state(self._networks, self._optimizer, progress)
+        aside = {f"{_ASIDE}/{name}": value for name, value in self.aside.items()}
+        return replace(state, tensors=state.tensors | aside)
 
     def publish(self, publication: Publication, state: TrainingState | None = None) -> None:
         """Write a network among the best epochs', and as the run's checkpoint if it is the best.
 
         It is that of ``state``, or as it is now.
         """
-        state = self._capture({}) if state is None else state
-        weights, record = state.part(list(self._networks)[-1]), publication.record
+        weights, record = publication.weights, publication.record
+        if not weights:
+            state = self._capture({}) if state is None else state
+            weights = state.part(list(self._networks)[-1])
         targets = [epoch_folder(self._folder, record["epoch"])]
         for target in targets + ([self._folder.checkpoint] if publication.best else []):
             # A training does not end because somebody exports, or edits, what it has published.
@@ -139,6 +152,7 @@ class Keeper:
         if state is None:
             return None
         restore_state(state, self._networks, self._optimizer)
+        self.aside = state.part(_ASIDE)
         self._meter.restore(state.progress["meter"])
         return state.progress
 

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config import TrainConfig
 from pipeline.training.loop.optimiser import Plateau
 from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.validation import Validation
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an epoch ended, JSON-like: its records and its model tell it, whenever they are written.
+
+    Attributes:
+        epoch: from 0.
+        step, seconds: taken by then.
+        loss: mean of the training loss over the epoch.
+        rate: the learning rate of its last step.
+        skipped: steps without an update by then.
+        energy: what a checkpoint says of the energy taken by then.
+    """
+
+    epoch: int
+    step: int
+    seconds: float
+    loss: float
+    rate: float
+    skipped: int
+    energy: dict[str, Any]
 
 
 class Standing:
@@ -34,20 +56,25 @@ class Standing:
         self.recent.add(loss)
         self.whole.add(loss)
 
-    def decide(self, validation: Validation, train: TrainConfig, ranks: Ranks) -> None:
-        """Take the epoch's decisions on the first process; the others hear of them."""
+    def decide(
+        self, ended: Ended, validation: Validation, train: TrainConfig, ranks: Ranks
+    ) -> None:
+        """Take an epoch's decisions on the first process; the others hear of them."""
         # Without validation tracks the training loss has to choose.
-        loss = validation.loss if validation.tracks else self.whole.value
+        loss = validation.loss if validation.tracks else ended.loss
         if ranks.is_first:
-            self.selection.update(self.epoch, loss, train)
+            self.selection.update(ended.epoch, loss, train)
             if train.auto_lr_schedule:
                 self.plateau.update(loss)
         decided = ranks.agree({
             "selection": self.selection.state(), "plateau": self.plateau.state(),
         })  # fmt: skip
-        self.selection = Selection.restored(decided["selection"])
+        stop, reason = self.selection.stop, self.selection.reason
+        self.selection = replace(
+            Selection.restored(decided["selection"]), stop=stop, reason=reason
+        )  # whether it stops is settled at the ends of epochs
         self.plateau.restore(decided["plateau"])
-        if self.selection.best_epoch == self.epoch:
+        if self.selection.best_epoch == ended.epoch:
             self.best_sdr = validation.sdr
 
     def next_epoch(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
-from lasaft.files import publish_folder
 from pipeline.data.songs.stretch import excerpt_stretch
 
 _N_FFT = 2048
@@ -17,7 +16,7 @@ _RANGE_DB = 80.0
 
 
 class Excerpts:
-    """Collects the audio, at ``rate`` Hz, of one song's targets and writes an excerpt of it."""
+    """Collects the audio, at ``rate`` Hz, of one song's targets and makes an excerpt of it."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
@@ -27,30 +26,32 @@ class Excerpts:
         """Take a target in: truth and estimate [channel, sample]."""
         self._waves[target] = truth.numpy(), estimate.numpy()
 
-    def write(self, folder: Path, title: str) -> bool:
-        """Write for each target ``<target>.flac``, ``<target>_true.flac`` and ``<target>.png``.
+    def files(self, title: str) -> dict[str, bytes]:
+        """Return for each target ``<target>.flac``, ``<target>_true.flac`` and ``<target>.png``.
 
         Args:
-            folder: made whole or not at all; one that is there is replaced.
             title: stands above the pictures.
-
-        Returns:
-            Whether there was anything to write.
         """
         if not self._waves:
-            return False
+            return {}
         stretch = excerpt_stretch({k: truth for k, (truth, _) in self._waves.items()}, self._rate)
-        with publish_folder(folder) as fresh:
-            for target, waves in self._waves.items():
-                truth, estimate = (np.clip(wave[:, stretch], -1, 1) for wave in waves)
-                for name, wave in ((target, estimate), (f"{target}_true", truth)):
-                    soundfile.write(fresh / f"{name}.flac", wave.T, self._rate, subtype="PCM_16")
-                picture = {f"{target}, {title}": estimate, f"{target}, the true source": truth}
-                _draw(fresh / f"{target}.png", picture, self._rate)
-        return True
+        files: dict[str, bytes] = {}
+        for target, waves in self._waves.items():
+            truth, estimate = (np.clip(wave[:, stretch], -1, 1) for wave in waves)
+            for name, wave in ((target, estimate), (f"{target}_true", truth)):
+                files[f"{name}.flac"] = _flac(wave, self._rate)
+            picture = {f"{target}, {title}": estimate, f"{target}, the true source": truth}
+            files[f"{target}.png"] = _draw(picture, self._rate)
+        return files
 
 
-def _draw(path: Path, waves: dict[str, np.ndarray], rate: int) -> None:
+def _flac(wave: np.ndarray, rate: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave.T, rate, subtype="PCM_16", format="FLAC")
+    return file.getvalue()
+
+
+def _draw(waves: dict[str, np.ndarray], rate: int) -> bytes:
     """Draw the spectrograms of ``waves`` [channel, sample] below each other, on one scale."""
     from matplotlib.figure import Figure
 
@@ -67,7 +68,9 @@ def _draw(path: Path, waves: dict[str, np.ndarray], rate: int) -> None:
         axes.set(title=title, ylabel="kHz")
         figure.colorbar(image, ax=axes, label="dB")
     rows[-1].set_xlabel("seconds of the excerpt")
-    figure.savefig(path, format="png", dpi=80, metadata={"Software": None})
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=80, metadata={"Software": None})
+    return file.getvalue()
 
 
 def _level(wave: np.ndarray) -> np.ndarray:

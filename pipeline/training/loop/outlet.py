@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor
 
 from pipeline.cluster.run_store import STATES, TRAINED, RunStore
 from pipeline.config.folders import RunFolder
 from pipeline.training.loop.background import BackgroundWriter
 from pipeline.training.loop.right_to_write import right_to_write
 from pipeline.training.loop.states import drop_states, newest_state
+
+if TYPE_CHECKING:
+    from pipeline.training.loop.validating import Answer
 
 # Writes a state, and whatever else has to be on the disk with it, to the file that it is given.
 Write = Callable[[Path], None]
@@ -67,6 +72,9 @@ class Outlet:
         write(state)
         self.store.push_files([state.relative_to(self.folder.root).as_posix()])
         drop_states(self.folder, but=state)
+
+    def ask(self, weights: Mapping[str, Tensor], epoch: int) -> Answer | None:
+        """Have somebody else validate the ``weights`` of ``epoch``; None: there is nobody else."""
 
     def drop_states(self) -> None:
         """Remove the states of a training that has ended; the first process calls it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
-from pipeline.training.loop.decisions import Standing
+from pipeline.training.loop.decisions import Ended, Standing
 from pipeline.training.loop.energy import Energy
 from pipeline.training.loop.health import OF_THE_MACHINE, Health
 from pipeline.training.loop.journal import History, make_record
@@ -88,15 +88,17 @@ class Reporter:
         kind: str,
         values: dict[str, float],
         *,
+        ended: Ended | None = None,
         text: str | None = None,
         files: str | None = None,
     ) -> None:
-        """Add a record to the journal."""
+        """Add a record to the journal: of now, or of the end of an epoch."""
         if self._history is None:
             return
+        at, seconds = (self._at, self.meter.seconds) if ended is None else (ended, ended.seconds)
         self._history.append(
             make_record(
-                kind, step=self._at.step, epoch=self._at.epoch, seconds=self.meter.seconds,
+                kind, step=at.step, epoch=at.epoch, seconds=seconds,
                 values=values, text=text, files=files,
             )
         )  # fmt: skip

@@ -47,6 +47,11 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
+def copy_of(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Copy a network's parameters and buffers to the CPU's memory."""
+    return {name: _plain(value) for name, value in network.state_dict().items()}
+
+
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict]:
     """Return the optimiser's tensors by ``<parameter number>/<name>``, and its plain numbers."""
     tensors, numbers = {}, {}
@@ -82,9 +87,9 @@ def capture_state(
         progress: everything else, JSON-like; it is not copied.
     """
     tensors = {
-        f"{part}/{name}": _plain(value)
+        f"{part}/{name}": value
         for part, network in networks.items()
-        for name, value in network.state_dict().items()
+        for name, value in copy_of(network).items()
     }
     moments, numbers = flatten_optimizer(optimizer)
     tensors |= {f"optimizer/{name}": value for name, value in moments.items()}

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from lasaft.files import publish_folder
 from lasaft.network.model import LaSAFT
 from pipeline.config import RunConfig
 from pipeline.config.folders import RunFolder
 from pipeline.data.windows.loader import Batch
 from pipeline.training.loop.background import folder_faults
-from pipeline.training.loop.checkpoints import Keeper, Publication
-from pipeline.training.loop.decisions import Mean, Standing
-from pipeline.training.loop.epoch_excerpts import Excerpts
+from pipeline.training.loop.checkpoints import Keeper, Publication, prune
+from pipeline.training.loop.decisions import Ended, Mean, Standing
 from pipeline.training.loop.loss_network import loss_of
 from pipeline.training.loop.optimiser import learning_rate
 from pipeline.training.loop.outlet import Outlet
@@ -24,7 +24,7 @@ from pipeline.training.loop.ranks import Ranks
 from pipeline.training.loop.records import TrainResult
 from pipeline.training.loop.reporter import SAMPLES, STEPS_PER_RECORD, Reporter
 from pipeline.training.loop.step import NONE, Stepper, StepResult, Wishes
-from pipeline.training.loop.validation import validate
+from pipeline.training.loop.validating import Beside, Found, Validated, examine
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -56,8 +56,6 @@ class Trainer:
         self.config, self.train = config, config.train
         self.data, self.folder, self.ranks = data, folder, ranks
         self.provenance, self.on_epoch = provenance, on_epoch
-        self.targets = self.train.target_names or config.model.sources
-        self.val_loss = loss_of(self.train, self.train.val_loss, model)
         train_loss = loss_of(self.train, self.train.train_loss, model)
         self.stepper = Stepper(model.train(), train_loss, self.train, ranks)
         networks, self.output = {"model": model}, model
@@ -75,8 +73,12 @@ class Trainer:
             networks=networks, optimizer=self.stepper.optimizer, report=self.report,
             outlet=self.outlet,
         )  # fmt: skip
+        self.beside = Beside(
+            config, data, ranks, keeper=self.keeper, outlet=self.outlet, report=self.report
+        )
         self.timed_out = False
-        self.validation_seconds = math.inf  # of the last one; nobody knows how long the first takes
+        # That the last validation held training up; nobody knows how long the first one does.
+        self.validation_seconds = math.inf
 
     def run(self) -> TrainResult:
         """Train to the end, from the saved state if there is one; return what came out.
@@ -92,6 +94,7 @@ class Trainer:
                         # The journal is shorter than the saved state says: save where it ends now.
                         self._save()
                     self._run()
+                self._end()
             finally:
                 self.report.close()
         return self._result()
@@ -103,7 +106,27 @@ class Trainer:
             if self.at.batch == self.data.steps_per_epoch:
                 self._end_epoch()
             else:
-                self._end_in_mid_epoch()
+                self._save()
+
+    def _end(self) -> None:
+        """Decide on the epoch that is still being validated; without any model, publish this one.
+
+        No state knows of it: with more epochs, or more time, training goes on as if it had never
+        ended.
+        """
+        began = time.monotonic()
+        pending = due = self.beside.take()
+        if due is None and self.at.selection.best_epoch < 0:
+            due = Validated(self._ended(), self._examine())
+        self.validation_seconds = time.monotonic() - began
+        values, publication = self._decide(due)
+        if publication is not None:
+            self.outlet.right.require()
+            self.keeper.publish(publication)
+            prune(self.folder, publication.kept)
+        if pending is not None:
+            self.outlet.tell(self.report.standing("epoch", self._rate()) | values)
+            self.on_epoch(pending.ended.epoch, values)
         self.report.record("best", self.at.best())
 
     def _train_epoch(self) -> None:
@@ -184,70 +207,82 @@ class Trainer:
         """Validate, decide, publish, save: the next epoch can begin."""
         if self.ranks.agree(self.keeper.due(within=self.validation_seconds)):
             self._save()
-        values = self._validate()
-        publication = self._publication(values)
+        due = self._validate()
+        values, publication = self._decide(due)
         reported = self.report.standing("epoch", self._rate()) | values
         self.at.next_epoch()
         self.keeper.save(self._progress(), reported, publication)
         self._settle()
-        self.on_epoch(self.at.epoch - 1, values)
+        if due is not None:
+            self.on_epoch(due.ended.epoch, values)
 
-    def _end_in_mid_epoch(self) -> None:
-        """Save a state that goes on from here; without any model yet, publish this one.
-
-        The state knows nothing of that model: with more time, training goes on as if it had never
-        been interrupted.
-        """
-        self._save()
-        if self.at.selection.best_epoch < 0:
-            publication = self._publication(self._validate())
-            if publication is not None:
-                self.keeper.publish(publication)
-
-    def _validate(self) -> dict[str, float]:
-        """Validate, take the epoch's decisions and return its values."""
+    def _validate(self) -> Validated | None:
+        """Return the epoch that is decided on now: this one, or beside it the one before."""
         self.outlet.tell(self.report.standing("validate", self._rate()))
-        began, every = time.monotonic(), self.train.sample_every_epochs
-        sampled = every > 0 and (self.at.epoch + 1) % every == 0
-        excerpts = Excerpts(self.config.model.sample_rate) if sampled else None
-        tracks = self.data.validation_tracks()
-        found = validate(
-            self.output, self.val_loss, tracks, self.targets, self.ranks, listen=excerpts
-        )
-        self.at.decide(found, self.train, self.ranks)
-        values = {"train/epoch_loss": self.at.whole.value, "valid/loss": found.loss}
-        values |= {f"valid/{name}/SDR": value for name, value in found.sdr.items()}
-        self.report.record("epoch", values | {"train/skipped_steps": self.stepper.bad_steps})
-        if found.tracks:
-            self.report.health.epoch(found.loss, self._rate())
-        if excerpts is not None:
-            self._write_excerpts(excerpts)
+        began = time.monotonic()
+        if self.train.validation == "inline":
+            found = self._examine()
+            due = Validated(self._ended(), found)
+        else:
+            due = self.beside.take()
+            self.beside.begin(self._ended(), self.output)
         self.validation_seconds = time.monotonic() - began
-        self.report.speed(self.validation_seconds)
-        return values
+        return due
 
-    def _write_excerpts(self, excerpts: Excerpts) -> None:
-        name = f"{SAMPLES}/epoch={self.at.epoch:04d}"
-        if excerpts.write(self.folder.training / name, f"epoch {self.at.epoch + 1}"):
-            self.report.record("sample", {}, files=name)
+    def _examine(self) -> Found:
+        """Validate the network as it is now."""
+        tracks = self.data.validation_tracks()
+        return examine(self.config, self.output, tracks, self.ranks, self.at.epoch)
 
-    def _publication(self, values: dict[str, float]) -> Publication | None:
-        """Return what there is to publish of this epoch, None if its model is not to be kept."""
-        at = self.at
+    def _ended(self) -> Ended:
+        """Return how the epoch ends, or ended early."""
         self.report.energy.add_up(self.ranks)
-        if not self.ranks.is_first or at.epoch not in at.kept:
+        return Ended(
+            self.at.epoch, self.at.step, self.report.meter.seconds, self.at.whole.value,
+            self._rate(), self.stepper.bad_steps, self.report.energy.record(),
+        )  # fmt: skip
+
+    def _decide(self, due: Validated | None) -> tuple[dict[str, float], Publication | None]:
+        """Take an epoch's decisions; return its values, and what is to be published of it."""
+        if due is None:
+            return {}, None
+        ended, found = due.ended, due.found.validation
+        self.at.decide(ended, found, self.train, self.ranks)
+        values = {"train/epoch_loss": ended.loss, "valid/loss": found.loss}
+        values |= {f"valid/{name}/SDR": value for name, value in found.sdr.items()}
+        skipped = {"train/skipped_steps": ended.skipped}
+        self.report.record("epoch", values | skipped, ended=ended)
+        if found.tracks:
+            self.report.health.epoch(found.loss, ended.rate)
+        if due.found.excerpts:
+            self._write_excerpts(due)
+        self.report.speed(self.validation_seconds)
+        return values, self._publication(due, values)
+
+    def _write_excerpts(self, due: Validated) -> None:
+        name = f"{SAMPLES}/epoch={due.ended.epoch:04d}"
+        with publish_folder(self.folder.training / name) as fresh:
+            for file, content in due.found.excerpts.items():
+                (fresh / file).write_bytes(content)
+        self.report.record("sample", {}, ended=due.ended, files=name)
+
+    def _publication(self, due: Validated, values: dict[str, float]) -> Publication | None:
+        """Return what there is to publish of an epoch, None if its model is not to be kept."""
+        at, ended = self.at, due.ended
+        if not self.ranks.is_first or ended.epoch not in at.kept:
             return None
         metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        record = self.provenance | {"epoch": at.epoch, "step": at.step, "metrics": metrics}
-        record |= {"seconds": round(self.report.meter.seconds, 1)} | self.report.energy.record()
-        return Publication(record, best=at.selection.best_epoch == at.epoch, kept=at.kept)
+        record = self.provenance | {"epoch": ended.epoch, "step": ended.step, "metrics": metrics}
+        record |= {"seconds": round(ended.seconds, 1)} | ended.energy
+        best = at.selection.best_epoch == ended.epoch
+        return Publication(record, best, at.kept, due.weights)
 
     def _settle(self) -> None:
         self.at.selection.settle(self.at.epoch, self.train)
 
     def _progress(self) -> dict[str, Any]:
         parts = {"stepper": self.stepper.state(), "report": self.report.state()}
-        return self.at.state() | parts
+        return self.at.state() | parts | self.beside.state()
 
     def _resume(self) -> int:
         """Go on from the saved state, if there is one; return how much of the journal it counts."""
@@ -256,6 +291,7 @@ class Trainer:
             self.at.restore(saved)
             self.stepper.restore(saved["stepper"])
             self.report.restore(saved["report"])
+            self.beside.restore(saved)
         self.keeper.recover(self.at.kept)
         return 0 if saved is None else saved["history"]
 
