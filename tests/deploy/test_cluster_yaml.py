@@ -175,7 +175,7 @@ def test_the_run_that_is_submitted_is_one_that_the_command_line_accepts() -> Non
     assert words[:3] == ["python", "-m", "jobs.run"]
     config = parse(words[3:], "run").config
     assert config.cluster.address == "auto"
-    assert config.train.gpus == 1  # without it, networks train on CPUs
+    assert config.train.gpus == 1  # of the preset
     assert str(config.output_dir) == "s3://my-bucket/runs/film"
 
 

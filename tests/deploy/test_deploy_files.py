@@ -394,7 +394,7 @@ def test_the_job_runs_what_the_command_line_accepts(job: dict[str, Any]) -> None
     assert words[:3] == ["python", "-m", "jobs.run"]
     config = parse(words[3:], "run").config
     assert config.cluster.address == "auto"
-    assert config.train.gpus == 1  # without it, networks train on CPUs
+    assert config.train.gpus == 1  # of the preset
     assert str(config.output_dir) == "s3://my-bucket/runs/film"
 
 
