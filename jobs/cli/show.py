@@ -126,11 +126,9 @@ def scores_result(config: RunConfig, report: ReportResult | None = None) -> Resu
     summaries = read_summaries(config) if report is None else report.summaries
     summaries = sorted(summaries, key=lambda one: one.system.kind not in _OF_INTEREST)
     mixtures = [one for one in summaries if one.system.kind == "mixture"]
-    tables = [
-        score_table(one, next(filter(one.is_beside, mixtures), None))
-        for one in summaries
-        if one not in mixtures
-    ]
+    others = [one for one in summaries if one not in mixtures]
+    tables = [score_table(one, next(filter(one.is_beside, mixtures), None)) for one in others]
+    tables = tables or [score_table(one) for one in mixtures]
     failed = {name: reason for one in summaries for name, reason in one.failed.items()}
     data: dict[str, Any] = {
         "scores": {one.name: _medians(one) for one in summaries},

@@ -239,3 +239,9 @@ def test_a_mixture_of_other_songs_is_no_baseline(tmp_path: Path) -> None:
     save_summary(tmp_path / "scores", lead)
     save_summary(tmp_path / "scores", lacking)
     assert "difference" not in scores_result(RunConfig(output_dir=tmp_path)).text
+
+
+def test_a_mixture_alone_has_a_table(tmp_path: Path) -> None:
+    mixture = scored_summary("mixture", -3.0, TRACKS, kind="mixture")
+    save_summary(tmp_path / "scores", mixture)
+    assert score_table(mixture).rstrip() in scores_result(RunConfig(output_dir=tmp_path)).text
