@@ -48,8 +48,7 @@ def find_or_create(
     data = data_name(config.data.model_dump(mode="json")) or "no data"
     usual = f"{variant_name(config.model)} on {data}, {time.strftime('%Y-%m-%d %H:%M')}"
     name = config.tracking.run_id or usual
-    # What MLflow's page shows as the source, beside the commit in which it was.
-    tags |= {"mlflow.source.name": f"jobs/{Path(sys.argv[0]).name}", "mlflow.source.type": "LOCAL"}
+    tags |= _source()
     run = found[0] if found else client.create_run(experiment, tags=tags, run_name=name)
     ids = {"run_id": run.info.run_id, "experiment_id": experiment}
     return ids | {"milliseconds": run.info.start_time}
@@ -67,12 +66,17 @@ def find_or_create_child(
         name: unlike that of every other nested run.
     """
     place = f"{_folder_id(folder)}/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    tags = {"lasaft.folder": place, "mlflow.parentRunId": parent["run_id"]}
+    tags = {"lasaft.folder": place, "mlflow.parentRunId": parent["run_id"], **_source()}
     found = client.search_runs([parent["experiment_id"]], f"tags.`lasaft.folder` = '{place}'")
     if not found:
         return client.create_run(parent["experiment_id"], tags=tags, run_name=name).info.run_id
     client.set_tag(found[0].info.run_id, "mlflow.parentRunId", parent["run_id"])
     return found[0].info.run_id
+
+
+def _source() -> dict[str, str]:
+    """Return what MLflow's page shows as a run's source, beside the commit in which it was."""
+    return {"mlflow.source.name": f"jobs/{Path(sys.argv[0]).name}", "mlflow.source.type": "LOCAL"}
 
 
 def _folder_id(folder: RunFolder) -> str:

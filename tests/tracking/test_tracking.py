@@ -121,6 +121,7 @@ def _assert_nested(client: Any, parent: Any) -> None:
     }
     for run in nested:
         assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.source.name"] == parent.data.tags["mlflow.source.name"]
         assert run.data.params == {"overlap_ratio": "0.5", "model.n_fft": "512"}
         (songs,) = run.inputs.dataset_inputs
         assert (songs.dataset.name, songs.dataset.digest) == ("MUSDB18", "ab" * 18)
