@@ -6,7 +6,9 @@ Four ways take the same steps of the network at a quarter of its size: the bare 
 in memory, our loop in this process, our loop through Ray with one worker, and with two. They take
 turns, so that what else the machine does falls on all of them; the best round of each counts.
 The first ten steps warm up and are not timed. A second table says for how long a save stops a
-training of the whole network. Run it on an idle machine with two cores or more.
+training of the whole network, a third one for which share of its time training waits for a
+validation set ten times that of the preset demo, validated inline and beside. Run it on an idle
+machine with two cores or more.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import psutil
 import torch
 
 from benchmarks.measure import Figures, Table, best_of, in_own_process, timed
+from jobs.cli import parse
 from lasaft.config import VARIANTS
 from pipeline.cluster.connection import connected
 from pipeline.config import RunConfig, from_json, to_json
@@ -46,6 +49,7 @@ from tests.helpers.training import Heard
 CPU = torch.device("cpu")
 WAYS = ("bare loop", "in process", "Ray, 1 worker", "Ray, 2 workers")
 SAVING = "saves"
+VALIDATING = ("inline", "beside")
 
 
 def config_of(root: Path, way: str, steps: int) -> RunConfig:
@@ -123,6 +127,42 @@ def saving(config: RunConfig) -> Figures:
     return {"stop": (spent[-1] - spent[0]) / (len(spent) - 1) * 1e3, "size": size / 1e6}
 
 
+def validating(config: RunConfig) -> Figures:
+    """Train through Ray; return the share of the time that waits for validation, and s an epoch."""
+    folder = RunFolder.of(config)
+    with connected(config.cluster):
+        claim(folder, config, read_manifest(folder.shards).hash)
+        fit(config, folder, lambda values: None)
+    records = read_history(folder.metrics)
+    waits = [one["values"]["speed/validation_seconds"] for one in records if one["kind"] == "speed"]
+    first, *_, last = [one["seconds"] for one in records if one["kind"] == "epoch"]
+    # What follows the last epoch has nothing beside it.
+    inner = waits[1 : config.train.max_epochs - 1]
+    epoch = (last - first) / (config.train.max_epochs - 1)
+    return {"wait": sum(inner) / len(inner) / epoch, "epoch": epoch}
+
+
+def compare_validations() -> None:
+    """Print what a validation set ten times that of the preset demo costs, in both ways."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["--preset", "demo", "--output_dir", folder, "--num_cpus", "2"]
+        demo = parse([*words, "--resources_per_worker", "CPU=1"], "run").config
+        songs, found = demo.data, dict[str, Figures]()
+        sizes = {"train": songs.synthetic_train, "valid": 10 * songs.synthetic_valid}
+        make_data(Path(folder), demo, seconds=songs.synthetic_seconds, **sizes)
+        for way in VALIDATING:
+            train = demo.train.model_copy(update={"validation": way, "max_epochs": 6})
+            data = songs.model_copy(update={"shards_dir": Path(folder) / "shards"})
+            place = {"output_dir": Path(folder) / way, "train": train, "data": data}
+            file = Path(folder) / f"{way}.json"
+            file.write_text(to_json(demo.model_copy(update=place)))
+            found[way] = in_own_process("benchmarks.training", "--measure", str(file))
+    rows = Table("validation", "of an epoch waited for", "s an epoch", "of inline's")
+    for way, figures in found.items():
+        share = figures["epoch"] / found["inline"]["epoch"]
+        rows.row(way, f"{figures['wait']:.1%}", f"{figures['epoch']:.1f}", f"{share:.2f}")
+
+
 def measure(way: str, steps: int) -> Figures:
     """Run one way in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -137,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=30, help="a multiple of 10, at least 20")
+    parser.add_argument("--only_validation", action="store_true", help="the third table alone")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.steps < 2 * STEPS_PER_RECORD or options.steps % STEPS_PER_RECORD:
@@ -144,8 +185,12 @@ def main() -> None:
     if options.measure:
         config = from_json(options.measure.read_bytes())
         way = RunFolder.of(config).root.name
-        found = {"step": bare(config)} if way == WAYS[0] else (ours, saving)[way == SAVING](config)
-        print(json.dumps(found))
+        kinds = {WAYS[0]: lambda config: {"step": bare(config)}, SAVING: saving}
+        kinds |= dict.fromkeys(VALIDATING, validating)
+        print(json.dumps(kinds.get(way, ours)(config)))
+        return
+    if options.only_validation:
+        compare_validations()
         return
     best = best_of(options.rounds, {way: partial(measure, way, options.steps) for way in WAYS})
     bare_loop, _, one, _ = (found["step"] for found in best.values())
@@ -158,6 +203,8 @@ def main() -> None:
     found = measure(SAVING, 0)
     rows = Table("state", "a save stops the training for")
     rows.row(f"{found['size']:.0f} MB", f"{found['stop']:.0f} ms")
+    print()
+    compare_validations()
 
 
 if __name__ == "__main__":
