@@ -15,7 +15,7 @@ from lasaft.config import MUSDB18_SOURCES, VARIANTS, ModelConfig
 from lasaft.errors import CheckpointError
 from lasaft.parts import V2_BLOCKS
 
-_WINDOW = "stft.stft.window"
+_WINDOW, _SETS = "stft.stft.window", "embedding.linear.weight"
 _MOST_SOURCES = 1000
 _LISTED = 100  # problems in a message
 # Their class attribute was renamed once.
@@ -138,6 +138,8 @@ def from_authors_state_dict(state: Mapping[str, Tensor], config: ModelConfig) ->
         CheckpointError: keys are missing, left over or of another shape; lists them by name.
     """
     given = _without_prefix(state)
+    if config.takes_sets and _SETS in given:  # a linear layer on ones and zeros
+        given["embedding.weight"] = given.pop(_SETS).mT.contiguous()
     wanted = wanted_state_dict(config)
     problems: list[str] = []
     result: dict[str, Tensor] = {}
@@ -271,7 +273,8 @@ def second_network(state: Mapping[str, Tensor]) -> ModelConfig:
         CheckpointError: they are of none.
     """
     names = [name for name, row in VARIANTS.items() if row["block"] in V2_BLOCKS]
-    for config in (ModelConfig(**VARIANTS[name]) for name in names):
+    vector = "multi_hot" if _SETS in _without_prefix(state) else "embedding"
+    for config in (ModelConfig(**VARIANTS[name], control_vector_type=vector) for name in names):
         try:
             from_authors_state_dict(state, config)
         except CheckpointError:

@@ -79,6 +79,19 @@ def test_a_file_of_the_second_networks_is_known_by_its_weights(tmp_path: Path, n
         import_checkpoint(file, tmp_path / "d")
 
 
+def test_their_linear_embedding_takes_sets(tmp_path: Path) -> None:
+    config = ModelConfig(**VARIANTS["lasaft_net_v2_light"], control_vector_type="multi_hot")
+    model = LaSAFT(config)
+    state = {authors_name(key, config): value for key, value in model.network.state_dict().items()}
+    # Theirs is nn.Linear(sources, size): the transpose of a table of vectors.
+    state["embedding.linear.weight"] = state.pop("embedding.weight").T.contiguous()
+    torch.save({"state_dict": {f"spec2spec.{key}": value for key, value in state.items()}},
+               tmp_path / "a.ckpt")  # fmt: skip
+    assert import_checkpoint(tmp_path / "a.ckpt", tmp_path / "c").config == config
+    found = load_checkpoint(tmp_path / "c").state_dict
+    assert all(torch.equal(value, found[key]) for key, value in model.state_dict().items())
+
+
 def test_every_tensor_equals_what_torch_itself_reads(tmp_path: Path, fixture: Fixture) -> None:
     base = torch.arange(24.0)
     state = {
