@@ -20,7 +20,7 @@ class SearchConfig(Settings):
     """A search over options: space, searcher, scheduler, budget, resources of a trial."""
 
     space: str | None = option(
-        None, "what is searched: paper_table1, conditioning, small, or a YAML file", min_length=1
+        None, "what is searched: one of --help spaces, or a YAML file", min_length=1
     )
     searcher: Literal["grid", "random", "optuna"] | None = option(
         None,

@@ -76,6 +76,8 @@ def train(config: RunConfig, begin: Callable[[], None] = lambda: None) -> TrainR
         if result is not None:
             say(f"training: finished before in {folder.training}, nothing is left")
             return result
+        if short := manifest.too_short(config.model.num_frame):
+            say(f"training: {short}")
         with connected(config.cluster, "to train"), closing(TrainingLine(config.train)) as line:
 
             def heard(report: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FRAMES_PER_BATCH = 256
+_MOST_NAMED = 5  # songs in a message
 MANIFEST_NAME = "manifest.json"
 
 Count = Annotated[int, Field(ge=0)]
@@ -231,6 +232,20 @@ class Manifest(Settings):
     def split(self, name: str) -> list[TrackEntry]:
         """Return the tracks of one split."""
         return [track for track in self.tracks if track.split == name]
+
+    def too_short(self, num_frame: int) -> str:
+        """Say which training tracks hold no window of so many frames; empty if all hold one.
+
+        No draw takes a window of them, nor does ``coverage`` cover them.
+        """
+        short = [track.name for track in self.split("train") if track.frames < num_frame]
+        if not short:
+            return ""
+        named = ", ".join(short[:_MOST_NAMED]) + (", ..." if len(short) > _MOST_NAMED else "")
+        return (
+            f"{len(short)} training songs are shorter than a window (num_frame {num_frame}) and "
+            f"never drawn: {named}"
+        )
 
     def require_model(self, model: ModelConfig) -> None:
         """Check that a network fits these shards.

@@ -82,9 +82,7 @@ class DrawPlan:
 def usable_tracks(manifest: Manifest, num_frame: int) -> tuple[TrackEntry, ...]:
     """Return the training tracks that hold a window; shorter ones are never drawn.
 
-    Raises:
-        DataError: there is no training track.
-        ConfigError: none is long enough.
+    Raises DataError if there is no training track, ConfigError if none is long enough.
     """
     tracks = manifest.split("train")
     if not tracks:
@@ -337,7 +335,7 @@ def _sets(
 ) -> np.ndarray:
     """Return 1 for each source of the target, float32 [sample, source]: ``condition`` and others.
 
-    All sets of a size are equally likely, because conditions are.
+    All sets of a size are equally likely where conditions are.
     """
     chances = set_chances(config)
     size = 1 + random.choice(len(chances), len(condition), p=chances)

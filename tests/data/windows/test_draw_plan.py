@@ -271,6 +271,14 @@ def test_tracks_that_are_all_too_short_are_refused() -> None:
         draw_plan(_manifest(100, 50), _config(), 0)
 
 
+def test_songs_that_hold_no_window_are_named() -> None:
+    assert not _manifest(128, 500).too_short(128)
+    text = _manifest(127, 500, 2).too_short(128)
+    assert text.startswith("2 training songs are shorter than a window (num_frame 128) and never")
+    assert text.endswith("drawn: 0, 2")
+    assert _manifest(*[2] * 7).too_short(8).endswith("drawn: 0, 1, 2, 3, 4, ...")
+
+
 def test_shards_without_a_training_track_are_refused() -> None:
     with pytest.raises(DataError, match="no training track"):
         draw_plan(_manifest(1000, split="test"), _config(), 0)
