@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lasaft.config import MUSDB18_SOURCES
 from lasaft.errors import Problem, no_effect
 from lasaft.options import Option
 from pipeline.config import RunConfig
@@ -97,6 +98,10 @@ def _needs_songs(run: RunConfig, *others: str) -> Iterator[Problem]:
                 "(synthetic_train, synthetic_valid, synthetic_test; or --preset demo)"
             )
             yield Problem("musdb_root", "None", allowed, others=(*SYNTHETIC_COUNTS, *others))
+        elif sorted(run.model.sources) != sorted(MUSDB18_SOURCES):
+            reason = f"allowed with synthetic songs: {', '.join(MUSDB18_SOURCES)}"
+            given = ", ".join(run.model.sources)
+            yield Problem("sources", given, reason=reason, others=("musdb_root", *SYNTHETIC_COUNTS))
     elif isinstance(root, Path) and not root.is_dir():
         reason = f"{root} {'is no folder' if root.exists() else 'does not exist'}"
         allowed = "the folder of MUSDB18 (with train and test)"

@@ -12,7 +12,7 @@ from typing import Self
 from pydantic import ValidationError, field_validator, model_validator
 
 from lasaft.card import Licences
-from lasaft.config import MUSDB18_SOURCES, ModelConfig, Settings, option
+from lasaft.config import ModelConfig, Settings, option
 from lasaft.errors import ConfigError, Problem, no_effect, refuse
 from lasaft.idle_options import without_effect as model_without_effect
 from lasaft.options import options_of, problems_of
@@ -151,10 +151,6 @@ def run_problems(run: RunConfig) -> Iterator[Problem]:
     if sizes is not None and (not sum(sizes) or len(sizes) > most):
         allowed = f"1 to {most} chances (of sets of 1 to {most} of the targets), not all 0"
         yield Problem("set_sizes", str(list(sizes)), allowed, others=("sources", "target_names"))
-    if synthetic_songs(run) and sorted(sources) != sorted(MUSDB18_SOURCES):
-        reason = f"allowed with synthetic songs: {', '.join(MUSDB18_SOURCES)}"
-        others = ("musdb_root", *SYNTHETIC_COUNTS)
-        yield Problem("sources", ", ".join(sources), reason=reason, others=others)
     if run.data.phases > run.model.hop_length:
         allowed = f"at most hop_length ({run.model.hop_length})"
         yield Problem("phases", run.data.phases, allowed, others=("hop_length",))

@@ -195,10 +195,6 @@ def test_all_problems_are_told_at_once() -> None:
         ({"train": {"target_names": ("bass", "bass")}}, "each once"),
         ({"train": {"batch_size": 1}}, "batch_size: got 1, allowed: at least 2 windows"),
         ({"train": {"batch_size": 4, "world_size": 4}}, "8 in all"),
-        (
-            {"model": {"sources": ("piano",)}, "data": {"synthetic_train": 2}},
-            "sources: got piano, allowed with synthetic songs",
-        ),
         ({"data": {"set_sizes": (0.0, 0.0)}}, "set_sizes: got [0.0, 0.0], allowed: 1 to 4 chances"),
         (
             {"data": {"set_sizes": (1.0,) * 3}, "train": {"target_names": ("bass", "drums")}},

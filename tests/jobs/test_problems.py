@@ -174,6 +174,17 @@ def test_splits_that_a_run_lacks_are_told(words: str, told: list[str]) -> None:
     assert _begins(_told("run", words.split()), told)
 
 
+@pytest.mark.parametrize("job", ["run", "preprocess", "train", "tune"])
+def test_sources_other_than_those_of_synthetic_songs_are_told_where_songs_are_made(
+    job: str,
+) -> None:
+    words = ["--preset", "demo", "--sources", "violin,piano"]
+    line = "sources: got violin, piano, allowed with synthetic songs: vocals, drums, bass, other"
+    told = [str(one) for one in _told(job, words)]
+    # Own shards are trained on with the demo's settings, although it makes songs for others.
+    assert any(one.startswith(line) for one in told) == (job in ("run", "preprocess"))
+
+
 @pytest.mark.parametrize("job", ["run", "train", "tune", "main"])
 def test_a_schedule_that_comes_after_the_early_stop_is_told(tmp_path: Path, job: str) -> None:
     preset, line = tmp_path / "own.yaml", "auto_lr_schedule: has no effect, because patience 51"
