@@ -187,7 +187,7 @@ def _targets(folder: Path, options: SeparateOptions) -> tuple[str, ...]:
     wanted = options.targets if options.two_stems is None else (options.two_stems,)
     unknown = [one for one in wanted or () if not members(one, known)]
     if unknown:
-        allowed = ", ".join(known) + did_you_mean(unknown[0], known)
+        allowed = f"{', '.join(known)}, or some with + between" + did_you_mean(unknown[0], known)
         raise ConfigError(Problem(name, ", ".join(unknown), allowed))
     if (
         options.two_stems

@@ -177,7 +177,8 @@ class Separator:
         unknown = [name for name in names if not members(name, self.config.sources)]
         if unknown:
             raise ConfigError(
-                f"targets: got {', '.join(unknown)}, allowed: {', '.join(self.config.sources)}"
+                f"targets: got {', '.join(unknown)}, allowed: {', '.join(self.config.sources)}, "
+                "or some with + between"
             )
         return tuple(dict.fromkeys(names))
 
