@@ -159,7 +159,9 @@ def test_the_first_command_makes_the_token(tmp_path: Path) -> None:
     assert token.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("path", [CLUSTER, ROOT / "docs" / "guide.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [CLUSTER, ROOT / "docs" / "cluster.md"], ids=lambda path: path.name
+)
 def test_all_is_made_in_the_region_of_the_nodes(path: Path, cluster: dict[str, Any]) -> None:
     # Elsewhere Ray finds no group lasaft-ray, and makes one with SSH open to everybody.
     before, _, after = path.read_text().partition("export AWS_DEFAULT_REGION=")
