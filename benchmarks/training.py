@@ -18,8 +18,10 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -97,19 +99,28 @@ def bare(config: RunConfig) -> float:
     return seconds / (len(batches) - STEPS_PER_RECORD)
 
 
+def through_ray(
+    config: RunConfig, heard: Callable[[dict[str, Any]], None] = lambda values: None
+) -> list[dict[str, Any]]:
+    """Train through Ray; return the records of the journal."""
+    folder = RunFolder.of(config)
+    with connected(config.cluster):
+        claim(folder, config, read_manifest(folder.shards).hash)
+        fit(config, folder, heard)
+    return read_history(folder.metrics)
+
+
 def ours(config: RunConfig) -> Figures:
     """Train in this process or through Ray; return s a step, and s from the start to one done."""
     folder, born = RunFolder.of(config), psutil.Process().create_time()
     told: list[float] = []
-    if RunFolder.of(config).root.name == "in process":
+    if folder.root.name == "in process":
         heard = Heard(folder)
         heard.tell = lambda values: told.append(time.time())
         run_session(config, CPU, outlet=heard)
     else:
-        with connected(config.cluster):
-            claim(folder, config, read_manifest(folder.shards).hash)
-            fit(config, folder, lambda values: told.append(time.time()))
-    records = read_history(RunFolder.of(config).metrics)
+        through_ray(config, lambda values: told.append(time.time()))
+    records = read_history(folder.metrics)
     first, *_, last = [record for record in records if record["kind"] == "step"]
     step = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
     return {"step": step, "first": told[0] - born}
@@ -117,11 +128,7 @@ def ours(config: RunConfig) -> Figures:
 
 def saving(config: RunConfig) -> Figures:
     """Train through Ray; return for how many ms a save stops the training, and the state's MB."""
-    folder = RunFolder.of(config)
-    with connected(config.cluster):
-        claim(folder, config, read_manifest(folder.shards).hash)
-        fit(config, folder, lambda values: None)
-    records = read_history(folder.metrics)
+    folder, records = RunFolder.of(config), through_ray(config)
     spent = [one["values"]["speed/save_seconds"] for one in records if one["kind"] == "speed"]
     size = max(file.stat().st_size for file in folder.root.rglob(folder.state.name))
     return {"stop": (spent[-1] - spent[0]) / (len(spent) - 1) * 1e3, "size": size / 1e6}
@@ -129,11 +136,7 @@ def saving(config: RunConfig) -> Figures:
 
 def validating(config: RunConfig) -> Figures:
     """Train through Ray; return the share of the time that waits for validation, and s an epoch."""
-    folder = RunFolder.of(config)
-    with connected(config.cluster):
-        claim(folder, config, read_manifest(folder.shards).hash)
-        fit(config, folder, lambda values: None)
-    records = read_history(folder.metrics)
+    records = through_ray(config)
     waits = [one["values"]["speed/validation_seconds"] for one in records if one["kind"] == "speed"]
     first, *_, last = [one["seconds"] for one in records if one["kind"] == "epoch"]
     # What follows the last epoch has nothing beside it.

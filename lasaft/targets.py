@@ -27,6 +27,15 @@ def members(target: str, sources: Sequence[str]) -> tuple[int, ...]:
     return ()
 
 
+def targets_in_words(sources: Sequence[str]) -> str:
+    """Say what may be asked of a network.
+
+    >>> targets_in_words(("vocals", "drums"))
+    'vocals, drums, or some with + between'
+    """
+    return f"{', '.join(sources)}, or some with + between"
+
+
 def rest_of(target: str, sources: Sequence[str]) -> str:
     """Return the set of all sources that a target is not the sum of; empty if there is none.
 

@@ -23,7 +23,7 @@ from lasaft.errors import AudioError, ConfigError, LasaftError, Problem
 from lasaft.files import no_file
 from lasaft.options import did_you_mean
 from lasaft.output import is_quiet, say, shown
-from lasaft.targets import members, rest_of
+from lasaft.targets import members, rest_of, targets_in_words
 
 if TYPE_CHECKING:
     from lasaft.audio import Encoding
@@ -187,7 +187,7 @@ def _targets(folder: Path, options: SeparateOptions) -> tuple[str, ...]:
     wanted = options.targets if options.two_stems is None else (options.two_stems,)
     unknown = [one for one in wanted or () if not members(one, known)]
     if unknown:
-        allowed = f"{', '.join(known)}, or some with + between" + did_you_mean(unknown[0], known)
+        allowed = targets_in_words(known) + did_you_mean(unknown[0], known)
         raise ConfigError(Problem(name, ", ".join(unknown), allowed))
     if (
         options.two_stems

@@ -19,7 +19,7 @@ from lasaft.fast.specialise import specialise
 from lasaft.network.model import LaSAFT
 from lasaft.separation.chunks import Chunk, ChunkGrid, cut, frame_grid, overlap_add, wave_grid
 from lasaft.separation.waveform import CheckedBlocks, as_waveform
-from lasaft.targets import members
+from lasaft.targets import members, targets_in_words
 
 Precision = Literal["32", "bf16"]
 # Complex-as-channels mixture [batch, 2 * channel, frame, bin] -> an estimate for each condition
@@ -177,8 +177,8 @@ class Separator:
         unknown = [name for name in names if not members(name, self.config.sources)]
         if unknown:
             raise ConfigError(
-                f"targets: got {', '.join(unknown)}, allowed: {', '.join(self.config.sources)}, "
-                "or some with + between"
+                f"targets: got {', '.join(unknown)}, allowed: "
+                f"{targets_in_words(self.config.sources)}"
             )
         return tuple(dict.fromkeys(names))
 

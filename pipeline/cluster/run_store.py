@@ -16,8 +16,8 @@ from pipeline.cluster.store import Found, RemoteFolder, is_hidden
 from pipeline.config.folders import TRIALS, RunFolder
 
 _THREADS = 16
-# Folders of a run that the command itself does not read: tasks fetch what they need of them.
 PREVIOUS, STAMP = "previous", "stamp.json"  # what steps have moved aside, and what says of what
+# Folders of a run that the command itself does not read: tasks fetch what they need of them.
 LARGE = ("shards", "songs", PREVIOUS, "logs", TRIALS)
 # What processes that train make of a run: they take it to the store themselves.
 TRAINED = ("training", "checkpoint", "checkpoints")

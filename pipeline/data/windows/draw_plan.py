@@ -82,7 +82,9 @@ class DrawPlan:
 def usable_tracks(manifest: Manifest, num_frame: int) -> tuple[TrackEntry, ...]:
     """Return the training tracks that hold a window; shorter ones are never drawn.
 
-    Raises DataError if there is no training track, ConfigError if none is long enough.
+    Raises:
+        DataError: there is no training track.
+        ConfigError: none is long enough.
     """
     tracks = manifest.split("train")
     if not tracks:
